@@ -1,0 +1,42 @@
+"""Device: where latency is measured, and everything that must be equal for two measurements to mix."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One board, runtime and way of running; two profiles mix only if all of this is equal.
+
+    `channel_step` is what the backend pads channels to (16 for ONNX Runtime on AVX-512): counts that are
+    not a multiple of it cost as much as the next multiple, or more.
+    """
+
+    name: str
+    runtime: str
+    board: str
+    precision: str = "fp32"
+    batch: int = 1
+    threads: int = 1
+    power_mode: str = ""
+    channel_step: int = 1
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """First 16 hex digits of the sha256 of everything but the name."""
+        parts = {
+            "runtime": self.runtime,
+            "board": self.board,
+            "precision": self.precision,
+            "batch": self.batch,
+            "threads": self.threads,
+            "power_mode": self.power_mode,
+            "channel_step": self.channel_step,
+            "versions": dict(sorted(self.versions.items())),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,45 @@
+"""What every controller promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from trials.candidate import Candidate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A candidate and the cost target it was projected onto (in the unit of the job's search budget)."""
+
+    candidate: Candidate
+    target: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredTrial:
+    """A finished trial as controllers see it; a failed one has `accuracy` None and teaches nothing else.
+
+    `accuracy` is on the search-validation split, 0..1. `cost` is in the unit of the search budget.
+    """
+
+    proposal: Proposal
+    accuracy: float | None
+    cost: float
+
+
+class Controller(Protocol):
+    """Proposes candidates and learns from their scores.
+
+    Owns no clock, file, pool or device: given the same seed and the same sequence of `ask` and `tell` calls
+    it asks for the same candidates, so a crashed job resumes by replaying its stored trials.
+    """
+
+    def ask(self, count: int) -> Sequence[Proposal]:
+        """Return at most `count` proposals, none made before; fewer when the space has no more."""
+        ...
+
+    def tell(self, scored: Sequence[ScoredTrial]) -> None:
+        """Learn from finished trials, in the order of their numbers."""
+        ...

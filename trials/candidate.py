@@ -1,0 +1,170 @@
+"""The space of candidates, one candidate, one trial and its facts: frozen records, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprofiles.errors import InvariantError, RequestError, nearest
+
+Counts = NDArray[np.int64]
+"""(candidates, groups): kept units; the batch form of `Candidate`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One group as the search sees it: how many units it has and which counts may be kept.
+
+    Allowed counts are the multiples of `step` from `lowest` upwards, and always `size`.
+    """
+
+    name: str
+    size: int
+    step: int = 1
+    lowest: int = 1
+
+    @property
+    def allowed(self) -> Counts:
+        start = -(-self.lowest // self.step) * self.step
+        return np.unique(np.append(np.arange(start, self.size, self.step, dtype=np.int64), self.size))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """How many units of each group are kept, in the order of the space's axes."""
+
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """All candidates of a model: one axis per prunable group, in the model's own order."""
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def dense(self) -> Candidate:
+        return Candidate(tuple(axis.size for axis in self.axes))
+
+    @property
+    def sizes(self) -> Counts:
+        return np.array([axis.size for axis in self.axes], dtype=np.int64)
+
+    def named(self, candidate: Candidate) -> dict[str, int]:
+        return {axis.name: kept for axis, kept in zip(self.axes, candidate.kept, strict=True)}
+
+    def parse(self, widths: Mapping[str, int]) -> Candidate:
+        """Read `{group: kept}`; a group left out stays whole.
+
+        Any count from 1 to the group's size is taken, on the step or not: the user said so.
+
+        Raises:
+            RequestError: an unknown group, or a count out of range.
+        """
+        sizes = {axis.name: axis.size for axis in self.axes}
+        for name, kept in widths.items():
+            if name not in sizes:
+                raise RequestError(
+                    f"widths name {name!r}, which is no prunable group; {nearest(name, sizes)}"
+                )
+            if not isinstance(kept, int) or isinstance(kept, bool) or not 1 <= kept <= sizes[name]:
+                raise RequestError(f"widths keep {kept!r} of group {name!r}; allowed: 1 to {sizes[name]}")
+        return Candidate(tuple(int(widths.get(axis.name, axis.size)) for axis in self.axes))
+
+    def round(self, wanted: NDArray[np.float64]) -> Counts:
+        """Round (candidates, groups) of wanted counts to the nearest allowed ones; ties go up."""
+        rounded = np.empty(wanted.shape, dtype=np.int64)
+        for column, axis in enumerate(self.axes):
+            allowed = axis.allowed
+            middles = (allowed[1:] + allowed[:-1]) / 2
+            rounded[:, column] = allowed[np.searchsorted(middles, wanted[:, column], side="right")]
+        return rounded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a trial found out that no device changes.
+
+    Accuracies and losses are on the search-validation split; `accuracy_error` is one standard error.
+    `history` keeps the accuracy after each stage (pruned, repaired, fine-tuned) in order.
+    """
+
+    accuracy: float
+    accuracy_error: float
+    loss: float
+    divergence: float
+    macs: int
+    parameters: int
+    class_accuracy: tuple[float, ...] = ()
+    history: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__} | {
+            "class_accuracy": list(self.class_accuracy),
+            "history": dict(self.history),
+            "seconds": dict(self.seconds),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        return cls(**{**data, "class_accuracy": tuple(data["class_accuracy"])})
+
+
+class TrialState(StrEnum):
+    """QUEUED → RUNNING → DONE or FAILED; a trial whose worker died goes back to QUEUED."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+    @property
+    def finished(self) -> bool:
+        return self in (TrialState.DONE, TrialState.FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One attempt at one candidate. A transition returns a new record.
+
+    `target` is the cost the candidate was made to meet (see `search.budget`); `origin` names what proposed
+    it: a controller, or "uniform" for the baselines that every job runs.
+    """
+
+    number: int
+    candidate: Candidate
+    seed: int
+    target: float
+    origin: str
+    state: TrialState = TrialState.QUEUED
+    attempts: int = 0
+    facts: Facts | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.state is TrialState.DONE) != (self.facts is not None):
+            raise InvariantError(f"trial {self.number} is {self.state} with facts={self.facts!r}")
+        if (self.state is TrialState.FAILED) != bool(self.reason):
+            raise InvariantError(f"trial {self.number} is {self.state} with reason={self.reason!r}")
+
+    def start(self) -> Self:
+        return replace(self, state=TrialState.RUNNING, attempts=self.attempts + 1)
+
+    def requeue(self) -> Self:
+        return replace(self, state=TrialState.QUEUED)
+
+    def finish(self, facts: Facts) -> Self:
+        return replace(self, state=TrialState.DONE, facts=facts)
+
+    def fail(self, reason: str) -> Self:
+        return replace(self, state=TrialState.FAILED, reason=reason)
+
+
+def as_counts(candidates: Sequence[Candidate]) -> Counts:
+    return np.array([candidate.kept for candidate in candidates], dtype=np.int64).reshape(len(candidates), -1)
