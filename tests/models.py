@@ -94,8 +94,8 @@ class ProjectionBlock(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         out += identity
-        out = self.relu(out)
-        return out
+        activated: Tensor = self.relu(out)
+        return activated
 
 
 class ResNet(nn.Module):
@@ -190,7 +190,8 @@ class Transition(nn.Module):
         self.conv = nn.Conv2d(channels_in, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(self.conv(F.relu(self.norm(x))), 2)
+        out: Tensor = self.conv(F.relu(self.norm(x)))
+        return F.avg_pool2d(out, 2)
 
 
 class DenseNet(nn.Module):
@@ -281,7 +282,8 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 class VisionTransformer(nn.Module):
@@ -324,7 +326,8 @@ class BertLayer(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        return x.view(x.shape[0], x.shape[1], self.heads, -1).permute(0, 2, 1, 3)
+        batch, tokens, width = x.shape
+        return x.view(batch, tokens, self.heads, width // self.heads).permute(0, 2, 1, 3)
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         query = self.split_heads(self.query(x))
