@@ -1,0 +1,114 @@
+"""The two-sided projection: from the proportions a controller wants to a candidate that uses its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprofiles.errors import RequestError
+from trials.candidate import Candidate, Counts, Space
+
+Cost = Callable[[Counts], NDArray[np.float64]]
+"""(candidates, groups) kept units -> (candidates,) costs, all in one unit: milliseconds, MACs, parameters."""
+
+_BATCH = 64
+
+
+def project(space: Space, wanted: NDArray[np.float64], cost: Cost, target: float) -> Candidate:
+    """Return the candidate nearest to `wanted` in proportion that costs at most `target` and cannot grow.
+
+    One scale rises from zero and multiplies all wanted counts. Whenever a scaled count comes nearer to the
+    next allowed count of its axis, the axis takes that step, if it fits. So the wanted proportions hold as
+    far as counts and budget allow, and where large steps hold some axes back, the others share what is left.
+    A measured table may dip where theory says that it rises; then, too, the result fits and no single step
+    more does.
+
+    Args:
+        wanted: (groups,) only the proportions matter; an axis of which nothing is wanted rises last.
+        cost: called with at most max(64, groups) candidates at a time.
+        target: in the unit of `cost`.
+
+    Raises:
+        RequestError: the smallest candidate costs more than `target`.
+    """
+    grid = _Grid.of(space)
+    levels = np.zeros_like(grid.top)
+    smallest_cost = cost(grid.counts(levels[None]))[0]
+    if smallest_cost > target:
+        raise RequestError(
+            f"no candidate costs at most {target:.6g}: the smallest one costs {smallest_cost:.6g}; "
+            "raise the budget to that, or let the groups keep fewer units"
+        )
+
+    def fits(levels: Counts) -> NDArray[np.bool_]:
+        return cost(grid.counts(levels)) <= target
+
+    scale = grid.step_at / np.maximum(wanted, 1e-9)[grid.step_axis]
+    order = np.argsort(scale, kind="stable")
+    step_axis, step_level = grid.step_axis[order], grid.step_level[order]
+    levels = _climb(levels, step_axis, fits)
+    while True:
+        one_more = np.minimum(levels + np.eye(len(levels), dtype=np.int64), grid.top)
+        may_rise = (levels < grid.top) & fits(one_more)
+        if not may_rise.any():
+            return Candidate(tuple(grid.counts(levels).tolist()))
+        steps = step_axis[may_rise[step_axis] & (step_level > levels[step_axis])]
+        levels = _climb(one_more[steps[0]], steps[1:], fits)
+
+
+def _climb(levels: Counts, steps: Counts, fits: Callable[[Counts], NDArray[np.bool_]]) -> Counts:
+    """Take as many of the `steps` as fit, from the first on, leaving none out.
+
+    Args:
+        levels: (groups,) where the climb starts, which must fit.
+        steps: the axes that rise, one level each, in order; an axis comes as often as it has levels left.
+    """
+    groups = len(levels)
+    while steps.size:
+        cuts = np.unique(np.linspace(0, steps.size, _BATCH, dtype=np.int64))
+        stretch = np.repeat(np.arange(1, len(cuts)), np.diff(cuts))
+        rises = np.bincount(stretch * groups + steps, minlength=len(cuts) * groups).reshape(-1, groups)
+        reached = levels + rises.cumsum(axis=0)
+        best = np.flatnonzero(fits(reached[1:])).max(initial=-1) + 1
+        levels = reached[best]
+        # The step that does not fit lies in the next stretch; at the latest it is the last one of it.
+        steps = steps[cuts[best] : cuts[best + 1] - 1] if best + 1 < len(cuts) else steps[:0]
+    return levels
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The allowed counts of a space's axes as levels 0, 1, ... and the steps between them."""
+
+    allowed: Counts
+    """(groups, levels) kept units; rows of shorter axes repeat their size."""
+    top: Counts
+    """(groups,) the highest level."""
+    step_axis: Counts
+    """(steps,) the axis of each step of the space."""
+    step_level: Counts
+    """(steps,) the level that the step leads to."""
+    step_at: NDArray[np.float64]
+    """(steps,) the wanted count from which the higher level is the nearer one."""
+
+    @classmethod
+    @lru_cache(maxsize=16)
+    def of(cls, space: Space) -> Self:
+        allowed = [axis.allowed for axis in space.axes]
+        most = max(map(len, allowed))
+        return cls(
+            allowed=np.stack([np.pad(counts, (0, most - len(counts)), mode="edge") for counts in allowed]),
+            top=np.array([len(counts) - 1 for counts in allowed]),
+            step_axis=np.repeat(np.arange(len(allowed)), [len(counts) - 1 for counts in allowed]),
+            step_level=np.concatenate([np.arange(1, len(counts)) for counts in allowed]),
+            step_at=np.concatenate([(counts[1:] + counts[:-1]) / 2 for counts in allowed]),
+        )
+
+    def counts(self, levels: Counts) -> Counts:
+        """(..., groups) levels -> (..., groups) kept units."""
+        return self.allowed[np.arange(len(self.top)), levels]
