@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -20,6 +21,8 @@ class OpSpec:
     - `linear`: `in_size` = (rows,), how many vectors one sample multiplies.
     - `attention`: scaled dot product; channels = heads x head width, `kernel` = (head width,), `in_size` =
       (queries, keys).
+    - `matmul`: channels = how many matrices, such as heads; `in_size` (rows, inner), `out_size` (rows,
+      columns).
     - `max_pool2d`, `avg_pool2d` (`out_size` (1, 1) is a global pool), `layer_norm`, `softmax`, `batch_norm`
       (one that no convolution absorbs), `elementwise` and `copy` (data movement); `fused` of the last two
       names what they do, such as ("add",) or ("pad",).
@@ -44,6 +47,23 @@ class OpSpec:
     def family(self) -> Self:
         """This operator with its channel counts blanked: what pruning cannot change."""
         return replace(self, in_channels=0, out_channels=0)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample; what only moves or adds numbers has none."""
+        positions, taps = math.prod(self.out_size), math.prod(self.kernel)
+        match self.kind:
+            case "conv2d":
+                return positions * taps * self.in_channels * self.out_channels // self.groups
+            case "depthwise_conv2d":
+                return positions * taps * self.out_channels
+            case "linear":
+                return math.prod(self.in_size) * self.in_channels * self.out_channels
+            case "attention":
+                return 2 * math.prod(self.in_size) * self.out_channels
+            case "matmul":
+                return math.prod(self.in_size) * self.out_size[1] * self.out_channels
+        return 0
 
     def with_channels(self, in_channels: int, out_channels: int) -> Self:
         return replace(self, in_channels=in_channels, out_channels=out_channels)

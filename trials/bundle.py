@@ -1,0 +1,358 @@
+"""A bundle: a model as data. `graph.json` + `weights.safetensors` + `manifest.json`, and no code in it.
+
+`export_model` runs on the user's side, where the user's code may run. Everything else here reads bundles that
+anybody may have written: sizes are capped and checksums compared before anything is allocated, and nothing is
+ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hwprofiles.errors import BundleError, RequestError, UnsupportedOpError
+from trials.graph import Arg, Batch, Dtype, Graph, Input, Node, Tensor, TensorSpec, Value
+from trials.groups import trace
+from trials.network import Network, build
+from trials.oprules import RULES, rule_of
+
+FORMAT = 1
+MAX_GRAPH_BYTES = 256 * 2**20
+MAX_WEIGHT_BYTES = 16 * 2**30
+_DROPPED_ARGUMENTS = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "copy"}
+_SAFETENSORS_DTYPES = {
+    "F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
+    "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A graph and its tensors, by the user's own names."""
+
+    graph: Graph
+    tensors: Mapping[str, torch.Tensor]
+
+    def network(self) -> Network:
+        """A trainable module with tensors of its own."""
+        return build(self.graph, {name: tensor.clone() for name, tensor in self.tensors.items()})
+
+    def write(self, folder: Path) -> None:
+        """Write the three files; the folder appears whole or not at all.
+
+        Raises:
+            RequestError: the folder exists already.
+        """
+        if folder.exists():
+            raise RequestError(f"{folder} exists already; choose another folder or remove it")
+        partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        graph = json.dumps(self.graph.to_json(), separators=(",", ":"), allow_nan=False)
+        (partial / "graph.json").write_text(graph)
+        save_file({name: t.contiguous() for name, t in self.tensors.items()}, partial / "weights.safetensors")
+        manifest = {
+            "format": FORMAT,
+            "sha256": {name: _sha256(partial / name) for name in ("graph.json", "weights.safetensors")},
+            "inputs": self.graph.to_json()["inputs"],
+            "versions": {"torch": torch.__version__.partition("+")[0]},
+        }
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2))
+        partial.rename(folder)
+
+    @property
+    def sha256(self) -> str:
+        """Of the graph and every tensor: what the search's results depend on."""
+        digest = hashlib.sha256(json.dumps(self.graph.to_json(), sort_keys=True).encode())
+        for name in sorted(self.tensors):
+            digest.update(name.encode())
+            digest.update(self.tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read and check a bundle; trusts nothing in it.
+
+    Raises:
+        BundleError: a file is missing, too large, of another sha256 or format, or not what the graph says.
+        UnsupportedOpError: an op off the allow-list.
+    """
+    manifest = _read_json(folder / "manifest.json", 2**20)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f"{folder} is not a bundle of format {FORMAT}; export the model again")
+    checksums = manifest.get("sha256")
+    for name, cap in (("graph.json", MAX_GRAPH_BYTES), ("weights.safetensors", MAX_WEIGHT_BYTES)):
+        _check_size(folder / name, cap)
+        if not isinstance(checksums, dict) or checksums.get(name) != _sha256(folder / name):
+            raise BundleError(
+                f"{folder / name} is not the file its manifest describes (sha256); copy it again"
+            )
+    graph = Graph.from_json(_read_json(folder / "graph.json", MAX_GRAPH_BYTES))
+    _check_weights(folder / "weights.safetensors", graph)
+    trace(graph)
+    return Bundle(graph, load_file(folder / "weights.safetensors"))
+
+
+def _check_size(path: Path, cap: int) -> None:
+    if not path.is_file():
+        raise BundleError(f"{path} is missing; export the model again")
+    if path.stat().st_size > cap:
+        raise BundleError(f"{path} has {path.stat().st_size} bytes; at most {cap} are allowed")
+
+
+def _read_json(path: Path, cap: int) -> Any:
+    _check_size(path, cap)
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON: {error}; export the model again") from None
+
+
+def _check_weights(path: Path, graph: Graph) -> None:
+    """Compare the header of a safetensors file with the graph; reads no tensor."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_slice(name) for name in file.keys()}
+            shapes = {name: tuple(part.get_shape()) for name, part in found.items()}
+            dtypes = {name: _SAFETENSORS_DTYPES.get(part.get_dtype(), "?") for name, part in found.items()}
+    except Exception as error:  # safetensors raises its own, undocumented class
+        raise BundleError(f"{path} is not a safetensors file: {error}; export the model again") from None
+    if set(shapes) != set(graph.tensors):
+        odd = sorted(set(shapes) ^ set(graph.tensors))
+        raise BundleError(f"{path} and its graph disagree on the tensors {odd[:3]}; export the model again")
+    for name, spec in graph.tensors.items():
+        if (shapes[name], dtypes[name]) != (spec.shape, spec.dtype):
+            raise BundleError(
+                f"{path} holds {name!r} as {dtypes[name]} {list(shapes[name])}, its graph says {spec.dtype} "
+                f"{list(spec.shape)}; export the model again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Export: the user's side.
+
+
+def export_model(model: nn.Module, inputs: Sequence[Input]) -> Bundle:
+    """Turn a model into a bundle with `torch.export`. Its mode and tensors stay as they are.
+
+    It is exported in training mode, so that dropout and batch norm keep both of their behaviours.
+
+    Raises:
+        UnsupportedOpError: an op without a rule.
+        RequestError: the model cannot be exported with a dynamic batch; torch.export's reason is quoted.
+    """
+    examples = tuple(_example(item) for item in inputs)
+    batch = torch.export.Dim("batch", min=1, max=2**16)
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, examples, dynamic_shapes=tuple({0: batch} for _ in inputs))
+    except Exception as error:  # whatever the user's code or the exporter raises is the user's to see
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise RequestError(
+            f"torch.export cannot export {type(model).__name__} with a dynamic batch: {first[:300]}"
+        ) from error
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    bundle = _Exporter(program, inputs).bundle()
+    trace(bundle.graph)
+    return bundle
+
+
+def _example(item: Input) -> torch.Tensor:
+    shape = (2, *item.shape)
+    dtype = getattr(torch, item.dtype)
+    return torch.rand(shape).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+
+
+class _Exporter:
+    """Rewrites an exported program as a graph of ours: no symbols, no in-place ops, no dead nodes."""
+
+    def __init__(self, program: torch.export.ExportedProgram, inputs: Sequence[Input]) -> None:
+        self.program, self.inputs = program, inputs
+        signature = program.graph_signature
+        self.tensors = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
+        self.names: dict[str, str] = {}
+        self.current: dict[str, str] = {}
+        self.dead: set[str] = set()
+
+    def bundle(self) -> Bundle:
+        signature = self.program.graph_signature
+        for name, item in zip(signature.user_inputs, self.inputs, strict=True):
+            self.names[str(name)] = item.name
+        nodes = [self._node(node) for node in self.program.graph.nodes if node.op == "call_function"]
+        returned = [str(name) for name in signature.user_outputs]
+        outputs = tuple(Value(self._name(name)) for name in returned)
+        live = _live([node for node in nodes if node is not None], outputs)
+        used = {name for node in live for name in node.tensors}
+        batch_norms = {name.rpartition(".")[0] for name in used if name.endswith("running_mean")}
+        state = {**self.program.state_dict, **self.program.constants}
+        kept = {
+            name: value.detach().clone()
+            for name, value in state.items()
+            if isinstance(value, torch.Tensor)
+            and (
+                name in used
+                or (name.endswith("num_batches_tracked") and name.rpartition(".")[0] in batch_norms)
+            )
+        }
+        parameters = set(signature.parameters)
+        specs = {
+            name: TensorSpec(
+                shape=tuple(tensor.shape),
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                trainable=name in parameters and state[name].requires_grad,
+            )
+            for name, tensor in kept.items()
+        }
+        return Bundle(
+            Graph(inputs=tuple(self.inputs), nodes=tuple(live), outputs=outputs, tensors=specs), kept
+        )
+
+    def _name(self, name: str) -> str:
+        while name in self.current:
+            name = self.current[name]
+        return self.names.get(name, name)
+
+    def _node(self, node: torch.fx.Node) -> Node | None:
+        if self._batches(node) is not None:
+            return None
+        target = node.target
+        if getattr(target, "__name__", "") == "getitem":
+            source, index = node.args
+            assert isinstance(source, torch.fx.Node)
+            return Node(
+                node.name, "getitem", {"self": self._encode(source, node), "index": self._encode(index, node)}
+            )
+        if not isinstance(target, torch._ops.OpOverload):
+            if not node.users:
+                return None
+            raise UnsupportedOpError(
+                f"the model uses {target} at {node.name!r}, which is not a plain tensor operation"
+            )
+        op = str(target)
+        schema = target._schema.arguments
+        bound = dict(zip((argument.name for argument in schema), node.args, strict=False)) | dict(node.kwargs)
+        name, _, overload = op.removeprefix("aten.").partition(".")
+        mutated = node.args[0] if name.endswith("_") else None
+        if mutated is not None:
+            assert isinstance(mutated, torch.fx.Node)
+            if mutated.name in self.tensors:
+                if self.tensors[mutated.name].endswith("num_batches_tracked"):
+                    return None
+                raise UnsupportedOpError(
+                    f"the model changes its buffer {self.tensors[mutated.name]!r} in place, which a bundle "
+                    "cannot express"
+                )
+            self._check_alias(mutated, node)
+            op = f"aten.{name.removesuffix('_')}.{overload}"
+        if op not in RULES and not node.users:
+            return None
+        rule_of(op)
+        args = {
+            argument.name: self._encode(
+                bound[argument.name] if argument.name in bound else argument.default_value, node
+            )
+            for argument in schema
+            if argument.name not in _DROPPED_ARGUMENTS
+        }
+        if isinstance(mutated, torch.fx.Node):
+            self.current[self._name(mutated.name)] = node.name
+        return Node(node.name, op, args)
+
+    def _check_alias(self, mutated: torch.fx.Node, node: torch.fx.Node) -> None:
+        """An in-place op on a view changes its base too; only harmless where neither is read again."""
+        after = {user for user in self.program.graph.nodes if user > node}
+        related = [n for n in mutated.all_input_nodes if _is_view(mutated)] + [
+            u for u in mutated.users if _is_view(u)
+        ]
+        for other in related:
+            if any(user in after for user in other.users):
+                raise UnsupportedOpError(
+                    f"the model changes {mutated.name!r} in place ({node.target}) while a view of it is in use; "
+                    "write that step out of place"
+                )
+
+    def _batches(self, node: torch.fx.Node) -> int | None:
+        """How many times the batch size a symbolic integer is; None for a node that is a tensor."""
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt):
+            return self._times(value, node)
+        return 0 if isinstance(value, int) else None
+
+    def _times(self, value: torch.SymInt, node: torch.fx.Node) -> int:
+        expression = value.node.expr
+        symbols = expression.free_symbols
+        if len(symbols) == 1:
+            times = expression / next(iter(symbols))
+            if times.is_Integer and times > 0:
+                return int(times)
+        raise UnsupportedOpError(
+            f"the model computes the size {expression} at {node.name!r}; it may only be a multiple of the batch"
+        )
+
+    def _encode(self, arg: Any, node: torch.fx.Node) -> Arg:
+        match arg:
+            case torch.fx.Node():
+                if arg.name in self.tensors:
+                    return Tensor(self.tensors[arg.name])
+                value = arg.meta.get("val")
+                if isinstance(value, torch.SymInt):
+                    return Batch(self._times(value, arg))
+                return Value(self._name(arg.name))
+            case torch.SymInt():
+                return Batch(self._times(arg, node))
+            case list() | tuple():
+                return tuple(self._encode(item, node) for item in arg)
+            case torch.dtype():
+                return Dtype(str(arg).removeprefix("torch."))
+            case None | bool() | int() | str():
+                return arg
+            case float() if not math.isnan(arg):
+                return arg
+        raise UnsupportedOpError(
+            f"the model passes {arg!r} to {node.target} at {node.name!r}, which a bundle cannot hold"
+        )
+
+
+def _is_view(node: torch.fx.Node) -> bool:
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and any(
+        argument.alias_info is not None and not argument.alias_info.is_write
+        for argument in target._schema.arguments
+    )
+
+
+def _live(nodes: list[Node], outputs: Sequence[Value]) -> list[Node]:
+    """The nodes that the outputs need, in order."""
+    needed = {value.name for value in outputs}
+    live: list[Node] = []
+    for node in reversed(nodes):
+        if node.name in needed:
+            live.append(node)
+            needed.update(node.values)
+    return live[::-1]

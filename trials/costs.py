@@ -1,0 +1,238 @@
+"""What a candidate costs, by arithmetic: MACs, parameters and operators, thousands of candidates a second.
+
+Every axis that can shrink is an affine function of the kept counts, so a whole population is a few matrix
+products. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprofiles.ops import OpSpec
+from trials.candidate import Candidate, Counts, as_counts
+from trials.graph import Graph, Node, Value
+from trials.groups import Coupling
+from trials.labels import Units
+from trials.oprules import Call, rule_of
+
+ACTIVATIONS = {
+    "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid", "tanh", "leaky_relu",
+    "elu", "mish", "clamp",
+}  # fmt: skip
+_BILINEAR = {"conv2d", "linear"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """One operator of the dense model; its channels are `constant + coefficients @ kept`."""
+
+    name: str
+    spec: OpSpec
+    in_constant: float
+    in_coefficients: NDArray[np.float64]
+    out_constant: float
+    out_coefficients: NDArray[np.float64]
+
+
+class Costs:
+    """Costs of candidates of one model. A population is `Counts`: (candidates, groups)."""
+
+    def __init__(self, coupling: Coupling) -> None:
+        self.coupling = coupling
+        self.operators = _operators(coupling)
+        groups = len(coupling.groups)
+        self._in = np.array([op.in_coefficients for op in self.operators]).reshape(-1, groups).T
+        self._out = np.array([op.out_coefficients for op in self.operators]).reshape(-1, groups).T
+        self._in_constant = np.array([op.in_constant for op in self.operators])
+        self._out_constant = np.array([op.out_constant for op in self.operators])
+        self._macs = np.array(
+            [op.spec.with_channels(1, 1).macs if op.spec.groups <= 1 else 0 for op in self.operators]
+        )
+        self._grouped_macs = sum(op.spec.macs for op in self.operators if op.spec.groups > 1)
+        self._bilinear = np.array([op.spec.kind in _BILINEAR for op in self.operators])
+        self._tensors = _tensor_sizes(coupling)
+
+    @property
+    def specs(self) -> tuple[OpSpec, ...]:
+        """The dense model's operators, in running order."""
+        return tuple(op.spec for op in self.operators)
+
+    def channels(self, counts: Counts) -> tuple[Counts, Counts]:
+        """(candidates, operators) channels in and out."""
+        inward = np.rint(self._in_constant + counts @ self._in).astype(np.int64)
+        outward = np.rint(self._out_constant + counts @ self._out).astype(np.int64)
+        return inward, outward
+
+    def candidate_specs(self, candidate: Candidate) -> tuple[OpSpec, ...]:
+        inward, outward = self.channels(as_counts([candidate]))
+        pairs = zip(inward[0].tolist(), outward[0].tolist(), strict=True)
+        return tuple(op.spec.with_channels(*pair) for op, pair in zip(self.operators, pairs, strict=True))
+
+    def macs(self, counts: Counts) -> NDArray[np.float64]:
+        """(candidates,) multiply-accumulates of one sample, in convolutions, linear layers and attention."""
+        inward, outward = self.channels(counts)
+        work = self._macs * outward * np.where(self._bilinear, inward, 1)
+        total: NDArray[np.float64] = work.sum(axis=1).astype(np.float64) + self._grouped_macs
+        return total
+
+    def parameters(self, counts: Counts) -> NDArray[np.float64]:
+        """(candidates,) trainable numbers."""
+        total = np.zeros(len(counts))
+        for fixed, axes in self._tensors:
+            size = np.full(len(counts), fixed)
+            for constant, coefficients in axes:
+                size = size * (constant + counts @ coefficients)
+            total += size
+        return np.rint(total)
+
+    def share_of(self, name: str) -> float:
+        """The part of the dense model's MACs in operators that shrink with this group."""
+        column = [group.name for group in self.coupling.groups].index(name)
+        touched = (self._in[column] > 0) | (self._out[column] > 0)
+        macs = np.array([op.spec.macs for op in self.operators], dtype=np.float64)
+        return float(macs[touched].sum() / max(1.0, macs.sum()))
+
+
+def _tensor_sizes(coupling: Coupling) -> list[tuple[float, list[tuple[float, NDArray[np.float64]]]]]:
+    """For each trainable tensor: the product of its fixed axes, and its other axes as affine functions."""
+    found = []
+    for name, spec in coupling.graph.tensors.items():
+        if spec.trainable:
+            moving = [axis for axis in range(len(spec.shape)) if (name, axis) in coupling.tensor_axes]
+            fixed = float(math.prod(size for axis, size in enumerate(spec.shape) if axis not in moving))
+            found.append(
+                (fixed, [coupling.coefficients(coupling.tensor_axes[name, axis]) for axis in moving])
+            )
+    return found
+
+
+def _operators(coupling: Coupling) -> tuple[Operator, ...]:
+    graph = coupling.graph
+    channel_axes = {value: axis for value, item, axis in coupling.value_axes if item == 0}
+    epilogues = _epilogues(graph)
+    absorbed = {node for chain in epilogues.values() for node, _ in chain}
+    found = []
+    for node in graph.nodes:
+        if node.name in absorbed:
+            continue
+        call = Call(node, Units(), coupling.traced, graph.tensors, channel_axes=channel_axes)
+        spec = rule_of(node.op).operator(call, coupling.traced[node.name])
+        if spec is None:
+            continue
+        if node.name in epilogues:
+            spec = replace(spec, fused=tuple(name for _, name in epilogues[node.name]))
+        source, result = _channel_axes(coupling, node, spec)
+        found.append(
+            Operator(
+                name=_name(node),
+                spec=spec,
+                in_constant=source[0],
+                in_coefficients=source[1],
+                out_constant=result[0],
+                out_coefficients=result[1],
+            )
+        )
+    return tuple(found)
+
+
+def _name(node: Node) -> str:
+    """The module whose weight the node uses, else the node's own name."""
+    weight = node.args.get("weight")
+    return node.tensors[0].removesuffix(".weight") if weight is not None and node.tensors else node.name
+
+
+Affine = tuple[float, NDArray[np.float64]]
+
+
+def _channel_axes(coupling: Coupling, node: Node, spec: OpSpec) -> tuple[Affine, Affine]:
+    """Channels in and out of an operator as affine functions of kept counts."""
+
+    def affine(value: str, axis: int, dense: int) -> Affine:
+        """The channel count `dense` lies along `axis`, times what else the operator counts as channels."""
+        traced = coupling.traced[value]
+        parts = traced if isinstance(traced, tuple) else (traced,)
+        constant, coefficients, size = 0.0, np.zeros(len(coupling.groups)), 0
+        for item, part in enumerate(parts):
+            axis_item = axis % part.ndim if part.ndim else 0
+            vector = coupling.value_axes.get((value, item, axis_item))
+            size += part.shape[axis_item] if part.ndim else 1
+            if vector is None:
+                constant += part.shape[axis_item] if part.ndim else 1
+            else:
+                more, rates = coupling.coefficients(vector)
+                constant, coefficients = constant + more, coefficients + rates
+        times = dense / size
+        return constant * times, coefficients * times
+
+    def unit_axis(value: str) -> int:
+        return next((axis for name, _, axis in coupling.value_axes if name == value), 0)
+
+    first = next((arg for arg in node.args.values() if isinstance(arg, Value)), None)
+    source = first.name if first is not None else node.name
+    match spec.kind:
+        case "conv2d" | "depthwise_conv2d" | "max_pool2d" | "avg_pool2d":
+            axes = (1, 1)
+        case "linear":
+            axes = (-1, -1)
+        case "attention" | "matmul":
+            axes = (unit_axis(source), unit_axis(source))
+            return affine(source, axes[0], spec.in_channels), affine(source, axes[1], spec.out_channels)
+        case _:
+            axis = unit_axis(node.name)
+            return affine(node.name, axis, spec.in_channels), affine(node.name, axis, spec.out_channels)
+    return affine(source, axes[0], spec.in_channels), affine(node.name, axes[1], spec.out_channels)
+
+
+def _epilogues(graph: Graph) -> dict[str, list[tuple[str, str]]]:
+    """Convolution or linear node → what follows it alone, as (node, what): batch norm, sum, activation.
+
+    A sum belongs to the later of its two operands: the earlier one has to wait for it.
+    """
+    consumers, nodes = graph.consumers(), {node.name: node for node in graph.nodes}
+    order = {node.name: position for position, node in enumerate(graph.nodes)}
+    outputs = {value.name for value in graph.outputs}
+    taken: set[str] = set()
+    found: dict[str, list[tuple[str, str]]] = {}
+    for node in graph.nodes:
+        if not node.op.startswith(("aten.conv2d.", "aten.linear.")):
+            continue
+        chain: list[tuple[str, str]] = []
+        tail = node.name
+        while len(consumers[tail]) == 1 and tail not in outputs:
+            after = consumers[tail][0]
+            what = after.op.split(".")[1] if "." in after.op else ""
+            names = [name for _, name in chain]
+            if what == "batch_norm" and not chain:
+                pass
+            elif what == "dropout" and after.name not in taken:
+                tail = after.name
+                continue
+            elif what == "add" and len(after.values) == 2 and "add" not in names and _plain_sum(after):
+                other = next((name for name in after.values if name != tail), tail)
+                if order.get(other, -1) > order[tail] or after.name in taken:
+                    break
+            elif what not in ACTIVATIONS:
+                break
+            chain.append((after.name, what))
+            taken.add(after.name)
+            tail = nodes[after.name].name
+            if what in ACTIVATIONS:
+                break
+        if chain:
+            found[node.name] = chain
+    return found
+
+
+def _plain_sum(node: Node) -> bool:
+    return node.args.get("alpha") in (None, 1)
+
+
+def sizes_of(costs: Costs, candidates: list[Candidate]) -> Mapping[str, NDArray[np.float64]]:
+    """MACs and parameters of candidates, by name."""
+    counts = as_counts(candidates)
+    return {"macs": costs.macs(counts), "parameters": costs.parameters(counts)}

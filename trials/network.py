@@ -1,0 +1,267 @@
+"""A graph and its tensors as a trainable `nn.Module`: real layers under the user's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwprofiles.errors import BundleError
+from trials.graph import Arg, Batch, Dtype, Graph, Node, Tensor, Value
+from trials.oprules import rule_of
+
+TRAINING_FLAGS = {"training", "train"}
+
+
+class Network(nn.Module):
+    """Runs a graph. Convolutions, linear layers, norms, embeddings and dropouts are modules of their own.
+
+    Inputs and outputs are the model's, in order; one output comes bare, several as a tuple. State dict keys
+    are the user's own.
+    """
+
+    def __init__(self, graph: Graph, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.graph = graph
+        ranks = _ranks(graph)
+        self._steps = [_Step(self, node, tensors, ranks) for node in graph.nodes]
+        self._release = _last_uses(graph)
+        for name, spec in graph.tensors.items():
+            _hold(self, name, tensors[name], trainable=spec.trainable)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        if len(inputs) != len(self.graph.inputs):
+            raise TypeError(f"the model takes {len(self.graph.inputs)} inputs, got {len(inputs)}")
+        values: dict[str, Any] = {item.name: x for item, x in zip(self.graph.inputs, inputs, strict=True)}
+        batch = inputs[0].shape[0]
+        for step, dead in zip(self._steps, self._release, strict=True):
+            values[step.name] = step(self, values, batch)
+            for name in dead:
+                del values[name]
+        outputs = tuple(values[value.name] for value in self.graph.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _last_uses(graph: Graph) -> list[list[str]]:
+    """For each node, the values that nothing reads after it."""
+    keep = {value.name for value in graph.outputs}
+    last = {name: position for position, node in enumerate(graph.nodes) for name in node.values}
+    release: list[list[str]] = [[] for _ in graph.nodes]
+    for name, position in last.items():
+        if name not in keep:
+            release[position].append(name)
+    for position, node in enumerate(graph.nodes):
+        if node.name not in last and node.name not in keep:
+            release[position].append(node.name)
+    return release
+
+
+class _Step:
+    """One node, ready to run: a module on its input, or an ATen op on its arguments."""
+
+    def __init__(
+        self, root: Network, node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]
+    ) -> None:
+        self.node, self.name = node, node.name
+        rule_of(node.op)
+        made = _MODULES[node.op](node, tensors, ranks) if node.op in _MODULES else None
+        self.flag = next((name for name in node.args if name in TRAINING_FLAGS), "")
+        self.path = _adopt(root, node, made) if made is not None else ""
+        if self.path:
+            main = next(arg for arg in node.args.values() if isinstance(arg, Value))
+            self.source = main.name
+            return
+        self.call = _function(node.op)
+
+    def __call__(self, root: Network, values: dict[str, Any], batch: int) -> Any:
+        if self.path:
+            return root.get_submodule(self.path)(values[self.source])
+        args = {name: self._resolve(arg, root, values, batch) for name, arg in self.node.args.items()}
+        if self.flag:
+            args[self.flag] = root.training
+        if not root.training and "dropout_p" in args:
+            args["dropout_p"] = 0.0
+        return self.call(**args)
+
+    def _resolve(self, arg: Arg, root: Network, values: dict[str, Any], batch: int) -> Any:
+        match arg:
+            case Value(name):
+                return values[name]
+            case Tensor(name):
+                path, _, attribute = name.rpartition(".")
+                return getattr(root.get_submodule(path), attribute)
+            case Batch(times):
+                return batch * times
+            case Dtype(name):
+                return getattr(torch, name)
+            case tuple():
+                return [self._resolve(item, root, values, batch) for item in arg]
+        return arg
+
+
+def _function(op: str) -> Callable[..., Any]:
+    if op == "getitem":
+        return lambda self, index: self[index]
+    _, name, overload = op.split(".")
+    found: Callable[..., Any] = getattr(getattr(torch.ops.aten, name), overload)
+    return found
+
+
+def _ranks(graph: Graph) -> dict[str, int]:
+    """Number of axes of the values that a batch norm may read; 0 where it takes a full trace to know."""
+    ranks = {item.name: 1 + len(item.shape) for item in graph.inputs}
+    for node in graph.nodes:
+        first = next((name for name in node.values), "")
+        same = node.op.split(".")[-2:][0] in (
+            "add",
+            "cat",
+            "mul",
+            "relu",
+            "batch_norm",
+            "dropout",
+            "hardtanh",
+        )
+        ranks[node.name] = 4 if "2d" in node.op else ranks.get(first, 0) if same else 0
+    return ranks
+
+
+def _bare(cls: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+    """A module whose tensors take no memory and no time to initialise; they are put in place next."""
+    return cls(*args, **kwargs, device="meta")
+
+
+def _conv2d(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]) -> nn.Module | None:
+    if not isinstance(node["weight"], Tensor):
+        return None
+    weight = tensors[node["weight"].name]
+    padding = node["padding"] if isinstance(node["padding"], str) else tuple(node["padding"])
+    return _bare(
+        nn.Conv2d,
+        weight.shape[1] * node["groups"],
+        weight.shape[0],
+        tuple(weight.shape[2:]),
+        stride=tuple(node["stride"]),
+        padding=padding,
+        dilation=tuple(node["dilation"]),
+        groups=node["groups"],
+        bias=node["bias"] is not None,
+    )
+
+
+def _linear(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]) -> nn.Module | None:
+    if not isinstance(node["weight"], Tensor):
+        return None
+    weight = tensors[node["weight"].name]
+    return _bare(nn.Linear, weight.shape[1], weight.shape[0], bias=node["bias"] is not None)
+
+
+def _batch_norm(
+    node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]
+) -> nn.Module | None:
+    if not all(isinstance(node[name], Tensor) for name in ("weight", "bias", "running_mean", "running_var")):
+        return None
+    rank = ranks.get(node["input"].name, 0)
+    if rank not in (2, 3, 4):
+        return None
+    cls = nn.BatchNorm2d if rank == 4 else nn.BatchNorm1d
+    return _bare(cls, tensors[node["weight"].name].shape[0], eps=node["eps"], momentum=node["momentum"])
+
+
+def _layer_norm(
+    node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]
+) -> nn.Module | None:
+    affine, biased = isinstance(node["weight"], Tensor), isinstance(node["bias"], Tensor)
+    return (
+        _bare(nn.LayerNorm, tuple(node["normalized_shape"]), eps=node["eps"], bias=biased) if affine else None
+    )
+
+
+def _embedding(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]) -> nn.Module | None:
+    if not isinstance(node["weight"], Tensor) or not isinstance(node["indices"], Value):
+        return None
+    padding = node["padding_idx"]
+    weight = tensors[node["weight"].name]
+    return _bare(nn.Embedding, *weight.shape, padding_idx=padding if padding >= 0 else None)
+
+
+def _dropout(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]) -> nn.Module | None:
+    return nn.Dropout(node["p"])
+
+
+_MODULES: dict[str, Callable[[Node, Mapping[str, torch.Tensor], Mapping[str, int]], nn.Module | None]] = {
+    "aten.conv2d.default": _conv2d,
+    "aten.conv2d.padding": _conv2d,
+    "aten.linear.default": _linear,
+    "aten.batch_norm.default": _batch_norm,
+    "aten.layer_norm.default": _layer_norm,
+    "aten.embedding.default": _embedding,
+    "aten.dropout.default": _dropout,
+}
+
+
+def _adopt(root: Network, node: Node, module: nn.Module) -> str:
+    """Put a module where its tensors' names say; returns "" if they name none or another stands there."""
+    held = {arg.name: name for name, arg in node.args.items() if isinstance(arg, Tensor)}
+    if not held:
+        path = node.name
+        root.add_module(path, module)
+        return path
+    path = next(iter(held)).rpartition(".")[0]
+    if not path or any(tensor != f"{path}.{attribute}" for tensor, attribute in held.items()):
+        return ""
+    if not _absent(root, path):
+        standing = root.get_submodule(path)
+        same = type(standing) is type(module) and standing.extra_repr() == module.extra_repr()
+        return path if same else ""
+    parent, name = _parent(root, path)
+    parent.add_module(name, module)
+    return path
+
+
+def _hold(root: nn.Module, name: str, tensor: torch.Tensor, *, trainable: bool) -> None:
+    parent, attribute = _parent(root, name)
+    if trainable:
+        parent.register_parameter(attribute, nn.Parameter(tensor))
+    elif attribute in parent._parameters:
+        parent._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        parent.register_buffer(attribute, tensor)
+
+
+def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The module that holds the last part of a dotted path, made on the way where it is missing."""
+    *parts, name = path.split(".")
+    module = root
+    for part in parts:
+        if part not in module._modules:
+            if hasattr(module, part):
+                raise BundleError(
+                    f"the bundle names a tensor {path!r}, which hides an attribute of its module"
+                )
+            module.add_module(part, nn.Module())
+        child = module._modules[part]
+        assert child is not None
+        module = child
+    return module, name
+
+
+def _absent(root: nn.Module, path: str) -> bool:
+    module: nn.Module = root
+    *parts, name = path.split(".")
+    for part in parts:
+        child = module._modules.get(part)
+        if child is None:
+            return True
+        module = child
+    return all(name not in held for held in (module._modules, module._parameters, module._buffers))
+
+
+def build(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> Network:
+    """Make a trainable module of a graph. Tensors are used as they are: copy them first to keep yours.
+
+    Raises:
+        UnsupportedOpError: an op off the allow-list.
+    """
+    return Network(graph, tensors)

@@ -1,0 +1,53 @@
+"""Pruning as a pure function on data: (graph, tensors, kept units) → (graph', tensors')."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from trials.graph import Graph
+from trials.groups import Coupling, Kept, PrunedSizes, sized_nodes
+from trials.oprules import rule_of
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def prune(coupling: Coupling, tensors: Tensors, kept: Kept) -> tuple[Graph, dict[str, torch.Tensor]]:
+    """Remove every unit that is not kept.
+
+    Tensors that no removed unit touches are shared with the input, not copied.
+
+    Raises:
+        RequestError: an unknown group, an index out of range, or a group left without units.
+    """
+    sizes = PrunedSizes(coupling, coupling.alive(kept))
+    indices = [None if mask.all() else torch.from_numpy(np.flatnonzero(mask)) for mask in sizes.masks]
+    pruned = dict(tensors)
+    for (name, axis), vector in coupling.tensor_axes.items():
+        index = indices[vector]
+        if index is not None:
+            pruned[name] = pruned[name].index_select(axis, index)
+    nodes = list(coupling.graph.nodes)
+    for position in sized_nodes(coupling.graph):
+        nodes[position] = rule_of(nodes[position].op).resize(nodes[position], sizes)
+    specs = {
+        name: replace(spec, shape=tuple(pruned[name].shape)) for name, spec in coupling.graph.tensors.items()
+    }
+    return replace(coupling.graph, nodes=tuple(nodes), tensors=specs), pruned
+
+
+def mask(coupling: Coupling, tensors: Tensors, kept: Kept) -> dict[str, torch.Tensor]:
+    """The dense tensors with every weight that reads a removed unit set to zero.
+
+    The masked dense model computes what the pruned one does, at the dense size: the oracle of `trials.proof`.
+    """
+    alive = coupling.alive(kept)
+    masked = dict(tensors)
+    for name, axis in coupling.contracted:
+        dead = ~alive[coupling.vectors[coupling.tensor_axes[name, axis]]]
+        if dead.any():
+            masked[name] = masked[name].index_fill(axis, torch.from_numpy(np.flatnonzero(dead)), 0.0)
+    return masked
