@@ -1,0 +1,21 @@
+"""A device and what was measured on it; imports none of our other packages."""
+
+from hwprofiles.device import Device
+from hwprofiles.files import MeasuredNetwork, Profile, read_profile, write_profile
+from hwprofiles.ops import OpSpec
+from hwprofiles.runtimes import Runtime, open_runtime
+from hwprofiles.samples import Rounds, Summary, measure
+
+__all__ = [
+    "Device",
+    "MeasuredNetwork",
+    "OpSpec",
+    "Profile",
+    "Rounds",
+    "Runtime",
+    "Summary",
+    "measure",
+    "open_runtime",
+    "read_profile",
+    "write_profile",
+]

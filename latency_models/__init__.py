@@ -1,0 +1,8 @@
+"""Operators to network latency: what to measure, how to measure it, and the table that speaks for it."""
+
+from latency_models.calibrate import Calibration
+from latency_models.plan_measurements import plan
+from latency_models.profiling import NetworkModel, build_profile
+from latency_models.table import LatencyTable, Prediction
+
+__all__ = ["Calibration", "LatencyTable", "NetworkModel", "Prediction", "build_profile", "plan"]

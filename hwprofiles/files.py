@@ -1,0 +1,160 @@
+"""Profiles on disk: Parquet, one row per measured thing, with who measured what in the file's own metadata.
+
+A profile is written whole or not at all. Whatever is wrong with one that is read is said with file and row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hwprofiles.device import Device
+from hwprofiles.errors import ProfileError
+from hwprofiles.ops import OpSpec
+from hwprofiles.samples import Rounds
+
+FORMAT = 1
+_HEADER = b"prunefront.profile"
+_SCHEMA = pa.schema(
+    {
+        "entry": pa.string(),  # "operator" or "network"
+        "name": pa.string(),
+        "operators": pa.string(),  # JSON list of OpSpec: one for an operator, all of them for a network
+        "passes": pa.int32(),
+        "rounds": pa.int32(),
+        "times_ms": pa.list_(pa.float64()),  # passes x rounds x runs, flattened
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredNetwork:
+    """A whole network that was timed, with the operators it runs in order."""
+
+    name: str
+    operators: tuple[OpSpec, ...]
+    rounds: Rounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What was measured on one device: canonical operators, and whole networks to calibrate against."""
+
+    device: Device
+    operators: Mapping[OpSpec, Rounds]
+    networks: tuple[MeasuredNetwork, ...]
+    created: datetime
+
+
+def write_profile(profile: Profile, path: Path) -> None:
+    """Write `profile` to `path`, replacing what was there only once everything is on disk."""
+    rows = [_row("operator", str(spec), (spec,), rounds) for spec, rounds in profile.operators.items()]
+    rows += [_row("network", net.name, net.operators, net.rounds) for net in profile.networks]
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "created": profile.created.astimezone(UTC).isoformat(),
+        "device": asdict(profile.device),
+    }
+    header["sha256"] = _sha256(header, rows)
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_HEADER: json.dumps(header)}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile and check all of it.
+
+    Raises:
+        ProfileError: the file is missing, damaged, of another format version, or holds an impossible row.
+    """
+    try:
+        table = pq.read_table(path, memory_map=False)
+        header = json.loads((table.schema.metadata or {})[_HEADER])
+        if header["format"] != FORMAT:
+            raise ProfileError(
+                f"profile {path} has format {header['format']}, and this version reads format {FORMAT}; "
+                "measure the device again"
+            )
+        if not table.schema.equals(_SCHEMA):
+            raise ProfileError(f"profile {path} does not have the columns of format {FORMAT}; measure again")
+        rows = table.to_pylist()
+        operators, networks = _parse(rows, path)
+        if header.pop("sha256") != _sha256(header, rows):
+            raise ProfileError(
+                f"profile {path} was changed after it was written (sha256 differs); measure again"
+            )
+        return Profile(
+            device=Device(**header["device"]),
+            operators=operators,
+            networks=networks,
+            created=datetime.fromisoformat(header["created"]),
+        )
+    except FileNotFoundError:
+        raise ProfileError(f"there is no profile at {path}; measure the device first") from None
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise ProfileError(
+            f"profile {path} is damaged or no profile ({type(error).__name__}: {error}); measure again"
+        ) from error
+
+
+def _row(entry: str, name: str, operators: Sequence[OpSpec], rounds: Rounds) -> dict[str, Any]:
+    passes, per_pass, _ = rounds.times_ms.shape
+    return {
+        "entry": entry,
+        "name": name,
+        "operators": json.dumps([asdict(spec) for spec in operators]),
+        "passes": passes,
+        "rounds": per_pass,
+        "times_ms": rounds.times_ms.ravel().tolist(),
+    }
+
+
+def _parse(
+    rows: Sequence[Mapping[str, Any]], path: Path
+) -> tuple[dict[OpSpec, Rounds], tuple[MeasuredNetwork, ...]]:
+    operators: dict[OpSpec, Rounds] = {}
+    networks: list[MeasuredNetwork] = []
+    for number, row in enumerate(rows):
+        try:
+            specs = tuple(_spec(data) for data in json.loads(row["operators"]))
+            times_ms = np.array(row["times_ms"], dtype=np.float64)
+            rounds = Rounds(times_ms.reshape(row["passes"], row["rounds"], -1))
+            if row["entry"] == "network":
+                networks.append(MeasuredNetwork(name=row["name"], operators=specs, rounds=rounds))
+            else:
+                (spec,) = specs
+                operators[spec] = rounds
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProfileError(
+                f"profile {path}, row {number} ({row['name']}): {error}; measure the device again"
+            ) from error
+    return operators, tuple(networks)
+
+
+def _spec(data: Mapping[str, Any]) -> OpSpec:
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(data).items()}
+    return OpSpec(**fields)
+
+
+def _sha256(header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Over header and rows as JSON, which writes and reads every float64 exactly."""
+    return hashlib.sha256(json.dumps([header, rows], sort_keys=True).encode()).hexdigest()

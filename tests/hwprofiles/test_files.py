@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwprofiles import Device, MeasuredNetwork, OpSpec, Profile, Rounds, read_profile, write_profile
+from hwprofiles.errors import ProfileError
+from tests.contracts.runtime import OPERATORS
+
+DEVICE = Device(name="bench", runtime="onnxruntime", board="a board", versions={"onnxruntime": "1.31.0"})
+
+
+def profile_of(times_ms: np.ndarray[Any, np.dtype[np.float64]], specs: list[OpSpec] = OPERATORS) -> Profile:
+    return Profile(
+        device=DEVICE,
+        operators={spec: Rounds(times_ms * (1 + index)) for index, spec in enumerate(specs)},
+        networks=(MeasuredNetwork(name="dense", operators=tuple(specs), rounds=Rounds(times_ms)),),
+        created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    )
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "bench.parquet"
+    write_profile(profile_of(np.linspace(0.1, 0.9, 12).reshape(2, 2, 3)), path)
+    return path
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.floats(1e-6, 1e6), min_size=6, max_size=6), st.sets(st.sampled_from(OPERATORS)))
+def test_a_profile_reads_back_as_it_was_written(times: list[float], specs: set[OpSpec]) -> None:
+    profile = profile_of(np.array(times).reshape(1, 2, 3), sorted(specs))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "sub" / "profile.parquet"
+        write_profile(profile, path)
+        assert read_profile(path) == profile
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_profile_is_refused_naming_the_file(written: Path, share: float) -> None:
+    data = written.read_bytes()
+    written.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ProfileError, match=r"bench\.parquet"):
+        read_profile(written)
+
+
+def rewritten(path: Path, edit: Any) -> None:
+    """Write the profile again with `edit(header, rows)` applied, as somebody with Parquet tools would."""
+    table = pq.read_table(path)
+    rows, header = table.to_pylist(), json.loads(table.schema.metadata[b"prunefront.profile"])
+    edit(header, rows)
+    schema = table.schema.with_metadata({b"prunefront.profile": json.dumps(header)})
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+@pytest.mark.parametrize("time", [float("nan"), -0.5, 0.0, None])
+def test_an_impossible_time_is_refused_naming_its_row(written: Path, time: float | None) -> None:
+    rewritten(written, lambda header, rows: rows[3]["times_ms"].__setitem__(0, time))
+    with pytest.raises(ProfileError, match=r"bench\.parquet, row 3 .*zero, negative, infinite or NaN"):
+        read_profile(written)
+
+
+@pytest.mark.parametrize(
+    "operators", ["[]", "{}", "nonsense", '[{"kind": "conv2d"}]', '[{"colour": 1}]', "[1]"]
+)
+def test_a_row_that_holds_no_operator_is_refused_naming_it(written: Path, operators: str) -> None:
+    rewritten(written, lambda header, rows: rows[1].update(operators=operators))
+    with pytest.raises(ProfileError, match="row 1"):
+        read_profile(written)
+
+
+def test_a_changed_time_is_noticed(written: Path) -> None:
+    rewritten(written, lambda header, rows: rows[0]["times_ms"].__setitem__(0, 0.2))
+    with pytest.raises(ProfileError, match="sha256"):
+        read_profile(written)
+
+
+def test_a_changed_device_is_noticed(written: Path) -> None:
+    rewritten(written, lambda header, rows: header["device"].update(threads=8))
+    with pytest.raises(ProfileError, match="sha256"):
+        read_profile(written)
+
+
+def test_another_format_is_refused_by_its_number(written: Path) -> None:
+    rewritten(written, lambda header, rows: header.update(format=99))
+    with pytest.raises(ProfileError, match=r"format 99.*reads format 1"):
+        read_profile(written)
+
+
+def test_a_parquet_file_that_is_no_profile_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(ProfileError, match=r"other\.parquet"):
+        read_profile(tmp_path / "other.parquet")
+
+
+def test_a_missing_profile_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match=r"no profile at .*measure the device"):
+        read_profile(tmp_path / "none.parquet")
+
+
+def test_a_profile_that_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_profile(profile_of(np.ones((1, 1, 3))), tmp_path / "taken")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]

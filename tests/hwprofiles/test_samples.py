@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwprofiles import Rounds, measure
+from hwprofiles.errors import TransientError
+from hwprofiles.samples import RUNS_PER_VISIT, only_measurement
+
+
+def rounds_of(*medians_ms: float) -> Rounds:
+    return Rounds(np.array(medians_ms).reshape(1, -1, 1).repeat(RUNS_PER_VISIT, axis=2))
+
+
+def test_latency_is_the_mean_of_the_lowest_quartile_of_round_medians() -> None:
+    assert rounds_of(8, 1, 7, 2, 6, 3, 5, 4).summary().latency_ms == 1.5
+
+
+def test_one_slow_run_in_a_visit_changes_its_median_not_at_all() -> None:
+    times = np.ones((1, 4, 3))
+    times[:, :, 1] = 100
+    summary = Rounds(times).summary()
+    assert summary.latency_ms == summary.p50_ms == 1
+    assert summary.p99_ms == 100
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=40), st.floats(0.5, 2))
+def test_a_summary_stays_within_its_times_and_scales_with_them(times: list[float], factor: float) -> None:
+    one, scaled = rounds_of(*times).summary(), rounds_of(*(factor * t for t in times)).summary()
+    assert min(times) * (1 - 1e-12) <= one.latency_ms <= max(times) * (1 + 1e-12)
+    assert one.p50_ms <= one.p90_ms <= one.p99_ms
+    assert scaled.latency_ms == pytest.approx(factor * one.latency_ms)
+    assert scaled.spread == pytest.approx(one.spread)
+
+
+@pytest.mark.parametrize("time", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_that_cannot_be_is_refused(time: float) -> None:
+    with pytest.raises(ValueError, match="zero, negative, infinite or NaN"):
+        rounds_of(1.0, time)
+
+
+def test_everything_has_one_turn_a_round_in_an_order_that_changes() -> None:
+    order: list[str] = []
+    done: list[float] = []
+    runs = {name: lambda name=name: order.append(name) for name in "abcdefgh"}
+    measured = measure(runs, passes=2, rounds=3, seed=0, progress=done.append)
+    turns = np.array(order).reshape(6, 8, 1 + RUNS_PER_VISIT)
+    assert (turns == turns[:, :, :1]).all()
+    assert all(sorted(turn[:, 0]) == list("abcdefgh") for turn in turns)
+    assert len({tuple(turn[:, 0]) for turn in turns}) > 1
+    assert measured["a"].times_ms.shape == (2, 3, RUNS_PER_VISIT)
+    assert done == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
+
+
+def test_a_second_measurement_is_kept_waiting_and_told_why() -> None:
+    refused: list[str] = []
+
+    def second() -> None:
+        try:
+            with only_measurement(patience_s=0):
+                pass
+        except TransientError as error:
+            refused.append(str(error))
+
+    with only_measurement():
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1
+    assert "another measurement" in refused[0]
+
+
+def test_a_killed_measurement_frees_the_machine() -> None:
+    holding = (
+        "import time; from hwprofiles.samples import only_measurement\n"
+        "with only_measurement(): print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holding], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        holder.kill()
+        holder.wait()
+    with only_measurement(patience_s=60):
+        pass
