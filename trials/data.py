@@ -332,7 +332,8 @@ def _read_npz(path: Path, select: Select) -> tuple[Examples, tuple[str, ...]]:
     labels = arrays.pop("y", None)
     if labels is None or not arrays:
         raise RequestError(f"{path.name} holds {sorted(arrays)}; it needs inputs (x) and labels (y)")
-    rows = select(len(labels))
+    # The longest, so that arrays of different lengths stay so and are refused.
+    rows = select(max(len(values) for values in (labels, *arrays.values())))
     return (tuple(values[rows] for values in arrays.values()), labels[rows]), ()
 
 
