@@ -1,0 +1,433 @@
+"""The job file: what one search is asked to do, read once and checked before anything starts.
+
+`Job.load` either returns a job that can be run or raises one sentence that names the file, the key, the value
+and what is allowed. A field's description is that last part, so a rule is written where its key is.
+docs/job.md explains every key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from hwprofiles.errors import RequestError, nearest
+from trials import data, graph
+
+FORMAT_VERSION = 1
+"""Of the JSON that the store holds; the job file itself has no version."""
+
+# What a key may hold; the description is what a message says is allowed.
+Count = Annotated[int, Field(ge=1, description="an integer of 1 or more")]
+CountOrZero = Annotated[int, Field(ge=0, description="an integer of 0 or more")]
+Positive = Annotated[float, Field(gt=0, description="a number above 0")]
+Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
+Arguments = Annotated[dict[str, Any], Field(description="a table of keyword arguments")]
+Function = Annotated[
+    str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$", description='"module:function"')
+]
+Checkpoint = Annotated[
+    str, Field(pattern=r"^(.+\.(safetensors|pt|pth))?$", description="a .safetensors, .pt or .pth file")
+]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$",
+        description="up to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
+    ),
+]
+Repair = Literal["least_squares", "sequential", "batchnorm", "none"]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def checked(cls, content: Mapping[str, Any], where: str) -> Self:
+        """Build the table, or raise a RequestError about the first thing wrong in `where`."""
+        try:
+            # Strict means in JSON what it means in a job file: lists are tuples, texts are not numbers.
+            return cls.model_validate_json(json.dumps(content, default=str))
+        except ValidationError as error:
+            # A misspelt key is also a missing one: say the former.
+            first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+            raise RequestError(f"{where}: {_sentence(cls, first)}") from None
+
+
+class Input(_Table):
+    """One input of the model, without its batch axis; integers are drawn from 0 to `high` - 1."""
+
+    name: Text = "input"
+    shape: Annotated[tuple[Count, ...], Field(description="sizes of 1 or more, such as [3, 32, 32]")]
+    dtype: Literal["float32", "int64", "int32", "bool"] = "float32"
+    high: Count = 2
+
+
+class Model(_Table):
+    """Where the model comes from: a function of the user's, or a bundle made before."""
+
+    factory: Function = ""
+    args: Arguments = {}
+    checkpoint: Checkpoint = ""
+    input: Input | None = None
+    inputs: tuple[Input, ...] = ()
+    bundle: str = ""
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> Self:
+        if bool(self.factory) == bool(self.bundle):
+            raise ValueError(f"needs factory or bundle; it has {'both' if self.bundle else 'neither'}")
+        for key in ("args", "checkpoint", "input", "inputs") if self.bundle else ():
+            if getattr(self, key):
+                raise ValueError(f"has {key}, which a bundle brings itself; remove it")
+        if self.factory and bool(self.input) == bool(self.inputs):
+            raise ValueError(
+                "needs input = { shape = [...] } or one [[model.inputs]] for each input; "
+                f"it has {'both' if self.inputs else 'neither'}"
+            )
+        names = [each.name for each in self.inputs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"has inputs named {names}; each needs a name of its own")
+        return self
+
+    @property
+    def input_specs(self) -> tuple[graph.Input, ...]:
+        """All inputs as a bundle describes them; none for a job that starts from a bundle."""
+        inputs = (self.input,) if self.input else self.inputs
+        return tuple(graph.Input(**each.model_dump()) for each in inputs)
+
+
+# Not strict, or the list that `_path_alone` passes on is no tuple.
+Rows = Annotated[tuple[int, int], Field(strict=False, description="[first, past the last]")]
+
+
+class Split(_Table):
+    """A file or folder, and the rows [first, past the last) of it that count."""
+
+    path: Text
+    rows: Rows | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _rows_ascend(self) -> Self:
+        if self.rows and not 0 <= self.rows[0] < self.rows[1]:
+            raise ValueError(f"has rows = {list(self.rows)}; allowed: 0 <= first < past the last")
+        return self
+
+
+SplitChoice = Annotated[Split | None, Field(description='a path, or { path = "...", rows = [0, 5000] }')]
+
+
+class Normalize(_Table):
+    """Per-channel mean and standard deviation of inputs scaled to 0..1."""
+
+    mean: Annotated[tuple[float, ...], Field(min_length=1, description="a number per channel")]
+    std: Annotated[tuple[Positive, ...], Field(min_length=1, description="a number above 0 per channel")]
+
+
+class Data(_Table):
+    """Where the examples come from."""
+
+    source: Literal["digits", "npz", "parquet", "folder", "factory"]
+    train: SplitChoice = None
+    validation: SplitChoice = None
+    test: SplitChoice = None
+    normalize: Normalize | None = None
+    factory: Function = ""
+    args: Arguments = {}
+
+    @model_validator(mode="after")
+    def _suits_its_source(self) -> Self:
+        made_by_source = self.source in ("digits", "factory")
+        if made_by_source and self.splits:
+            raise ValueError(
+                f"has {next(iter(self.splits))}, but source {self.source!r} makes its own splits; remove it"
+            )
+        if not made_by_source and self.train is None:
+            raise ValueError(f"lacks train, the path that source {self.source!r} reads; add it")
+        if self.source == "factory" and not self.factory:
+            raise ValueError('lacks factory; name a function, such as "data:splits"')
+        if self.source != "factory" and (self.factory or self.args):
+            raise ValueError(f"has factory or args, which source {self.source!r} does not use; remove them")
+        return self
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that are files."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in named.items() if split is not None}
+
+
+class DeviceChoice(_Table):
+    """What latency is measured on, and how it is run."""
+
+    name: Text = "this-cpu"
+    runtime: Literal["onnxruntime"] = "onnxruntime"
+    batch: Count = 1
+    threads: Count = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of a budget: a cost, or (`relative`) a fraction of the dense model's cost."""
+
+    value: float
+    relative: bool
+
+
+def _read_levels(value: object) -> tuple[Level, ...]:
+    levels = tuple(_read_level(each) for each in (value if isinstance(value, list) else [value]))
+    if len(set(levels)) < len(levels):
+        raise PydanticCustomError("levels", "one level twice")
+    return levels
+
+
+def _read_level(value: object) -> Level:
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)):
+        level = Level(float(match[1]) / 100, relative=True)
+        if 0 < level.value <= 1:
+            return level
+    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**63:
+        return Level(float(value), relative=False)
+    raise PydanticCustomError("level", "neither a cost nor a percentage")
+
+
+def _write_levels(levels: Sequence[Level]) -> list[str | float]:
+    return [f"{level.value * 100:.15g}%" if level.relative else level.value for level in levels]
+
+
+Levels = Annotated[
+    tuple[Level, ...],
+    PlainValidator(_read_levels),
+    PlainSerializer(_write_levels),
+    Field(description='a number above 0, a percentage up to "100%", or a list of different ones'),
+]
+
+
+class Budget(_Table):
+    """What every candidate must cost at most; several levels of one kind draw a front."""
+
+    latency_ms: Levels = ()
+    latency: Levels = ()
+    macs: Levels = ()
+    parameters: Levels = ()
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(
+                "needs exactly one of latency_ms, latency, macs, parameters; "
+                f"it has {' and '.join(given) or 'none'}"
+            )
+        if any(level.relative for level in self.latency_ms):
+            raise ValueError('has a percentage as latency_ms; write latency = "50%" for a share of dense')
+        if not all(level.relative for level in self.latency):
+            raise ValueError("has a number as latency; write latency_ms = 2.0 for milliseconds")
+        return self
+
+    @property
+    def kind(self) -> Literal["latency_ms", "macs", "parameters"]:
+        """What the levels count, in the unit of a level that is not relative."""
+        if self.macs:
+            return "macs"
+        return "parameters" if self.parameters else "latency_ms"
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return self.latency_ms or self.latency or self.macs or self.parameters
+
+
+class Search(_Table):
+    """How candidates are proposed, made real and judged; a zero leaves the choice to prunefront."""
+
+    controller: Literal["amc", "random", "uniform"] = "amc"
+    trials: Count = 60
+    workers: Annotated[int, Field(ge=1, le=64, description="an integer from 1 to 64")] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="an integer from 0 to 4294967295")] = 0
+    lowest_keep: Annotated[float, Field(gt=0, le=1, description="a fraction above 0 and up to 1")] = 0.1
+    criterion: Literal["l1", "taylor"] = "l1"
+    repair: Repair = "least_squares"
+    final_repair: Repair = "sequential"
+    validation_images: CountOrZero = 0
+    round_to: CountOrZero = 0
+    finalists: Count = 4
+
+
+class Finetune(_Table):
+    """How pruned candidates are trained."""
+
+    brief_steps: CountOrZero = 0
+    final_steps: CountOrZero = 300
+    batch_size: Count = 128
+    learning_rate: Positive = 0.02
+    augment: Literal["none", "shift", "shift+flip"] = "none"
+    distill: Annotated[float, Field(ge=0, le=1, description="a fraction from 0 to 1")] = 0.5
+
+
+class _JobFile(_Table):
+    """What a job file may say."""
+
+    name: Name = ""
+    model: Model
+    data: Data
+    devices: tuple[DeviceChoice, ...] = (DeviceChoice(),)
+    budget: Budget
+    search: Search = Search()
+    finetune: Finetune = Finetune()
+
+    @model_validator(mode="after")
+    def _has_one_device(self) -> Self:
+        if len(self.devices) != 1:
+            raise ValueError(f"has {len(self.devices)} [[devices]]; allowed: one device per job for now")
+        return self
+
+
+class Job(_JobFile):
+    """One search, as asked for. Paths are as written; those that are relative start at `folder`."""
+
+    folder: Path
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a job file and check all of it, down to the files it names.
+
+        Raises:
+            RequestError: the file, a key, a value or a file that it names is wrong.
+        """
+        written = _JobFile.checked(_read_toml(path), str(path))
+        folder = path.resolve().parent
+        name = written.name or _default_name(folder.name if path.stem == "job" else path.stem)
+        job = cls.model_validate({**dict(written), "name": name, "folder": folder})
+        for key, file in job._files():
+            if not (folder / file).exists():
+                given = f"{key} = {json.dumps(file, ensure_ascii=False)}"
+                raise RequestError(f"{path}: {given} does not exist; {_beside(folder / file)}")
+        return job
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Rebuild a job from `to_json`, whether or not its files are still there.
+
+        Raises:
+            RequestError: another version of prunefront wrote it.
+        """
+        if stored.get("version") != FORMAT_VERSION:
+            raise RequestError(
+                f"the stored job has format version {stored.get('version')!r}; allowed: {FORMAT_VERSION}; "
+                "run the job file again under another name"
+            )
+        tables = {key: value for key, value in stored.items() if key != "version"}
+        return cls.checked(tables, "the stored job")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": FORMAT_VERSION, **self.model_dump(mode="json")}
+
+    def fingerprint(self) -> str:
+        """sha256, in hex, of everything that affects results: all keys with their defaults, but not the name,
+        the place of the file or the number of workers."""
+        content = self.model_dump(mode="json", exclude={"name": True, "folder": True, "search": {"workers"}})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def device(self) -> DeviceChoice:
+        """The device that is searched on."""
+        return self.devices[0]
+
+    def data_spec(self) -> data.DataSpec:
+        """Return `[data]` as `trials.data.load` takes it, with `folder` as its base."""
+        table = self.data
+        splits = {name: data.SplitSpec(split.path, split.rows) for name, split in table.splits.items()}
+        normalize = data.Normalize(table.normalize.mean, table.normalize.std) if table.normalize else None
+        return data.DataSpec(
+            source=table.source, normalize=normalize, factory=table.factory, args=table.args, **splits
+        )
+
+    def _files(self) -> Iterator[tuple[str, str]]:
+        """Every file or folder that the job names, with the key that names it."""
+        if self.model.checkpoint:
+            yield "model.checkpoint", self.model.checkpoint
+        if self.model.bundle:
+            yield "model.bundle", self.model.bundle
+        for name, split in self.data.splits.items():
+            yield f"data.{name}", split.path
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder; name the job file in it, such as {path / 'job.toml'}")
+    if not path.exists():
+        raise RequestError(f"the job file {path} does not exist; {_beside(path)}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} is not valid TOML: {error}; mend that place first") from None
+
+
+def _default_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:64] or "job"
+
+
+def _beside(path: Path) -> str:
+    """Name the nearest thing to a missing path."""
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    names = [each.name for each in path.parent.iterdir()]
+    return nearest(path.name, names) if names else f"the folder {path.parent} is empty"
+
+
+def _sentence(table: type[_Table], problem: ErrorDetails) -> str:
+    path, value = problem["loc"], json.dumps(problem["input"], ensure_ascii=False, default=str)
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    given = f"{key} = {value if len(value) <= 60 else value[:57] + '...'}"
+    siblings, field = _find(table, path)
+    options = [option for option in get_args(field.annotation) if isinstance(option, str)]
+    allowed = ", ".join(options) or field.description or "a table"
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{given} is an unknown key; {nearest(str(path[-1]), siblings)}"
+        case "missing":
+            return f"{key} is missing; allowed: {allowed}"
+        case "value_error":
+            return f"{key or 'the job'} {problem['ctx']['error']}"
+        case "literal_error":
+            return f"{given} is none of {allowed}; {nearest(str(problem['input']), options)}"
+        case _:
+            return f"{given} is not allowed; allowed: {allowed}"
+
+
+def _find(table: type[_Table], path: tuple[int | str, ...]) -> tuple[Mapping[str, FieldInfo], FieldInfo]:
+    """Follow a path as far as it is known; return the last table's keys and the last known field."""
+    keys, field = table.model_fields, FieldInfo()
+    for part in path:
+        inner = _table_in(field.annotation)
+        keys = inner.model_fields if inner else keys
+        field = keys.get(str(part), field)
+    return keys, field
+
+
+def _table_in(annotation: object) -> type[_Table] | None:
+    if isinstance(annotation, type) and issubclass(annotation, _Table):
+        return annotation
+    return next(filter(None, map(_table_in, get_args(annotation))), None)

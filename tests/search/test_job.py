@@ -1,0 +1,379 @@
+"""A job file becomes one frozen job, or one sentence about the first thing wrong in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwprofiles.errors import RequestError
+from search.job import Budget, Job, Level
+from trials.data import DataSpec, Normalize, SplitSpec
+from trials.graph import Input
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "job.md"
+TABLES = {
+    "model": """
+factory = "model:resnet"
+checkpoint = "resnet.safetensors"
+input = { shape = [3, 32, 32] }""",
+    "data": """
+source = "parquet"
+train = "train.parquet"
+""",
+    "budget": """
+latency = "50%"
+""",
+}
+
+
+def text_of(tables: dict[str, str]) -> str:
+    return "\n".join(f"[{name}]\n{body}" for name, body in tables.items())
+
+
+JOB = text_of(TABLES)
+
+
+def job_with(table: str, line: str, *without: str) -> str:
+    """The short job with one line more in a table, in place of the lines with the same key or those named."""
+    dropped = {line.partition(" = ")[0], *without}
+    kept = [old for old in TABLES.get(table, "").splitlines() if old.partition(" = ")[0] not in dropped]
+    return text_of(TABLES | {table: "\n".join([*kept, line])})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that holds every file that the examples name."""
+    folder = tmp_path / "cifar"
+    folder.mkdir()
+    for name in ("resnet.safetensors", "encoder.pt", "resnet.bundle", "train.parquet", "test.parquet"):
+        (folder / name).touch()
+    return folder
+
+
+def load(folder: Path, text: str, name: str = "job.toml") -> Job:
+    (folder / name).write_text(text, encoding="utf-8")
+    return Job.load(folder / name)
+
+
+def refusal(folder: Path, text: str) -> str:
+    """The sentence about a job file, after the file's own name."""
+    with pytest.raises(RequestError) as refused:
+        load(folder, text)
+    where, _, sentence = str(refused.value).partition(": ")
+    assert where == str(folder / "job.toml")
+    return sentence
+
+
+def test_a_short_job_gets_the_documented_defaults(folder: Path) -> None:
+    job = load(folder, JOB)
+    assert job.model.input_specs == (Input(name="input", shape=(3, 32, 32), dtype="float32", high=2),)
+    assert (job.device.name, job.device.runtime, job.device.batch, job.device.threads) == (
+        "this-cpu",
+        "onnxruntime",
+        1,
+        1,
+    )
+    assert (job.search.controller, job.search.trials, job.finetune.final_steps) == ("amc", 60, 300)
+
+
+def test_paths_start_at_the_job_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "job.toml").write_text(JOB)
+    monkeypatch.chdir(folder.parent)
+    job = Job.load(Path("cifar") / "job.toml")
+    assert job.folder == folder
+    assert (job.folder / job.model.checkpoint).exists()
+
+
+def test_a_job_is_called_what_it_says_or_else_after_its_folder_or_file(folder: Path) -> None:
+    assert load(folder, JOB).name == "cifar"
+    assert load(folder, JOB, "half the macs.toml").name == "half-the-macs"
+    assert load(folder, 'name = "mine"\n' + JOB).name == "mine"
+
+
+def test_a_loaded_job_does_not_change(folder: Path) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load(folder, JOB).search = None  # type: ignore[assignment]
+
+
+def test_several_inputs_keep_their_order_and_types(folder: Path) -> None:
+    line = 'inputs = [{ name = "ids", shape = [9], dtype = "int64", high = 50 }, { name = "x", shape = [4] }]'
+    assert load(folder, job_with("model", line, "input")).model.input_specs == (
+        Input(name="ids", shape=(9,), dtype="int64", high=50),
+        Input(name="x", shape=(4,), dtype="float32", high=2),
+    )
+
+
+def test_data_becomes_what_the_data_sources_take(folder: Path) -> None:
+    lines = """validation = { path = "test.parquet", rows = [0, 5000] }
+normalize = { mean = [0.5, 0.4, 0.3], std = [0.2, 0.2, 0.1] }"""
+    assert load(folder, job_with("data", lines)).data_spec() == DataSpec(
+        source="parquet",
+        train=SplitSpec("train.parquet"),
+        validation=SplitSpec("test.parquet", (0, 5000)),
+        normalize=Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "levels"),
+    [
+        ("latency_ms = 2", "latency_ms", [Level(2.0, False)]),
+        ('latency = "50%"', "latency_ms", [Level(0.5, True)]),
+        ('latency = ["80%", "12.5 %"]', "latency_ms", [Level(0.8, True), Level(0.125, True)]),
+        ('macs = [6.2e7, "100%"]', "macs", [Level(6.2e7, False), Level(1.0, True)]),
+        ("parameters = 100000", "parameters", [Level(1e5, False)]),
+    ],
+)
+def test_a_budget_is_a_kind_and_its_levels(folder: Path, line: str, kind: str, levels: list[Level]) -> None:
+    budget = load(folder, job_with("budget", line, "latency")).budget
+    assert (budget.kind, list(budget.levels)) == (kind, levels)
+
+
+@given(
+    levels=st.lists(
+        st.decimals(min_value="0.001", max_value=100, places=3).map(lambda percent: f"{percent}%")
+        | st.floats(min_value=1e-3, max_value=1e12),
+        min_size=1,
+        unique=True,
+    )
+)
+def test_levels_survive_being_stored(levels: list[str | float]) -> None:
+    budget = Budget.checked({"macs": levels}, "here")
+    assert Budget.checked(budget.model_dump(mode="json"), "here") == budget
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "closest"),
+    [
+        ("data", 'sorce = "digits"', "did you mean 'source'?"),
+        ("search", "trails = 60", "did you mean 'trials'?"),
+        ("finetune", "epochs = 3", "allowed: augment, batch_size, brief_steps"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(
+    folder: Path, table: str, line: str, closest: str
+) -> None:
+    sentence = refusal(folder, job_with(table, line))
+    assert sentence.startswith(f"{table}.{line} is an unknown key; {closest}")
+
+
+def test_unknown_tables_and_keys_inside_tables_are_found_too(folder: Path) -> None:
+    assert refusal(folder, JOB.replace("[budget]", "[budgte]")) == (
+        """budgte = {"latency": "50%"} is an unknown key; did you mean 'budget'?"""
+    )
+    assert refusal(folder, JOB.replace("shape", "shap")) == (
+        "model.input.shap = [3, 32, 32] is an unknown key; did you mean 'shape'?"
+    )
+    assert refusal(folder, JOB + "[[devices]]\nbach = 2") == (
+        "devices[0].bach = 2 is an unknown key; did you mean 'batch'?"
+    )
+    assert refusal(folder, "folder = 1\n" + JOB).startswith("folder = 1 is an unknown key")
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ("[budget]", "budget is missing; allowed: a table"),
+        ('source = "parquet"', "data.source is missing; allowed: digits, npz, parquet, folder, factory"),
+        ("shape = [3, 32, 32]", "model.input.shape is missing; allowed: sizes of 1 or more"),
+        ('train = "train.parquet"', "data lacks train, the path that source 'parquet' reads; add it"),
+        ('factory = "model:resnet"', "model needs factory or bundle; it has neither"),
+        ("input = { shape = [3, 32, 32] }", "model needs input = { shape = [...] } or one [[model.inputs]]"),
+    ],
+)
+def test_a_missing_key_is_named(folder: Path, written: str, sentence: str) -> None:
+    # The last table is [budget]: what is left of it without its heading would belong to [data].
+    text = JOB.partition("[budget]")[0] if written == "[budget]" else JOB.replace(written, "")
+    assert refusal(folder, text).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "sentence"),
+    [
+        ("budget", "macs = 5", "budget needs exactly one of latency_ms, latency, macs, parameters"),
+        (
+            "budget",
+            "latency = []",
+            "budget needs exactly one of latency_ms, latency, macs, parameters; it has",
+        ),
+        ("budget", "latency = 2.0", "budget has a number as latency; write latency_ms = 2.0 for"),
+        ("model", 'bundle = "resnet.bundle"', "model needs factory or bundle; it has both"),
+        ("model", "inputs = [{ shape = [3] }]", "model needs input = { shape = [...] } or one"),
+        ("data", 'source = "digits"', "data has train, but source 'digits' makes its own splits; remove it"),
+        ("data", 'factory = "data:splits"', "data has factory or args, which source 'parquet' does not use"),
+        (
+            "data",
+            'train = { path = "x", rows = [5, 5] }',
+            "data.train has rows = [5, 5]; allowed: 0 <=",
+        ),
+    ],
+)
+def test_keys_that_do_not_fit_together_are_named(folder: Path, table: str, line: str, sentence: str) -> None:
+    assert refusal(folder, job_with(table, line)).startswith(sentence)
+
+
+def test_a_bundle_brings_everything_about_the_model(folder: Path) -> None:
+    text = job_with("model", 'bundle = "resnet.bundle"', "factory", "input")
+    assert refusal(folder, text) == "model has checkpoint, which a bundle brings itself; remove it"
+
+
+def test_two_inputs_may_not_share_a_name(folder: Path) -> None:
+    text = job_with("model", "inputs = [{ shape = [3] }, { shape = [4] }]", "input")
+    assert refusal(folder, text).startswith("model has inputs named ['input', 'input']")
+
+
+def test_a_job_has_one_device_for_now(folder: Path) -> None:
+    sentence = "the job has {} [[devices]]; allowed: one device per job for now"
+    assert refusal(folder, JOB + "[[devices]]\n[[devices]]") == sentence.format(2)
+    assert refusal(folder, "devices = []\n" + JOB) == sentence.format(0)
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "allowed"),
+    [
+        ("model", 'factory = "model.resnet"', '"module:function"'),
+        ("model", 'checkpoint = "resnet.pkl"', "a .safetensors, .pt or .pth file"),
+        ("model", "input = 3", "a table"),
+        ("data", "train = 7", 'a path, or { path = "...", rows = [0, 5000] }'),
+        ("budget", 'latency = "0%"', "a number above 0, a percentage"),
+        ("budget", 'latency = "101%"', "a number above 0, a percentage"),
+        ("budget", 'latency = ["50%", "50.0%"]', "a number above 0, a percentage"),
+        ("budget", "latency = true", "a number above 0, a percentage"),
+        ("budget", "latency = -1", "a number above 0, a percentage"),
+        ("search", "trials = 0", "an integer of 1 or more"),
+        ("search", 'trials = "60"', "an integer of 1 or more"),
+        ("search", "trials = true", "an integer of 1 or more"),
+        ("search", "workers = 65", "an integer from 1 to 64"),
+        ("search", "seed = -1", "an integer from 0 to"),
+        ("search", "lowest_keep = 1.5", "a fraction above 0 and up to 1"),
+        ("finetune", "learning_rate = 0.0", "a number above 0"),
+        ("finetune", "distill = 1.1", "a fraction from 0 to 1"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_with_what_is(
+    folder: Path, table: str, line: str, allowed: str
+) -> None:
+    sentence = refusal(folder, job_with(table, line))
+    assert sentence.startswith(f"{table}.{line} is not allowed; allowed: {allowed}")
+
+
+def test_values_inside_lists_are_named_by_their_place(folder: Path) -> None:
+    text = job_with("model", "input = { shape = [3, 0, 32] }")
+    assert refusal(folder, text).startswith("model.input.shape[1] = 0 is not allowed; allowed: sizes of 1 or")
+
+
+@pytest.mark.parametrize("number", ["inf", "nan"])
+def test_numbers_are_finite(folder: Path, number: str) -> None:
+    for table, key in (("budget", "latency"), ("search", "lowest_keep"), ("finetune", "learning_rate")):
+        assert "is not allowed; allowed: a" in refusal(folder, job_with(table, f"{key} = {number}"))
+
+
+def test_a_misspelt_choice_is_refused_with_the_nearest_one(folder: Path) -> None:
+    assert refusal(folder, job_with("search", 'controller = "amcc"')) == (
+        "search.controller = \"amcc\" is none of amc, random, uniform; did you mean 'amc'?"
+    )
+
+
+def test_a_file_that_is_not_there_is_named_before_anything_starts(folder: Path) -> None:
+    assert refusal(folder, job_with("model", 'checkpoint = "resnets.safetensors"')) == (
+        "model.checkpoint = \"resnets.safetensors\" does not exist; did you mean 'resnet.safetensors'?"
+    )
+    assert refusal(folder, job_with("data", 'test = "data/test.parquet"')) == (
+        f'data.test = "data/test.parquet" does not exist; there is no folder {folder / "data"}'
+    )
+
+
+def test_a_file_that_is_not_toml_is_refused_with_the_place(folder: Path) -> None:
+    with pytest.raises(RequestError, match=r"job\.toml is not valid TOML: .*line 2"):
+        load(folder, "[model]\nfactory = resnet\n")
+
+
+def test_a_missing_job_file_or_a_folder_in_its_place_is_named(folder: Path) -> None:
+    load(folder, JOB)
+    with pytest.raises(RequestError, match=r"jobs\.toml does not exist; did you mean 'job\.toml'"):
+        Job.load(folder / "jobs.toml")
+    with pytest.raises(RequestError, match="is a folder; name the job file in it"):
+        Job.load(folder)
+
+
+def test_a_stored_job_comes_back_equal_even_without_its_files(folder: Path) -> None:
+    job = load(folder, JOB)
+    stored = job.to_json()
+    for file in folder.iterdir():
+        file.unlink()
+    assert Job.from_json(stored) == job
+    assert Job.from_json(stored).fingerprint() == job.fingerprint()
+
+
+def test_a_job_stored_in_another_format_is_refused(folder: Path) -> None:
+    with pytest.raises(RequestError, match="format version 99; allowed: 1"):
+        Job.from_json({**load(folder, JOB).to_json(), "version": 99})
+
+
+def test_the_fingerprint_follows_what_results_depend_on(folder: Path) -> None:
+    plain = load(folder, JOB).fingerprint()
+    same = ["[search]\nworkers = 8", "[search]\ntrials = 60", "[[devices]]\nthreads = 1"]
+    other = [
+        "[search]\nseed = 1",
+        "[search]\ntrials = 61",
+        "[[devices]]\nthreads = 2",
+        "[finetune]\ndistill = 1",
+    ]
+    assert {load(folder, JOB + text).fingerprint() for text in same} == {plain}
+    assert load(folder, 'name = "other"\n' + JOB).fingerprint() == plain
+    fingerprints = {load(folder, JOB + text).fingerprint() for text in other}
+    assert len(fingerprints | {plain}) == len(other) + 1
+
+
+def documented_jobs() -> list[str]:
+    return re.findall(r"^```toml\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def documented_keys() -> list[tuple[str, str, str]]:
+    """Every row of the tables: the name of the job's table, the key, its example."""
+    rows, table = [], ""
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            table = re.sub("[^a-z]", "", line) if "`" in line else ""
+        if row := re.fullmatch(r"\| `(\w+)` \|.*\| `([^|]+)` \|", line):
+            rows.append((table, row[1], row[2]))
+    return rows
+
+
+@pytest.mark.parametrize("text", documented_jobs())
+def test_the_documented_jobs_load(folder: Path, text: str) -> None:
+    assert load(folder, text).budget.levels
+
+
+def test_every_key_is_documented_and_every_documented_key_exists() -> None:
+    schema = Job.model_json_schema()
+    keys = [key for table in (schema, *schema["$defs"].values()) for key in table["properties"]]
+    documented = [key for _, key, _ in documented_keys()]
+    tables = {table for table, _, _ in documented_keys()} - {""}
+    # Sorted and not made a set: each of the keys called `name` needs a row of its own.
+    assert sorted([*documented, *tables, "folder"]) == sorted(keys)
+
+
+@pytest.mark.parametrize(("table", "key", "example"), documented_keys())
+def test_the_example_of_every_key_loads(folder: Path, table: str, key: str, example: str) -> None:
+    assert re.search(rf"\b{key} =", example)
+    rivals = {
+        ("model", "bundle"): ["factory", "checkpoint", "input"],
+        ("model", "inputs"): ["input"],
+        ("data", "source"): ["train"],
+        ("budget", key): ["latency"],
+    }
+    if not table:
+        text = f"{example}\n{JOB}"
+    elif table == "devices":
+        text = f"{JOB}\n[[devices]]\n{example}"
+    elif table == "data" and key in ("factory", "args"):
+        data = 'source = "factory"\n' + ("" if key == "factory" else 'factory = "data:splits"\n')
+        text = text_of(TABLES | {"data": data + example})
+    else:
+        text = job_with(table, example, *rivals.get((table, key), []))
+    load(folder, text)
