@@ -54,7 +54,8 @@ class Coupling:
 
     `vectors` are the distinct label vectors of all axes that can shrink, as classes; `tensor_axes` maps
     (tensor, axis) and `value_axes` maps (value, item, axis) to an index into them. `traced` keeps the label
-    array of every value, for its dense shape.
+    array of every value, for its dense shape. `made` are the tensor axes that make units, `contracted` those
+    that read them.
     """
 
     graph: Graph
@@ -63,6 +64,7 @@ class Coupling:
     vectors: tuple[NDArray[np.int64], ...]
     tensor_axes: Mapping[tuple[str, int], int]
     contracted: frozenset[tuple[str, int]]
+    made: frozenset[tuple[str, int]]
     value_axes: Mapping[tuple[str, int, int], int]
     traced: Mapping[str, Traced]
     classes: int
@@ -208,6 +210,7 @@ def analyse(graph: Graph) -> Coupling:
 
     tensor_axes: dict[tuple[str, int], int] = {}
     contracted: set[tuple[str, int]] = set()
+    made: set[tuple[str, int]] = set()
     makers: dict[int, list[TensorAxis]] = defaultdict(list)
     for axis in axes:
         vector = vector_of(axis.labels)
@@ -216,6 +219,8 @@ def analyse(graph: Graph) -> Coupling:
             makers[vector].append(axis)
             if axis.role == "in":
                 contracted.add((axis.tensor, axis.axis))
+            elif axis.role == "out":
+                made.add((axis.tensor, axis.axis))
     value_axes: dict[tuple[str, int, int], int] = {}
     for name, traced in values.items():
         for item, part in enumerate(traced if isinstance(traced, tuple) else (traced,)):
@@ -233,6 +238,7 @@ def analyse(graph: Graph) -> Coupling:
         vectors=tuple(vectors),
         tensor_axes=tensor_axes,
         contracted=frozenset(contracted),
+        made=frozenset(made),
         value_axes=value_axes,
         traced=values,
         classes=len(roots) - 1,

@@ -26,8 +26,9 @@ class Network(nn.Module):
         super().__init__()
         self.graph = graph
         ranks = _ranks(graph)
-        self._steps = [_Step(self, node, tensors, ranks) for node in graph.nodes]
-        self._release = _last_uses(graph)
+        self.steps = [Step(self, node, tensors, ranks) for node in graph.nodes]
+        self.release = last_uses(graph)
+        """For each step, the values that nothing reads after it."""
         for name, spec in graph.tensors.items():
             _hold(self, name, tensors[name], trainable=spec.trainable)
 
@@ -36,7 +37,7 @@ class Network(nn.Module):
             raise TypeError(f"the model takes {len(self.graph.inputs)} inputs, got {len(inputs)}")
         values: dict[str, Any] = {item.name: x for item, x in zip(self.graph.inputs, inputs, strict=True)}
         batch = inputs[0].shape[0]
-        for step, dead in zip(self._steps, self._release, strict=True):
+        for step, dead in zip(self.steps, self.release, strict=True):
             values[step.name] = step(self, values, batch)
             for name in dead:
                 del values[name]
@@ -44,7 +45,7 @@ class Network(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
 
-def _last_uses(graph: Graph) -> list[list[str]]:
+def last_uses(graph: Graph) -> list[list[str]]:
     """For each node, the values that nothing reads after it."""
     keep = {value.name for value in graph.outputs}
     last = {name: position for position, node in enumerate(graph.nodes) for name in node.values}
@@ -58,7 +59,7 @@ def _last_uses(graph: Graph) -> list[list[str]]:
     return release
 
 
-class _Step:
+class Step:
     """One node, ready to run: a module on its input, or an ATen op on its arguments."""
 
     def __init__(
