@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hwprofiles.errors import RequestError, TrialError
 from trials.data import Array, Split
 
-PROBE_ROUNDS = 3
+PROBE_ROUNDS = 2
 PROBE_GAIN = 1.2
 PROBE_AGREEMENT = 0.99
 
@@ -152,7 +152,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def probe_execution(model: nn.Module, split: Split, *, batch_size: int = 256) -> Execution:
+def probe_execution(model: nn.Module, split: Split, *, batch_size: int = 128) -> Execution:
     """Time a forward pass in each way and return the fastest that pays.
 
     A way is taken if it is `PROBE_GAIN` times faster than exact float32 and predicts the same class for
