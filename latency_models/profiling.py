@@ -36,6 +36,8 @@ def build_profile(
     """Measure `specs` (see `plan_measurements.plan`) and `networks` on `device`, in the same rounds.
 
     Args:
+        networks: drawn from the candidates that the table shall score, nine or more and dense among them;
+            the error bar that they give is one for candidates like them.
         progress: called after each round with the share that is done, up to 1.0.
 
     Raises:

@@ -35,8 +35,8 @@ class LatencyTable:
     """Predicts networks on one device from its measured operators.
 
     A network costs one call and, for each operator, what its kernel takes beyond a call; calibration on whole
-    networks scales the sum. Between measured channel counts of a kernel it interpolates; beyond them, or for
-    a kernel that was not measured, it raises.
+    networks scales the sum, and its error bar speaks for candidates like those networks. Between measured
+    channel counts of a kernel it interpolates; beyond them, or for a kernel that was not measured, it raises.
     """
 
     def __init__(
@@ -99,16 +99,15 @@ class LatencyTable:
         Args:
             operators: the network's n dense operators.
             in_channels: (candidates, n) input channels of each operator in each candidate.
-            out_channels: (candidates, n) output channels; like inputs, int64.
+            out_channels: (candidates, n) output channels.
 
         Raises:
             NotMeasuredError: an operator of a candidate lies outside what was measured.
         """
-        total_ms = np.full(len(in_channels), self._call_ms)
+        ins, outs = in_channels.astype(np.int64), out_channels.astype(np.int64)
+        total_ms = np.full(len(ins), self._call_ms)
         for column, spec in enumerate(operators):
-            pairs, inverse = np.unique(
-                in_channels[:, column] << 32 | out_channels[:, column], return_inverse=True
-            )
+            pairs, inverse = np.unique(ins[:, column] << 32 | outs[:, column], return_inverse=True)
             costs = [
                 self._operator_ms(spec.with_channels(pair >> 32, pair & 0xFFFFFFFF))
                 for pair in pairs.tolist()

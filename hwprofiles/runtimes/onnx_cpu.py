@@ -12,13 +12,16 @@ rule, read from optimised graphs of ONNX Runtime 1.31 and held by a test that re
     pools, whole blocks                            …_nchwc                else …_nchw
     everything else                                as it is
 
-Reordering a tensor between the two layouts is not part of any operator; calibration on whole networks carries
-it. An elementwise operator that has no line in `_POINTWISE` is timed as an addition, which reads two tensors
-and writes one; a `copy` as one copy of its result.
+Reordering a tensor between the two layouts is not part of any operator: whether it happens depends on the
+neighbours. Calibration on whole networks carries what little of it there is among aligned widths.
+
+An elementwise operator that has no line in `_POINTWISE` is timed as an addition, which reads two tensors and
+writes one; a `copy` as one copy of its result.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -109,14 +112,8 @@ class OnnxRuntimeCpu:
         sketch.node("Conv", sketch.input(1, 4, 4, 4), sketch.weight(4, 4, 1, 1), kernel_shape=(1, 1))
         graph = optimised_graph(sketch.model())
         filters = {tensor.name: tensor.dims[0] for tensor in graph.initializer}
-        return next(
-            (
-                filters[node.input[1]]
-                for node in graph.node
-                if node.domain == _NCHWC and node.op_type == "Conv"
-            ),
-            1,
-        )
+        blocked = [node for node in graph.node if node.domain == _NCHWC and node.op_type == "Conv"]
+        return filters[blocked[0].input[1]] if blocked else 1
 
     def describe(self, *, name: str, batch: int, threads: int) -> Device:
         return Device(
@@ -247,89 +244,69 @@ class _Sketch:
 
 def _draw_blocked(sketch: _Sketch, spec: OpSpec, batch: int) -> None:
     """A kernel on blocked activations; its channels are padded already."""
-    x = sketch.input(batch, spec.in_channels, *spec.in_size)
+    x = sketch.input(*_input_shape(spec, batch))
+    rest = list(spec.fused)
     if "pool2d" in spec.kind:
         value = sketch.node(_pool(spec), x, domain=_NCHWC, **_window(spec))
-        _draw_epilogue(sketch, value, spec.fused, batch, spec)
-        return
-    groups = spec.groups or spec.in_channels
-    weight = sketch.weight(spec.out_channels, spec.in_channels // groups, *spec.kernel)
-    inputs = [x, weight, sketch.weight(spec.out_channels)]
-    attributes: dict[str, Any] = {**_window(spec), "dilations": spec.dilation, "group": groups}
-    rest = list(spec.fused)
-    if rest[:1] == ["add"]:
-        inputs.append(sketch.input(batch, spec.out_channels, *spec.out_size))
-        rest.pop(0)
-    if rest and rest[0] in _ACTIVATIONS:
-        attributes["activation"], parameters = _ACTIVATIONS[rest.pop(0)]
-        if parameters:
-            attributes["activation_params"] = parameters
-    value = sketch.node("Conv", *inputs, domain=_NCHWC, **attributes)
-    _draw_epilogue(sketch, value, rest, batch, spec)
+    else:
+        groups = spec.groups or spec.in_channels
+        weight = sketch.weight(spec.out_channels, spec.in_channels // groups, *spec.kernel)
+        inputs = [x, weight, sketch.weight(spec.out_channels)]
+        attributes: dict[str, Any] = {**_window(spec), "dilations": spec.dilation, "group": groups}
+        if rest[:1] == ["add"]:
+            inputs.append(sketch.input(*_output_shape(spec, batch)))
+            rest.pop(0)
+        if rest and rest[0] in _ACTIVATIONS:
+            attributes["activation"], parameters = _ACTIVATIONS[rest.pop(0)]
+            if parameters:
+                attributes["activation_params"] = parameters
+        value = sketch.node("Conv", *inputs, domain=_NCHWC, **attributes)
+    _draw_epilogue(sketch, value, rest, _output_shape(spec, batch))
 
 
 def _draw_plain(sketch: _Sketch, spec: OpSpec, batch: int) -> None:
-    """An operator as the exported network has it, for ONNX Runtime to fuse."""
+    """An operator as an exported network has it, for ONNX Runtime to fuse."""
     kind, inputs, outputs = spec.kind, spec.in_channels, spec.out_channels
-    spatial = spec.kind.endswith("_nchw") or (kind != "linear" and len(spec.in_size) == 2)
-    shape = (batch, inputs, *spec.in_size) if spatial else (batch, *spec.in_size, inputs)
+    value = sketch.input(*_input_shape(spec, batch))
+    fused = spec.fused
     if "conv2d" in kind:
         groups = spec.groups or inputs
         weight = sketch.weight(outputs, inputs // groups, *spec.kernel)
         window = {**_window(spec), "dilations": spec.dilation, "group": groups}
-        value = sketch.node("Conv", sketch.input(*shape), weight, sketch.weight(outputs), **window)
+        value = sketch.node("Conv", value, weight, sketch.weight(outputs), **window)
     elif "pool2d" in kind:
-        value = sketch.node(_pool(spec), sketch.input(*shape), **_window(spec))
+        value = sketch.node(_pool(spec), value, **_window(spec))
     elif kind == "linear":
-        rows = batch * int(np.prod(spec.in_size))
-        weight, bias = sketch.weight(inputs, outputs), sketch.weight(outputs)
-        value = sketch.node("Gemm", sketch.input(rows, inputs), weight, bias)
+        value = sketch.node("Gemm", value, sketch.weight(inputs, outputs), sketch.weight(outputs))
     elif kind == "matmul":
-        left, right = (batch, inputs, *spec.in_size), (batch, inputs, spec.in_size[1], spec.out_size[1])
-        value = sketch.node("MatMul", sketch.input(*left), sketch.input(*right))
+        value = sketch.node("MatMul", value, sketch.input(batch, inputs, spec.in_size[1], spec.out_size[1]))
     elif kind == "attention":
-        value = _draw_attention(sketch, spec, batch)
+        value = _draw_attention(sketch, value, spec, batch)
     elif kind == "layer_norm":
-        value = sketch.node(
-            "LayerNormalization", sketch.input(*shape), sketch.weight(inputs), sketch.weight(inputs)
-        )
+        value = sketch.node("LayerNormalization", value, sketch.weight(inputs), sketch.weight(inputs))
     elif kind == "batch_norm":
-        statistics = (sketch.weight(inputs) for _ in range(4))
-        value = sketch.node("BatchNormalization", sketch.input(batch, inputs, *spec.in_size), *statistics)
+        value = sketch.node("BatchNormalization", value, *(sketch.weight(inputs) for _ in range(4)))
     elif kind == "softmax":
-        value = sketch.node("Softmax", sketch.input(*shape))
+        value = sketch.node("Softmax", value)
     elif kind == "elementwise":
-        _draw_epilogue(sketch, sketch.input(*shape), spec.fused or ("add",), batch, spec, shape)
-        return
-    elif kind == "call":
-        value = sketch.node("Relu", sketch.input(1, 1))
+        fused = spec.fused or ("add",)
+    elif kind == "copy":
+        value, fused = sketch.node("Identity", value), ()
     else:
-        value = sketch.node("Identity", sketch.input(*shape))
-    _draw_epilogue(sketch, value, spec.fused if kind != "copy" else (), batch, spec)
+        value = sketch.node("Relu", value)
+    _draw_epilogue(sketch, value, fused, _output_shape(spec, batch))
 
 
-def _draw_attention(sketch: _Sketch, spec: OpSpec, batch: int) -> str:
-    (width,), (queries, keys) = spec.kernel, spec.in_size
+def _draw_attention(sketch: _Sketch, query: str, spec: OpSpec, batch: int) -> str:
+    (width,), (_, keys) = spec.kernel, spec.in_size
     heads = spec.in_channels // width
-    query, key = sketch.input(batch, heads, queries, width), sketch.input(batch, heads, width, keys)
-    scores = sketch.node("MatMul", query, key)
+    scores = sketch.node("MatMul", query, sketch.input(batch, heads, width, keys))
     scaled = sketch.node("Mul", scores, sketch.constant(np.array(width**-0.5, dtype=np.float32)))
-    shares = sketch.node("Softmax", scaled)
-    return sketch.node("MatMul", shares, sketch.input(batch, heads, keys, width))
+    return sketch.node("MatMul", sketch.node("Softmax", scaled), sketch.input(batch, heads, keys, width))
 
 
-def _draw_epilogue(
-    sketch: _Sketch,
-    value: str,
-    names: Sequence[str],
-    batch: int,
-    spec: OpSpec,
-    shape: tuple[int, ...] = (),
-) -> None:
-    """Append what follows the operator, as nodes on tensors of `shape` (by default the operator's output)."""
-    if not shape and spec.kind == "linear":
-        shape = (batch * int(np.prod(spec.in_size)), spec.out_channels)
-    shape = shape or (batch, spec.out_channels, *spec.out_size)
+def _draw_epilogue(sketch: _Sketch, value: str, names: Sequence[str], shape: tuple[int, ...]) -> None:
+    """Append what follows an operator whose output has `shape`."""
     for name in names:
         if name == "silu":
             value = sketch.node("Mul", value, sketch.node("Sigmoid", value))
@@ -341,6 +318,26 @@ def _draw_epilogue(
         else:
             op = _POINTWISE.get(name, "Add")
             value = sketch.node(op, value, *([sketch.input(*shape)] if op in _BINARY else []))
+
+
+def _input_shape(spec: OpSpec, batch: int) -> tuple[int, ...]:
+    """Channels second where there are two spatial axes, and last otherwise."""
+    if spec.kind == "linear":
+        return (batch * math.prod(spec.in_size), spec.in_channels)
+    if spec.kind == "attention":
+        (width,), (queries, _) = spec.kernel, spec.in_size
+        return (batch, spec.in_channels // width, queries, width)
+    if len(spec.in_size) == 2:
+        return (batch, spec.in_channels, *spec.in_size)
+    return (batch, *spec.in_size, spec.in_channels)
+
+
+def _output_shape(spec: OpSpec, batch: int) -> tuple[int, ...]:
+    if spec.kind == "linear":
+        return (batch * math.prod(spec.in_size), spec.out_channels)
+    if "2d" in spec.kind or spec.kind == "matmul":
+        return (batch, spec.out_channels, *spec.out_size)
+    return _input_shape(spec, batch)
 
 
 def _pool(spec: OpSpec) -> str:

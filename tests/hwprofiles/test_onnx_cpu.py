@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwprofiles import OpSpec, measure
-from hwprofiles.runtimes.onnx_cpu import OnnxRuntimeCpu, optimised_graph
-from tests.contracts.runtime import RuntimeContract, conv, pool
+from hwprofiles.runtimes.onnx_cpu import _POINTWISE, OnnxRuntimeCpu, optimised_graph
+from tests.contracts.runtime import RuntimeContract, conv, pool, square
 
 _RUNTIME = OnnxRuntimeCpu()
 
@@ -82,6 +82,16 @@ def test_a_pool_is_blocked_where_canon_says(channels: int) -> None:
     spec = pool("max_pool2d", channels, 3)
     (node,) = (node for node in optimised_graph(network(spec)).node if node.op_type == "MaxPool")
     assert _RUNTIME.canon(spec).kind.endswith("nchw") == (node.domain == "")
+
+
+@pytest.mark.parametrize("name", [*_POINTWISE, "silu", "relu6", "hardtanh", "clamp", "where"])
+def test_every_function_of_one_element_runs_alone_and_behind_a_layer(name: str) -> None:
+    device = _RUNTIME.describe(name="here", batch=2, threads=1)
+    _RUNTIME.prepare_operator(square("elementwise", 5, fused=(name,)), device)()
+    _RUNTIME.prepare_operator(conv(4, 5, fused=("batch_norm", "add", name)), device)()
+    _RUNTIME.prepare_operator(
+        OpSpec(kind="linear", in_channels=4, out_channels=5, in_size=(3,), fused=(name,)), device
+    )()
 
 
 def test_batch_norm_is_no_part_of_a_kernel_and_a_sum_is() -> None:
