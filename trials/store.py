@@ -17,6 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -467,11 +471,6 @@ def _facts(data: dict[str, Any] | None) -> Facts | None:
 
 def _migrate(engine: Engine) -> None:
     """Bring the tables up to the last revision in `trials/migrations`, in one transaction."""
-    from alembic import command
-    from alembic.config import Config
-    from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
     config = Config()
     config.set_main_option("script_location", "trials:migrations")
     known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwprofiles.errors import RequestError
@@ -28,6 +29,10 @@ train = "train.parquet"
 latency = "50%"
 """,
 }
+
+
+DEFAULTED = ("devices", "search", "finetune")
+"""The tables that may be left out."""
 
 
 def text_of(tables: dict[str, str]) -> str:
@@ -68,16 +73,9 @@ def refusal(folder: Path, text: str) -> str:
     return sentence
 
 
-def test_a_short_job_gets_the_documented_defaults(folder: Path) -> None:
-    job = load(folder, JOB)
-    assert job.model.input_specs == (Input(name="input", shape=(3, 32, 32), dtype="float32", high=2),)
-    assert (job.device.name, job.device.runtime, job.device.batch, job.device.threads) == (
-        "this-cpu",
-        "onnxruntime",
-        1,
-        1,
-    )
-    assert (job.search.controller, job.search.trials, job.finetune.final_steps) == ("amc", 60, 300)
+def test_one_input_goes_by_a_default_name_and_type(folder: Path) -> None:
+    expected = Input(name="input", shape=(3, 32, 32), dtype="float32", high=2)
+    assert load(folder, JOB).model.input_specs == (expected,)
 
 
 def test_paths_start_at_the_job_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +131,7 @@ def test_a_budget_is_a_kind_and_its_levels(folder: Path, line: str, kind: str, l
     assert (budget.kind, list(budget.levels)) == (kind, levels)
 
 
+@settings(deadline=None)
 @given(
     levels=st.lists(
         st.decimals(min_value="0.001", max_value=100, places=3).map(lambda percent: f"{percent}%")
@@ -333,14 +332,14 @@ def documented_jobs() -> list[str]:
     return re.findall(r"^```toml\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), re.M | re.S)
 
 
-def documented_keys() -> list[tuple[str, str, str]]:
-    """Every row of the tables: the name of the job's table, the key, its example."""
+def documented_keys() -> list[tuple[str, str, str, str]]:
+    """Every row of the tables: the name of the job's table, the key, its default, its example."""
     rows, table = [], ""
     for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
             table = re.sub("[^a-z]", "", line) if "`" in line else ""
-        if row := re.fullmatch(r"\| `(\w+)` \|.*\| `([^|]+)` \|", line):
-            rows.append((table, row[1], row[2]))
+        if row := re.fullmatch(r"\| `(\w+)` \|.*\| (.*?) ?\| `([^|]+)` \|", line):
+            rows.append((table, row[1], row[2].strip("` "), row[3]))
     return rows
 
 
@@ -352,14 +351,16 @@ def test_the_documented_jobs_load(folder: Path, text: str) -> None:
 def test_every_key_is_documented_and_every_documented_key_exists() -> None:
     schema = Job.model_json_schema()
     keys = [key for table in (schema, *schema["$defs"].values()) for key in table["properties"]]
-    documented = [key for _, key, _ in documented_keys()]
-    tables = {table for table, _, _ in documented_keys()} - {""}
+    documented = [key for _, key, *_ in documented_keys()]
+    tables = {table for table, *_ in documented_keys()} - {""}
     # Sorted and not made a set: each of the keys called `name` needs a row of its own.
     assert sorted([*documented, *tables, "folder"]) == sorted(keys)
 
 
-@pytest.mark.parametrize(("table", "key", "example"), documented_keys())
-def test_the_example_of_every_key_loads(folder: Path, table: str, key: str, example: str) -> None:
+@pytest.mark.parametrize(("table", "key", "default", "example"), documented_keys())
+def test_the_example_of_every_key_loads(
+    folder: Path, table: str, key: str, default: str, example: str
+) -> None:
     assert re.search(rf"\b{key} =", example)
     rivals = {
         ("model", "bundle"): ["factory", "checkpoint", "input"],
@@ -377,3 +378,13 @@ def test_the_example_of_every_key_loads(folder: Path, table: str, key: str, exam
     else:
         text = job_with(table, example, *rivals.get((table, key), []))
     load(folder, text)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "default"),
+    [(table, key, default) for table, key, default, _ in documented_keys() if table in DEFAULTED],
+)
+def test_the_documented_defaults_are_the_real_ones(folder: Path, table: str, key: str, default: str) -> None:
+    job = load(folder, JOB)
+    tables = {"devices": job.device, "search": job.search, "finetune": job.finetune}
+    assert getattr(tables[table], key) == tomllib.loads(f"default = {default}")["default"]
