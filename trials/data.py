@@ -20,13 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprofiles.errors import RequestError, nearest
-from trials.factory import find_factory
+from trials.factory import call_factory
 
 Array = NDArray[Any]
 Labels = NDArray[np.int64]
 Rows = slice | NDArray[np.int64]
 
 CARVED_FRACTION = 0.1
+MAX_CLASSES = 1_000_000
+"""More is a column of something else than classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Normalize:
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """The `[data]` table of a job: a name of `SOURCES`, a split each, and what that source needs.
+    """The `[data]` table of a job: "digits", "npz", "parquet", "folder" or "factory", a split each.
 
     `factory` ("module:function") and its `args` belong to the source of that name: the function returns
     `{"train": (inputs, labels), "validation": ..., "test": ...}`, and runs only where the job is submitted.
@@ -80,7 +82,10 @@ class Split:
         return replace(self, inputs=tuple(values[rows] for values in self.inputs), labels=self.labels[rows])
 
     def batch(self, rows: Rows) -> tuple[tuple[Array, ...], Labels]:
-        """Return fresh, writable arrays of these rows as a model takes them: float32, or int64 tokens."""
+        """Return fresh, writable arrays of these rows as a model takes them.
+
+        Bytes are pixels: they become float32 in 0..1. Other integers are tokens, int64; floats are float32.
+        """
         first, *others = (_as_model_input(values[rows]) for values in self.inputs)
         if self.normalize is not None:
             shape = (-1, *(1,) * (first.ndim - 2))
@@ -168,6 +173,12 @@ def load(spec: DataSpec, base: Path, seed: int) -> Splits:
             "no test split: finalists are reported on the split that chose them, which flatters them; "
             "name one in [data] test"
         )
+    absent = np.setdiff1d(train.labels, validation.labels)
+    if len(absent):
+        warnings.append(
+            f"the validation split has no example of {len(absent)} of the classes (the first is "
+            f"{absent[0]}), so nothing stops the search from forgetting them"
+        )
     largest = max(int(split.labels.max()) for split in splits.values())
     classes = names or tuple(str(label) for label in range(largest + 1))
     return Splits(train, validation, test, classes, carved, tuple(warnings))
@@ -202,7 +213,8 @@ def _refuse_idle_keys(spec: DataSpec) -> None:
 def _as_model_input(values: Array) -> Array:
     if values.dtype == np.uint8:
         return values.astype(np.float32) / np.float32(255)
-    return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+    kinds: Mapping[str, type[np.generic]] = {"f": np.float32, "b": np.bool_}
+    return values.astype(kinds.get(values.dtype.kind, np.int64))
 
 
 def _checked(inputs: tuple[Array, ...], labels: Array, normalize: Normalize | None, name: str) -> Split:
@@ -212,8 +224,8 @@ def _checked(inputs: tuple[Array, ...], labels: Array, normalize: Normalize | No
             raise RequestError(
                 f"[data] {name} has {len(values)} inputs but {len(labels)} labels; store one each"
             )
-        if values.dtype.kind not in "fiu":
-            raise RequestError(f"[data] {name} has inputs of type {values.dtype}; allowed: floats, integers")
+        if values.dtype.kind not in "fiub":
+            raise RequestError(f"[data] {name} has inputs of type {values.dtype}; allowed: numbers")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise RequestError(
             f"[data] {name} has labels of type {labels.dtype} and shape {labels.shape}; "
@@ -221,8 +233,9 @@ def _checked(inputs: tuple[Array, ...], labels: Array, normalize: Normalize | No
         )
     if not len(labels):
         raise RequestError(f"[data] {name} is empty; name a file with examples in it")
-    if labels.min() < 0:
-        raise RequestError(f"[data] {name} has the label {labels.min()}; labels count from 0")
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label < MAX_CLASSES:
+            raise RequestError(f"[data] {name} has the label {label}; allowed: 0 to {MAX_CLASSES - 1}")
     if labels.min() == labels.max():
         raise RequestError(
             f"[data] {name} has examples of class {labels[0]} only, which any constant answer gets right; "
@@ -270,7 +283,7 @@ def _digits() -> dict[str, Examples]:
 
 
 def _from_factory(spec: DataSpec, base: Path) -> dict[str, Examples]:
-    made = find_factory(spec.factory, base, "[data] factory")(**spec.args)
+    made = call_factory(spec.factory, base, "[data] factory", spec.args)
     if not isinstance(made, Mapping) or "train" not in made:
         raise RequestError(
             f"[data] factory {spec.factory!r} returned no mapping with a 'train' split; "
@@ -282,6 +295,11 @@ def _from_factory(spec: DataSpec, base: Path) -> dict[str, Examples]:
             raise RequestError(
                 f"[data] factory {spec.factory!r} returned a split {name!r}; "
                 f"{nearest(name, ('train', 'validation', 'test'))}"
+            )
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise RequestError(
+                f"[data] factory {spec.factory!r} returned {type(pair).__name__} as {name}; "
+                "return (inputs, labels), with a tuple of arrays as inputs where there are several"
             )
         inputs, labels = pair
         several = inputs if isinstance(inputs, tuple) else (inputs,)

@@ -1,4 +1,4 @@
-"""Find a user's own function: the only place that imports code which a job names.
+"""Call a user's own function: the only place that imports code which a job names.
 
 Runs where a job is submitted, never in a worker or in the service.
 """
@@ -7,11 +7,29 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hwprofiles.errors import RequestError, nearest
+
+
+def call_factory(name: str, base: Path, key: str, args: Mapping[str, Any]) -> Any:
+    """Call "package.module:function" with keyword arguments; its late imports see the job's folder too.
+
+    Raises:
+        RequestError: as `find_factory`, or the function itself failed.
+    """
+    function = find_factory(name, base, key)
+    with _importable(base):
+        try:
+            return function(**args)
+        except Exception as error:
+            given = ", ".join(f"{argument}={value!r}" for argument, value in args.items())
+            raise RequestError(
+                f"{key}: {name}({given}) failed with {type(error).__name__}: {error}"
+            ) from error
 
 
 def find_factory(name: str, base: Path, key: str) -> Callable[..., Any]:
@@ -26,18 +44,15 @@ def find_factory(name: str, base: Path, key: str) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise RequestError(f'{key} is {name!r}; it must read "module:function", such as "model:resnet"')
-    base = base.resolve()
-    _forget_namesake(module_name.partition(".")[0], base)
-    sys.path.insert(0, str(base))
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise RequestError(
-            f"{key} names module {module_name!r}, which did not import from {base} or from what is installed "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    finally:
-        sys.path.remove(str(base))
+    _forget_namesake(module_name.partition(".")[0], base.resolve())
+    with _importable(base):
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            raise RequestError(
+                f"{key} names module {module_name!r}, which did not import from {base} or from what is "
+                f"installed ({type(error).__name__}: {error})"
+            ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         public = [name for name, value in vars(module).items() if callable(value)]
@@ -47,6 +62,17 @@ def find_factory(name: str, base: Path, key: str) -> Callable[..., Any]:
         )
     found: Callable[..., Any] = function
     return found
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Look for modules in `folder` first, for as long as this lasts."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
 
 
 def _forget_namesake(package: str, base: Path) -> None:

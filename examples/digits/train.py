@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from model import resnet
 from safetensors.torch import save_file
 
-from model import resnet
 from trials.data import DataSpec, load
 from trials.evaluate import evaluate, probe_execution
 from trials.finetune import Augment, finetune

@@ -142,6 +142,14 @@ class TestMissingSplits:
         assert splits.test is None
         assert "no test split" in splits.warnings[-1]
 
+    def test_classes_that_validation_lacks_are_warned_of(self, tmp_path: Path) -> None:
+        train = npz(tmp_path, x=PIXELS, y=LABELS).train
+        splits = load(DataSpec("npz", train, SplitSpec("train.npz", (0, 2)), train), tmp_path, seed=0)
+        assert splits.warnings == (
+            "the validation split has no example of 2 of the classes (the first is 2), "
+            "so nothing stops the search from forgetting them",
+        )
+
 
 class TestBatches:
     def test_bytes_are_scaled_then_normalised_per_channel(self, tmp_path: Path) -> None:
@@ -153,6 +161,11 @@ class TestBatches:
         assert images.dtype == np.float32
         assert images[:, :, 0, 0].tolist() == [[1.0, 1.0, 0.0]] * 2
         assert labels.tolist() == LABELS[:2].tolist()
+
+    def test_keep_masks_as_booleans_and_make_tokens_long(self) -> None:
+        mask, tokens = np.ones((4, 2), dtype=np.bool_), np.ones((4, 2), dtype=np.int32)
+        inputs, _ = Split((tokens, mask), LABELS[:4]).batch(slice(0, 4))
+        assert [values.dtype for values in inputs] == [np.int64, np.bool_]
 
     def test_are_fresh_so_that_shared_read_only_arrays_stay_as_they_are(self) -> None:
         shared = np.ones((4, 2), dtype=np.float32)
@@ -190,13 +203,14 @@ REFUSALS: dict[str, tuple[Callable[[Path], DataSpec], str]] = {
     "one label too few": (lambda path: npz(path, x=PIXELS, y=LABELS[1:]), "20 inputs but 19 labels"),
     "float labels": (lambda path: npz(path, x=PIXELS, y=LABELS / 2), "one integer class per example"),
     "negative label": (lambda path: npz(path, x=PIXELS, y=LABELS - 1), "label -1"),
+    "an id for a label": (lambda path: npz(path, x=PIXELS, y=LABELS + 10**12), "label 1000000000000"),
     "one class": (lambda path: npz(path, x=PIXELS, y=LABELS * 0), "class 0 only"),
     "empty": (lambda path: npz(path, x=PIXELS[:0], y=LABELS[:0]), "is empty"),
     "NaN": (
         lambda path: npz(path, x=np.where(PIXELS == 5, np.nan, 1.0), y=LABELS),
         "infinite input in row 0",
     ),
-    "words": (lambda path: npz(path, x=np.array(["a"] * 20), y=LABELS), "allowed: floats, integers"),
+    "words": (lambda path: npz(path, x=np.array(["a"] * 20), y=LABELS), "allowed: numbers"),
     "pickled objects": (lambda path: npz(path, x=np.array([{}] * 20), y=LABELS), "cannot be read as npz"),
     "rows out of range": (
         lambda path: DataSpec("npz", SplitSpec(npz(path, x=PIXELS, y=LABELS).train.path, (10, 21))),
@@ -243,6 +257,14 @@ REFUSALS: dict[str, tuple[Callable[[Path], DataSpec], str]] = {
     "rows of a source that has its own splits": (
         lambda path: DataSpec("digits", SplitSpec(rows=(0, 10))),
         "makes its own splits",
+    ),
+    "a factory that returns no pairs": (
+        lambda path: DataSpec("factory", factory="builtins:dict", args={"train": 3}),
+        "returned int as train",
+    ),
+    "a factory that returns no splits": (
+        lambda path: DataSpec("factory", factory="builtins:list"),
+        "no mapping with a 'train' split",
     ),
     "a factory name without a function": (
         lambda path: DataSpec("factory", factory="my_data"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hwprofiles.errors import RequestError
-from trials.factory import find_factory
+from trials.factory import call_factory, find_factory
 
 
 def test_a_module_beside_the_job_is_found_and_may_import_its_neighbours(tmp_path: Path) -> None:
@@ -46,3 +46,16 @@ def test_what_cannot_be_found_is_said_in_one_sentence(name: str, message: str, t
     (tmp_path / "broken_7.py").write_text("1 / 0\n")
     with pytest.raises(RequestError, match=message):
         find_factory(name, tmp_path, "[model] factory")
+
+
+def test_a_call_may_import_its_neighbours_late(tmp_path: Path) -> None:
+    (tmp_path / "late_7.py").write_text("ANSWER = 42\n")
+    (tmp_path / "caller_7.py").write_text(
+        "def make(plus):\n    from late_7 import ANSWER\n    return ANSWER + plus\n"
+    )
+    assert call_factory("caller_7:make", tmp_path, "key", {"plus": 1}) == 43
+
+
+def test_a_call_that_fails_quotes_the_arguments_and_the_error() -> None:
+    with pytest.raises(RequestError, match=r"json:loads\(s='\{'\) failed with JSONDecodeError"):
+        call_factory("json:loads", Path(), "[model] factory", {"s": "{"})
