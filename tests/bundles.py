@@ -1,0 +1,33 @@
+"""The example models as bundles, exported once per test run."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from torch import nn
+
+from tests.models import MODELS, VOCABULARY, build
+from trials.bundle import Bundle, export_model
+from trials.graph import Input
+from trials.groups import Coupling, analyse
+
+
+def input_of(name: str) -> Input:
+    _, shape, dtype = MODELS[name]
+    return Input(name="x", shape=shape, dtype=str(dtype).removeprefix("torch."), high=VOCABULARY)
+
+
+@cache
+def exported(name: str) -> Bundle:
+    return export_model(build(name), [input_of(name)])
+
+
+@cache
+def coupled(name: str) -> Coupling:
+    """The groups of a model, not yet proved."""
+    return analyse(exported(name).graph)
+
+
+def export_images(model: nn.Module, *shape: int) -> Bundle:
+    """Export a model that takes float32 inputs of one shape, given without the batch."""
+    return export_model(model, [Input(name="x", shape=shape)])

@@ -1,0 +1,205 @@
+"""A bundle computes what the model computed, and a reader believes nothing that a bundle says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hwprofiles.errors import RequestError, UnsupportedOpError
+from tests.bundles import export_images, exported, input_of
+from tests.models import MODELS, build, example_input
+from trials.bundle import export_model, read_bundle
+from trials.graph import Input
+
+
+def gradients(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The model's output and the gradient of its squared sum by every parameter that has one."""
+    model.zero_grad()
+    out = model(x)
+    out.square().sum().backward()
+    return out.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model: nn.Module, network: nn.Module, x: Tensor) -> None:
+    """Outputs, gradients and what batch norms learnt on the way are equal; dropouts drop the same numbers."""
+    torch.manual_seed(1)
+    wanted, wanted_gradients = gradients(model, x)
+    torch.manual_seed(1)
+    found, found_gradients = gradients(network, x)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found_gradients, wanted_gradients, rtol=1e-5, atol=1e-5)
+    buffers = dict(network.named_buffers())
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(buffers[name], buffer, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_a_bundle_computes_the_outputs_gradients_and_statistics_of_its_model(
+    name: str, training: bool
+) -> None:
+    model = build(name).train(training)
+    network = exported(name).network().train(training)
+    assert_same(model, network, example_input(name, batch=4))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_bundle_takes_the_state_dict_of_its_model(name: str) -> None:
+    state = build(name, seed=1).state_dict()
+    network = exported(name).network().eval()
+    constants = {key for key, _ in build(name).named_buffers()} - set(state)
+    assert set(network.state_dict()) - constants == set(state)
+    network.load_state_dict(state, strict=False)
+    x = example_input(name)
+    torch.testing.assert_close(network(x), build(name, seed=1)(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_was_written_is_read_back(name: str, tmp_path: Path) -> None:
+    bundle = exported(name)
+    bundle.write(tmp_path / "model.bundle")
+    found = read_bundle(tmp_path / "model.bundle")
+    assert found.graph == bundle.graph
+    assert found.sha256 == bundle.sha256
+    x = example_input(name)
+    assert torch.equal(found.network().eval()(x), bundle.network().eval()(x))
+
+
+def test_layers_are_real_modules_under_the_users_names() -> None:
+    network = exported("mobilenet_v2").network()
+    assert isinstance(network.get_submodule("features.4.conv.3"), nn.Conv2d)
+    assert isinstance(network.get_submodule("features.4.conv.4"), nn.BatchNorm2d)
+    assert isinstance(network.get_submodule("classifier.1"), nn.Linear)
+    assert sum(isinstance(module, nn.Dropout) for module in network.modules()) == 1
+
+
+def test_two_networks_of_one_bundle_share_no_tensor() -> None:
+    one, other = exported("vgg_flatten").network(), exported("vgg_flatten").network()
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.zero_()
+    assert all(bool(parameter.any()) for parameter in other.parameters())
+
+
+def test_export_leaves_the_mode_and_the_tensors_of_the_model_alone() -> None:
+    model = build("resnet_pad")
+    model.layer1.train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    export_model(model, [input_of("resnet_pad")])
+    assert not model.training
+    assert model.layer1.training
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    model[0].weight.requires_grad_(False)
+    network = export_images(model, 4).network()
+    assert not network.get_parameter("0.weight").requires_grad
+    assert network.get_parameter("0.bias").requires_grad
+
+
+class Module(nn.Module):
+    """A convolution and whatever `body` does with its output."""
+
+    def __init__(self, body: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Any:
+        return self.body(self.conv(x))
+
+
+def chained(x: Tensor) -> Tensor:
+    x.add_(1.0).mul_(2.0)
+    return F.relu_(x) + x
+
+
+def reused(x: Tensor) -> Tensor:
+    y = x.sigmoid()
+    x.clamp_(min=0.0)
+    return x + y
+
+
+@pytest.mark.parametrize("body", [chained, reused])
+def test_in_place_operations_become_plain_ones(body: Callable[[Tensor], Tensor]) -> None:
+    model = Module(body)
+    network = export_images(model, 3, 4, 4).network()
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(network(x), model(x), rtol=0, atol=1e-5)
+
+
+def view_in_use(x: Tensor) -> Tensor:
+    half = x[:, :2]
+    half.add_(1.0)
+    return x
+
+
+class Counter(nn.Module):
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add_(1.0)
+        return self.conv(x) + self.seen
+
+
+class FixedBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(2, -1)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "words"),
+    [
+        (Module(lambda x: torch.fft.rfft(x).real), UnsupportedOpError, "fft_rfft"),
+        (Module(lambda x: x * 2 if x.sum() > 0 else x), RequestError, "dynamic batch"),
+        (Module(view_in_use), UnsupportedOpError, "in place"),
+        (Module(lambda x: x[x > 0]), UnsupportedOpError, "index"),
+        (Counter(), UnsupportedOpError, "seen"),
+        (FixedBatch(), RequestError, "dynamic batch"),
+    ],
+    ids=["op off the list", "control flow", "view in place", "data-dependent", "own buffer", "fixed batch"],
+)
+def test_a_model_that_no_bundle_can_hold_is_refused_with_the_reason(
+    model: nn.Module, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        export_images(model, 3, 4, 4)
+
+
+def test_the_batch_of_a_bundle_is_free() -> None:
+    network = exported("vit").network().eval()
+    x = example_input("vit", batch=5)
+    torch.testing.assert_close(network(x)[3:4], network(x[3:4]), rtol=0, atol=1e-5)
+
+
+def test_two_inputs_and_two_outputs() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared = nn.Linear(4, 6)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = self.shared(a) * self.shared(b)
+            return self.head(hidden), hidden.sum(1)
+
+    model = Pair()
+    network = export_model(model, [Input(name="a", shape=(4,)), Input(name="b", shape=(4,))]).network()
+    a, b = torch.randn(3, 4), torch.randn(3, 4)
+    for found, wanted in zip(network(a, b), model(a, b), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    with pytest.raises(TypeError, match="takes 2 inputs, got 1"):
+        network(a)
