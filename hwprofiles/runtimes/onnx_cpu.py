@@ -135,9 +135,11 @@ class OnnxRuntimeCpu:
             spec = replace(spec, fused=spec.fused[1:])
         if spec.kind == "conv2d":
             return self._conv2d(spec)
-        if spec.kind in ("linear", "matmul", "attention", "call"):
+        if spec.kind in ("linear", "matmul", "call"):
             return spec
         channels = spec.out_channels
+        if spec.kind == "attention":  # only whole heads exist
+            channels = -(-channels // spec.kernel[0]) * spec.kernel[0]
         if spec.kind == "depthwise_conv2d" and self.block > 1 and channels % _ALIGNED == 0:
             return _lowered(spec, "nchwc", self._pad(channels), self._pad(channels))
         if spec.kind in ("max_pool2d", "avg_pool2d") and self.block > 1 and channels % self.block == 0:

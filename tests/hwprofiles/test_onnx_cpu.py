@@ -94,6 +94,11 @@ def test_every_function_of_one_element_runs_alone_and_behind_a_layer(name: str) 
     )()
 
 
+def test_attention_is_made_of_whole_heads() -> None:
+    spec = OpSpec(kind="attention", in_channels=33, out_channels=33, kernel=(16,), in_size=(5, 7))
+    assert _RUNTIME.canon(spec) == spec.with_channels(48, 48)
+
+
 def test_batch_norm_is_no_part_of_a_kernel_and_a_sum_is() -> None:
     plain = _RUNTIME.canon(conv(32, 32, fused=("relu",)))
     assert _RUNTIME.canon(conv(32, 32, fused=("batch_norm", "relu"))) == plain
