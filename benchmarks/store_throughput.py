@@ -5,8 +5,11 @@ python -m benchmarks.store_throughput
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from trials.candidate import Candidate, Facts, Trial
@@ -33,19 +36,34 @@ def main() -> None:
         Trial(number=number, candidate=Candidate((32,) * GROUPS), seed=number, target=0.5, origin="random")
         for number in range(TRIALS)
     ]
-    with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "store.sqlite") as store:
+    store_s = bare_s = 0.0
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Store.open(Path(folder) / "store.sqlite") as store,
+        closing(sqlite3.connect(Path(folder) / "bare.sqlite", isolation_level=None)) as bare,
+    ):
+        bare.execute("PRAGMA journal_mode = WAL")
+        bare.execute("PRAGMA synchronous = FULL")
+        bare.execute("CREATE TABLE transitions (content TEXT)")
+        content = json.dumps(facts.to_json())
         store.create_job("throughput", spec={}, plan={})
         store.add_trials("throughput", trials)
-        begin_s = time.perf_counter()
         for trial in trials:
+            begin_s = time.perf_counter()
             running = trial.start()
             store.save("throughput", running)
             store.save("throughput", running.finish(facts))
-        elapsed_s = time.perf_counter() - begin_s
+            middle_s = time.perf_counter()
+            for _ in range(2):
+                bare.execute("INSERT INTO transitions VALUES (?)", (content,))
+            store_s += middle_s - begin_s
+            bare_s += time.perf_counter() - middle_s
         begin_s = time.perf_counter()
-        assert len(store.trials("throughput")) == TRIALS
+        store.trials("throughput")
         read_s = time.perf_counter() - begin_s
-    print(f"{2 * TRIALS / elapsed_s:.0f} transitions/s; {TRIALS} trials read in {read_s * 1000:.0f} ms")
+    print(f"store: {2 * TRIALS / store_s:.0f} transitions/s; {TRIALS} trials read in {read_s * 1e3:.0f} ms")
+    print(f"bare commits: {2 * TRIALS / bare_s:.0f}/s")
+    print(f"overhead of the store: {(store_s - bare_s) / (2 * TRIALS) * 1e3:.2f} ms per transition")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def test_a_killed_writer_loses_no_acknowledged_transition_and_repeats_none(tmp_p
         store.create_job("digits", spec={}, plan={})
     moments = random.Random(0)
     context = multiprocessing.get_context("spawn")
-    for _ in range(6):
+    for _ in range(4):
         with Store.open(path) as store:
             acknowledged = {trial.number: trial for trial in store.trials("digits")}
         receive, send = context.Pipe(duplex=False)
