@@ -1,0 +1,53 @@
+"""Controllers by name; each is imported when it is made, so that only `amc` loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprofiles.errors import RequestError, nearest
+from search.budget import Cost
+from search.controllers.protocol import Controller, Proposal, ScoredTrial
+from trials.candidate import Space
+
+__all__ = ["NAMES", "Controller", "Proposal", "ScoredTrial", "make"]
+
+NAMES = ("amc", "random", "uniform")
+
+
+def make(
+    name: str,
+    *,
+    space: Space,
+    cost: Cost,
+    targets: Sequence[float],
+    seed: int,
+    trials: int,
+    features: NDArray[np.float64],
+) -> Controller:
+    """Make a controller by its name.
+
+    Args:
+        targets: budget levels in the unit of `cost`; proposals take them in turn.
+        trials: how many trials the job will run in all; exploration is planned for that many.
+        features: (groups, features) what is known of each group, about -1 to 1.
+
+    Raises:
+        RequestError: no controller has this name, or no candidate meets a target.
+    """
+    match name:
+        case "amc":
+            from search.controllers.amc import AmcController
+
+            return AmcController(space, cost, targets, seed, features=features, trials=trials)
+        case "random":
+            from search.controllers.sampling import RandomController
+
+            return RandomController(space, cost, targets, seed)
+        case "uniform":
+            from search.controllers.uniform import UniformController
+
+            return UniformController(space, cost, targets)
+    raise RequestError(f"controller {name!r} is unknown; {nearest(name, NAMES)}")

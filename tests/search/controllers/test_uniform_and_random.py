@@ -1,0 +1,61 @@
+"""The baselines, and how controllers are made by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from hwprofiles.errors import RequestError
+from search.budget import Cost, project
+from search.controllers import NAMES, make
+from search.controllers.protocol import Controller
+from search.controllers.sampling import RandomController
+from search.controllers.uniform import UniformController
+from tests.contracts.controller import SPACE, TARGETS, ControllerContract, cost, play
+from trials.candidate import Space
+
+
+class TestUniformController(ControllerContract):
+    def make(
+        self, seed: int, space: Space = SPACE, cost: Cost = cost, targets: Sequence[float] = TARGETS
+    ) -> Controller:
+        return UniformController(space, cost, targets)
+
+    def test_each_level_gets_the_same_share_of_every_group_once(self) -> None:
+        asked = play(self.make(seed=0))
+        assert [proposal.target for proposal in asked] == list(TARGETS)
+        for proposal in asked:
+            uniform = project(SPACE, SPACE.sizes.astype(np.float64), cost, proposal.target)
+            assert proposal.candidate == uniform
+
+
+class TestRandomController(ControllerContract):
+    def make(
+        self, seed: int, space: Space = SPACE, cost: Cost = cost, targets: Sequence[float] = TARGETS
+    ) -> Controller:
+        return RandomController(space, cost, targets, seed)
+
+    def test_another_seed_asks_for_other_candidates(self) -> None:
+        assert play(self.make(seed=0)) != play(self.make(seed=1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_makes_a_controller_that_proposes(name: str) -> None:
+    controller = make(
+        name, space=SPACE, cost=cost, targets=TARGETS, seed=0, trials=10, features=np.zeros((5, 2))
+    )
+    assert len(controller.ask(3)) == 3
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(RequestError, match="'unifrom' is unknown; did you mean 'uniform'"):
+        make("unifrom", space=SPACE, cost=cost, targets=TARGETS, seed=0, trials=10, features=np.zeros((5, 2)))
+
+
+def test_importing_the_controllers_does_not_load_torch() -> None:
+    check = "import sys, search.controllers, search.controllers.uniform; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
