@@ -293,8 +293,8 @@ class _Exporter:
         for other in related:
             if any(user in after for user in other.users):
                 raise UnsupportedOpError(
-                    f"the model changes {mutated.name!r} in place ({node.target}) while a view of it is in use; "
-                    "write that step out of place"
+                    f"the model changes {mutated.name!r} in place ({node.target}) while a view of it is in "
+                    "use; write that step out of place"
                 )
 
     def _batches(self, node: torch.fx.Node) -> int | None:
@@ -312,7 +312,7 @@ class _Exporter:
             if times.is_Integer and times > 0:
                 return int(times)
         raise UnsupportedOpError(
-            f"the model computes the size {expression} at {node.name!r}; it may only be a multiple of the batch"
+            f"the model computes the size {expression} at {node.name!r}; allowed: a multiple of the batch"
         )
 
     def _encode(self, arg: Any, node: torch.fx.Node) -> Arg:

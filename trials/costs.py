@@ -7,7 +7,6 @@ products. No torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,12 +89,17 @@ class Costs:
             total += size
         return np.rint(total)
 
-    def share_of(self, name: str) -> float:
-        """The part of the dense model's MACs in operators that shrink with this group."""
-        column = [group.name for group in self.coupling.groups].index(name)
-        touched = (self._in[column] > 0) | (self._out[column] > 0)
+    @property
+    def touched(self) -> NDArray[np.bool_]:
+        """(groups, operators) True where an operator shrinks with a group."""
+        touched: NDArray[np.bool_] = (self._in > 0) | (self._out > 0)
+        return touched
+
+    def macs_shares(self) -> NDArray[np.float64]:
+        """(groups,) the part of the dense model's MACs in operators that shrink with each group."""
         macs = np.array([op.spec.macs for op in self.operators], dtype=np.float64)
-        return float(macs[touched].sum() / max(1.0, macs.sum()))
+        shares: NDArray[np.float64] = self.touched @ macs / max(1.0, macs.sum())
+        return shares
 
 
 def _tensor_sizes(coupling: Coupling) -> list[tuple[float, list[tuple[float, NDArray[np.float64]]]]]:
@@ -129,7 +133,7 @@ def _operators(coupling: Coupling) -> tuple[Operator, ...]:
         source, result = _channel_axes(coupling, node, spec)
         found.append(
             Operator(
-                name=_name(node),
+                name=node.place,
                 spec=spec,
                 in_constant=source[0],
                 in_coefficients=source[1],
@@ -138,12 +142,6 @@ def _operators(coupling: Coupling) -> tuple[Operator, ...]:
             )
         )
     return tuple(found)
-
-
-def _name(node: Node) -> str:
-    """The module whose weight the node uses, else the node's own name."""
-    weight = node.args.get("weight")
-    return node.tensors[0].removesuffix(".weight") if weight is not None and node.tensors else node.name
 
 
 Affine = tuple[float, NDArray[np.float64]]
@@ -230,9 +228,3 @@ def _epilogues(graph: Graph) -> dict[str, list[tuple[str, str]]]:
 
 def _plain_sum(node: Node) -> bool:
     return node.args.get("alpha") in (None, 1)
-
-
-def sizes_of(costs: Costs, candidates: list[Candidate]) -> Mapping[str, NDArray[np.float64]]:
-    """MACs and parameters of candidates, by name."""
-    counts = as_counts(candidates)
-    return {"macs": costs.macs(counts), "parameters": costs.parameters(counts)}

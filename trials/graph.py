@@ -87,6 +87,17 @@ class Node:
     def tensors(self) -> list[str]:
         return [leaf.name for leaf in self.leaves() if isinstance(leaf, Tensor)]
 
+    @property
+    def place(self) -> str:
+        """Where the user finds it: the module whose weight it uses, else the node's own name."""
+        weight = self.args.get("weight")
+        return module_of(weight.name) if isinstance(weight, Tensor) else self.name
+
+
+def module_of(tensor: str) -> str:
+    """The module that a weight belongs to: "layer1.conv" of "layer1.conv.weight"."""
+    return tensor.removesuffix(".weight") or tensor
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
@@ -164,6 +175,10 @@ class Graph:
 
     def _checked(self) -> Self:
         known = {item.name for item in self.inputs}
+        if not self.outputs or not known or len(known) < len(self.inputs):
+            raise BundleError(
+                "the graph needs inputs and outputs, each input of its own name; export it again"
+            )
         for node in self.nodes:
             if node.name in known:
                 raise BundleError(f"the graph defines {node.name!r} twice; export it again")
@@ -239,17 +254,17 @@ def _capped(items: Any, cap: int, what: str) -> Any:
 
 
 def _text(data: Any) -> str:
-    if not isinstance(data, str) or not 0 < len(data) <= MAX_TEXT:
+    if not isinstance(data, str) or not 0 < len(data) <= MAX_TEXT or not data.isprintable():
         raise BundleError(
-            f"the graph holds a name that is no text of 1 to {MAX_TEXT} characters: {str(data)[:60]!r}"
+            f"the graph holds the name {str(data)[:60]!r}; allowed: 1 to {MAX_TEXT} printable characters"
         )
     return data
 
 
 def _shape(data: Any) -> Shape:
     shape = tuple(_capped(data, MAX_RANK, "axes of one tensor"))
-    if not all(type(size) is int and 0 <= size <= MAX_ELEMENTS for size in shape):
-        raise BundleError(f"the shape {list(shape)} is not made of sizes from 0 to {MAX_ELEMENTS}")
+    if not all(type(size) is int and 0 < size <= MAX_ELEMENTS for size in shape):
+        raise BundleError(f"the shape {list(shape)} is not made of sizes from 1 to {MAX_ELEMENTS}")
     if math.prod(shape) > MAX_ELEMENTS:
         raise BundleError(f"the shape {list(shape)} has more than {MAX_ELEMENTS} elements")
     return shape

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from hwprofiles.errors import BundleError, RequestError, nearest
 from trials.candidate import Axis, Candidate, Space
-from trials.graph import MAX_ELEMENTS, Graph
-from trials.labels import LabelArray, Units, blank, compact, varying
+from trials.graph import MAX_ELEMENTS, Graph, Value, module_of
+from trials.labels import LabelArray, Units, blank, compact, varying, written
 from trials.oprules import Call, Rule, TensorAxis, Traced, rule_of
+
+MAX_VALUE_RANK = 10
 
 Kept = Mapping[str, NDArray[np.int64]]
 """Group name → indices of the units that stay, ascending; a group left out stays whole."""
@@ -55,7 +57,7 @@ class Coupling:
     `vectors` are the distinct label vectors of all axes that can shrink, as classes; `tensor_axes` maps
     (tensor, axis) and `value_axes` maps (value, item, axis) to an index into them. `traced` keeps the label
     array of every value, for its dense shape. `made` are the tensor axes that make units, `contracted` those
-    that read them.
+    that read them. `sized` are the positions of the nodes whose literals may change.
     """
 
     graph: Graph
@@ -68,6 +70,7 @@ class Coupling:
     value_axes: Mapping[tuple[str, int, int], int]
     traced: Mapping[str, Traced]
     classes: int
+    sized: tuple[int, ...]
 
     def space(self, *, step: int = 1, lowest_keep: float = 0.1) -> Space:
         """The candidates a search may propose: one axis per group, counts in steps of `step`.
@@ -149,8 +152,7 @@ class PrunedSizes:
         return len(self._shape(value, 0))
 
     def _shape(self, value: str, item: int) -> tuple[int, ...]:
-        traced = self.coupling.traced[value]
-        return (traced[item] if isinstance(traced, tuple) else traced).shape
+        return _parts(self.coupling.traced[value])[item].shape
 
 
 def trace(graph: Graph) -> tuple[Units, dict[str, Traced], list[TensorAxis]]:
@@ -162,87 +164,100 @@ def trace(graph: Graph) -> tuple[Units, dict[str, Traced], list[TensorAxis]]:
     """
     units, axes = Units(), list[TensorAxis]()
     values: dict[str, Traced] = {item.name: blank((1, *item.shape)) for item in graph.inputs}
-    raw: set[str] = set()
+    used_whole: set[str] = set()
     for node in graph.nodes:
-        rule, call = rule_of(node.op), Call(node, units, values, graph.tensors, axes, raw)
+        bound = len(axes)
         try:
-            result = rule.trace(call)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            result = rule_of(node.op).trace(Call(node, units, values, graph.tensors, axes))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
             raise BundleError(
                 f"node {node.name!r} ({node.op}) is not a valid call: {type(error).__name__} {error}; "
                 "export the model again"
             ) from None
-        for part in result if isinstance(result, tuple) else (result,):
-            if part.ndim > 10 or part.size > MAX_ELEMENTS or part.size == 0:
+        for part in _parts(result):
+            units.charge(written(part))
+            if part.ndim > MAX_VALUE_RANK or not 0 < part.size <= MAX_ELEMENTS:
                 raise BundleError(
                     f"node {node.name!r} ({node.op}) makes a value of shape {part.shape}; "
-                    f"allowed: at most 10 axes and 1 to {MAX_ELEMENTS} elements"
+                    f"allowed: at most {MAX_VALUE_RANK} axes and 1 to {MAX_ELEMENTS} elements"
                 )
         values[node.name] = result
+        used_whole.update(set(node.tensors) - {axis.tensor for axis in axes[bound:]})
     for axis in axes:
-        if axis.tensor in raw:
-            units.fix(axis.labels, f"its tensor {axis.tensor} is also used as a value of its own")
+        if axis.tensor in used_whole:
+            units.fix(axis.labels, f"{axis.tensor} is also used as a value of its own")
     for output in graph.outputs:
-        result = values[output.name]
-        for part in result if isinstance(result, tuple) else (result,):
-            units.fix(compact(part), "it is an output of the model")
+        for part in _parts(values[output.name]):
+            units.fix(part, "it is an output of the model")
     return units, values, axes
 
 
+def _parts(traced: Traced) -> tuple[LabelArray, ...]:
+    return traced if isinstance(traced, tuple) else (traced,)
+
+
 def analyse(graph: Graph) -> Coupling:
-    """Find the groups of a graph, named by the user's own parameter names, in running order."""
+    """Find the groups of a graph, named by the user's own parameter names, in running order.
+
+    Raises:
+        UnsupportedOpError: an op without a rule.
+        BundleError: shapes that do not fit together, or larger than allowed.
+    """
     units, values, axes = trace(graph)
     _join_shared_tensors(units, axes)
-    roots = _make_rectangular(units, values)
+    classes = _make_rectangular(units, values, _rigid(graph, values))
 
     vectors: list[NDArray[np.int64]] = []
     index: dict[bytes, int] = {}
 
     def vector_of(labels: LabelArray) -> int | None:
-        classes = roots[labels]
-        if not classes.any():
+        vector = classes[labels]
+        if not vector.any():
             return None
-        key = classes.tobytes()
-        if key not in index:
-            index[key] = len(vectors)
-            vectors.append(classes)
-        return index[key]
+        found = index.setdefault(vector.tobytes(), len(vectors))
+        if found == len(vectors):
+            vectors.append(vector)
+        return found
 
     tensor_axes: dict[tuple[str, int], int] = {}
-    contracted: set[tuple[str, int]] = set()
-    made: set[tuple[str, int]] = set()
-    makers: dict[int, list[TensorAxis]] = defaultdict(list)
+    bound: dict[int, list[TensorAxis]] = defaultdict(list)
     for axis in axes:
         vector = vector_of(axis.labels)
         if vector is not None:
             tensor_axes[axis.tensor, axis.axis] = vector
-            makers[vector].append(axis)
-            if axis.role == "in":
-                contracted.add((axis.tensor, axis.axis))
-            elif axis.role == "out":
-                made.add((axis.tensor, axis.axis))
+            bound[vector].append(axis)
     value_axes: dict[tuple[str, int, int], int] = {}
     for name, traced in values.items():
-        for item, part in enumerate(traced if isinstance(traced, tuple) else (traced,)):
-            for dim in varying(roots[compact(part)]):
-                small = compact(part)
-                line = small[tuple(slice(None) if d == dim else 0 for d in range(small.ndim))]
-                vector = vector_of(line)
+        for item, part in enumerate(_parts(traced)):
+            small = compact(part)
+            for dim in varying(classes[small]):
+                vector = vector_of(small[tuple(slice(None) if d == dim else 0 for d in range(small.ndim))])
                 if vector is not None:
                     value_axes[name, item, dim] = vector
-    groups, frozen = _collect(units, roots, vectors, makers, axes)
+    groups, frozen = _collect(vectors, bound)
     return Coupling(
         graph=graph,
         groups=groups,
-        frozen=frozen,
+        frozen=(*_fixed(units, classes, axes), *frozen),
         vectors=tuple(vectors),
         tensor_axes=tensor_axes,
-        contracted=frozenset(contracted),
-        made=frozenset(made),
+        contracted=_with_role("in", bound),
+        made=_with_role("out", bound),
         value_axes=value_axes,
         traced=values,
-        classes=len(roots) - 1,
+        classes=len(classes) - 1,
+        sized=tuple(i for i, node in enumerate(graph.nodes) if _resizes(rule_of(node.op))),
     )
+
+
+def _with_role(role: str, bound: Mapping[int, list[TensorAxis]]) -> frozenset[tuple[str, int]]:
+    return frozenset(
+        (axis.tensor, axis.axis) for found in bound.values() for axis in found if axis.role == role
+    )
+
+
+def _resizes(rule: Rule) -> bool:
+    return type(rule).resize is not Rule.resize
 
 
 def _join_shared_tensors(units: Units, axes: list[TensorAxis]) -> None:
@@ -256,37 +271,55 @@ def _join_shared_tensors(units: Units, axes: list[TensorAxis]) -> None:
                 units.fix(side.labels[beside], f"{axis.tensor} is also used where units cannot go")
 
 
-def _make_rectangular(units: Units, values: Mapping[str, Traced]) -> LabelArray:
-    """Join units until removing any class leaves every value a full array; returns the classes.
+@dataclass(frozen=True, slots=True)
+class _Rigid:
+    """An axis that must keep its size because a literal of `node` counts along it."""
+
+    node: str
+    labels: LabelArray
+    axis: int
+
+
+def _rigid(graph: Graph, values: Mapping[str, Traced]) -> list[_Rigid]:
+    found = []
+    for node in graph.nodes:
+        read = node.args.get("self")
+        labels = values[read.name] if isinstance(read, Value) else None
+        if isinstance(labels, np.ndarray):
+            found += [
+                _Rigid(node.name, compact(labels), axis) for axis in rule_of(node.op).rigid(node, labels.ndim)
+            ]
+    return found
+
+
+def _make_rectangular(units: Units, values: Mapping[str, Traced], rigid: list[_Rigid]) -> LabelArray:
+    """Join units until removing any class leaves every value a full array; returns `Units.classes`.
 
     Where a value's classes change along several axes, the largest axis keeps its units and the others are
-    tied: a channel shuffle then loses the same channels from each of its parts. Fixed classes become 0.
+    tied: a channel shuffle then loses the same channels from each of its parts. What still changes along a
+    rigid axis after that is fixed.
     """
-    parts = [
-        part for traced in values.values() for part in (traced if isinstance(traced, tuple) else (traced,))
-    ]
-    pending = [part for part in {id(compact(part)): compact(part) for part in parts}.values() if part.any()]
+    small = {id(part): compact(part) for traced in values.values() for part in _parts(traced)}
+    pending = [part for part in small.values() if part.any()]
     while True:
-        roots = units.roots()
-        fixed = np.array([root == 0 or bool(units.reason(int(root))) for root in roots])
-        roots = np.where(fixed, 0, roots)
-        uneven = [part for part in pending if len(varying(roots[part])) > 1]
-        if not uneven:
-            return roots
+        classes = units.classes()
+        pending = [part for part in pending if classes[part].any()]
+        uneven = [part for part in pending if len(varying(classes[part])) > 1]
         for part in uneven:
-            small = part
-            keep = max(varying(roots[part]), key=lambda axis: small.shape[axis])
-            for axis in varying(roots[part]):
-                if axis != keep:
-                    small = units.tie(small, axis)
+            changing = varying(classes[part])
+            changing.remove(max(changing, key=lambda axis: part.shape[axis]))
+            for axis in changing:
+                part = units.tie(part, axis)
+        stuck = [one for one in rigid if one.axis in varying(classes[one.labels])]
+        if not uneven and not stuck:
+            return classes
+        if not uneven:
+            for one in stuck:
+                units.fix(one.labels, f"{one.node} counts along them")
 
 
 def _collect(
-    units: Units,
-    roots: LabelArray,
-    vectors: list[NDArray[np.int64]],
-    makers: Mapping[int, list[TensorAxis]],
-    axes: list[TensorAxis],
+    vectors: list[NDArray[np.int64]], bound: Mapping[int, list[TensorAxis]]
 ) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
     """Classes that sit in the same axes, equally often, are the units of one group."""
     signature: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -302,52 +335,40 @@ def _collect(
     groups: list[Group] = []
     frozen: list[Frozen] = []
     names: dict[str, int] = defaultdict(int)
-    for sign, alikes in alike.items():
-        bound = [(axis, count) for vector, count in sign for axis in makers.get(vector, ())]
-        made = [(axis, count) for axis, count in bound if axis.role == "out"]
-        if not made:
+    for sign, units in alike.items():
+        members = [(axis, count) for vector, count in sign for axis in bound.get(vector, ())]
+        makers = [(axis, count) for axis, count in members if axis.role == "out"]
+        if not makers:
             continue
-        name = _module(made[0][0].tensor)
+        first, width = makers[0]
+        name = module_of(first.tensor)
         names[name] += 1
         if names[name] > 1:
             name = f"{name}#{names[name]}"
-        if not any(axis.role == "in" for axis, _ in bound):
-            frozen.append(Frozen(name=name, size=len(alikes), reason="no layer reads it through weights"))
-        elif len(alikes) == 1:
+        if not any(axis.role == "in" for axis, _ in members):
+            frozen.append(Frozen(name=name, size=len(units), reason="no layer reads it through weights"))
+        elif len(units) == 1:
             frozen.append(Frozen(name=name, size=1, reason="it is a single unit, so nothing can go"))
         else:
-            members = tuple(dict.fromkeys(f"{axis.tensor}:{axis.axis}" for axis, _ in bound))
-            groups.append(
-                Group(name=name, size=len(alikes), width=made[0][1], units=np.array(alikes), members=members)
-            )
-    return tuple(groups), (*_fixed(units, roots, axes), *frozen)
+            axes = tuple(dict.fromkeys(f"{axis.tensor}:{axis.axis}" for axis, _ in members))
+            groups.append(Group(name=name, size=len(units), width=width, units=np.array(units), members=axes))
+    return tuple(groups), tuple(frozen)
 
 
-def _fixed(units: Units, roots: LabelArray, axes: list[TensorAxis]) -> list[Frozen]:
+def _fixed(units: Units, classes: LabelArray, axes: list[TensorAxis]) -> list[Frozen]:
     """Each tensor that makes fixed units, with the reason of the first of them."""
     found: dict[str, Frozen] = {}
     for axis in axes:
-        stuck = [label for label in axis.labels.tolist() if label and roots[label] == 0]
+        stuck = [label for label in axis.labels.tolist() if label and classes[label] == 0]
         if axis.role == "out" and stuck:
-            reason = next(
-                filter(None, (units.reason(units.find(label)) for label in stuck)), "it cannot shrink"
-            )
-            found.setdefault(axis.tensor, Frozen(name=_module(axis.tensor), size=len(stuck), reason=reason))
+            frozen = Frozen(name=module_of(axis.tensor), size=len(stuck), reason=units.reason(stuck[0]))
+            found.setdefault(axis.tensor, frozen)
     return list(found.values())
 
 
-def _module(tensor: str) -> str:
-    return tensor.removesuffix(".weight") or tensor
-
-
 def even_kept(coupling: Coupling, candidate: Candidate) -> Kept:
-    """Units spread evenly over each group: a selection for costs and proofs, where any units do."""
+    """Units spread evenly over each group: a selection for costs and measurements, where any units do."""
     return {
         group.name: np.linspace(0, group.size - 1, count).round().astype(np.int64)
         for group, count in zip(coupling.groups, candidate.kept, strict=True)
     }
-
-
-def sized_nodes(graph: Graph) -> list[int]:
-    """Positions of the nodes whose literals may change with units."""
-    return [i for i, node in enumerate(graph.nodes) if type(rule_of(node.op)).resize is not Rule.resize]

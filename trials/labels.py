@@ -7,10 +7,21 @@ feature map costs as much as its channels. Units that must be removed together a
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
+from hwprofiles.errors import BundleError
+
 LabelArray = NDArray[np.int64]
+
+MAX_UNITS = 2**22
+MAX_LABELS = 2**26
+"""Labels written while one graph is traced: bounds what a hostile graph costs. A ResNet-56 writes 18 000."""
+PAIR_COST = 8
+"""Joining one pair takes as long as writing about this many labels."""
+BESIDE_BLANKS = "their axis is shared with values that no layer makes, such as a class token"
 
 
 def blank(shape: tuple[int, ...]) -> LabelArray:
@@ -19,12 +30,11 @@ def blank(shape: tuple[int, ...]) -> LabelArray:
 
 
 def compact(labels: LabelArray) -> LabelArray:
-    """The same labels with every axis along which nothing changes cut to size 1."""
-    for axis, size in enumerate(labels.shape):
-        if size > 1:
-            first = labels.take([0], axis=axis)
-            if labels.strides[axis] == 0 or (labels == first).all():
-                labels = first
+    """The same labels with every axis along which nothing changes cut to size 1; a view, never a copy."""
+    for axis in sorted(range(labels.ndim), key=lambda axis: labels.strides[axis] != 0):
+        first = labels[(slice(None),) * axis + (slice(0, 1),)]
+        if labels.strides[axis] == 0 or (labels == first).all():
+            labels = first
     return labels
 
 
@@ -38,16 +48,41 @@ def varying(labels: LabelArray) -> list[int]:
     return [axis for axis, size in enumerate(compact(labels).shape) if size > 1]
 
 
+def written(labels: LabelArray) -> int:
+    """How many labels an array holds in memory, its broadcast axes counted once."""
+    return math.prod(s for s, stride in zip(labels.shape, labels.strides, strict=True) if stride)
+
+
 class Units:
     """All units of a graph: labels 1, 2, …, joined into classes; a fixed class may not be removed."""
 
     def __init__(self) -> None:
         self._parent: list[int] = [0]
         self._reason: dict[int, str] = {}
+        self._written = 0
+
+    def charge(self, labels: int) -> None:
+        """Count labels that are about to be written, or just were.
+
+        Raises:
+            BundleError: the graph has used up `MAX_LABELS`.
+        """
+        self._written += labels
+        if self._written > MAX_LABELS:
+            raise BundleError(
+                f"following the graph's units takes more than {MAX_LABELS} labels; it is too large to prune"
+            )
 
     def new(self, count: int) -> LabelArray:
-        """Labels of `count` fresh units."""
+        """Labels of `count` fresh units.
+
+        Raises:
+            BundleError: the graph has more than `MAX_UNITS`.
+        """
         first = len(self._parent)
+        if first + count > MAX_UNITS:
+            raise BundleError(f"the graph has more than {MAX_UNITS} channels and features, too many to prune")
+        self.charge(count)
         self._parent.extend(range(first, first + count))
         return np.arange(first, first + count, dtype=np.int64)
 
@@ -59,15 +94,22 @@ class Units:
             self._parent[label], label = root, self._parent[label]
         return root
 
-    def roots(self) -> LabelArray:
-        """(labels,) the class of every label; index 0 is 0."""
-        return np.array([self.find(label) for label in range(len(self._parent))], dtype=np.int64)
+    def classes(self) -> LabelArray:
+        """(labels,) the class of every label, which is its smallest label; 0 for units that may not go."""
+        parent = np.array(self._parent, dtype=np.int64)
+        while not np.array_equal(parent, above := parent[parent]):
+            parent = above
+        parent[np.isin(parent, list(self._reason))] = 0
+        return parent
 
     def join(self, a: LabelArray, b: LabelArray) -> None:
         """Join equally shaped label arrays element by element; a 0 on either side joins nothing."""
-        pairs = np.unique(np.stack([a.ravel(), b.ravel()], axis=1), axis=0)
-        for one, other in pairs[(pairs != 0).all(axis=1)].tolist():
-            self._join(one, other)
+        self.charge(PAIR_COST * a.size)
+        count = len(self._parent)
+        for pair in np.unique(a.ravel() * count + b.ravel()).tolist():
+            one, other = divmod(pair, count)
+            if one and other:
+                self._join(one, other)
 
     def _join(self, one: int, other: int) -> None:
         a, b = sorted((self.find(one), self.find(other)))
@@ -77,29 +119,27 @@ class Units:
                 self._reason.setdefault(a, self._reason.pop(b))
 
     def tie(self, labels: LabelArray, axis: int) -> LabelArray:
-        """Join all units along an axis into one; returns the labels with that axis cut to size 1."""
+        """Join all units along an axis into one; returns the labels with every constant axis cut to size 1.
+
+        Units beside elements of no unit cannot go, because those elements would stay.
+        """
         labels = compact(labels)
-        first = labels.take([0], axis=axis)
+        first = labels[(slice(None),) * axis + (slice(0, 1),)]
         if labels.shape[axis] > 1:
             self.join(labels, np.broadcast_to(first, labels.shape))
-            self.fix_beside_blanks(labels, axis)
+            mixed = (labels == 0).any(axis=axis, keepdims=True) & (labels != 0)
+            self.fix(labels[mixed], BESIDE_BLANKS)
         return first if first.all() else np.max(labels, axis=axis, keepdims=True)
-
-    def fix_beside_blanks(self, labels: LabelArray, axis: int) -> None:
-        """Units tied to elements that belong to no unit cannot go."""
-        mixed = (labels == 0).any(axis=axis, keepdims=True) & (labels != 0)
-        if mixed.any():
-            self.fix(labels[mixed], "it shares an axis with elements that belong to no unit")
 
     def fix(self, labels: LabelArray, reason: str) -> None:
         """Forbid removing these units; the first reason given is kept."""
-        for label in np.unique(labels).tolist():
+        for label in np.unique(compact(labels)).tolist():
             if label:
                 self._reason.setdefault(self.find(label), reason)
 
-    def reason(self, root: int) -> str:
-        """Why a class may not be removed, or ""."""
-        return self._reason.get(root, "")
+    def reason(self, label: int) -> str:
+        """Why a unit may not be removed, or ""."""
+        return self._reason.get(self.find(label), "")
 
     def meet(self, a: LabelArray, b: LabelArray, reason: str) -> LabelArray:
         """Labels of an elementwise result with broadcasting; operands' units at the same place are joined.

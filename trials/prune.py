@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from trials.graph import Graph
-from trials.groups import Coupling, Kept, PrunedSizes, sized_nodes
+from trials.groups import Coupling, Kept, PrunedSizes
 from trials.oprules import rule_of
 
 Tensors = Mapping[str, torch.Tensor]
@@ -25,18 +25,16 @@ def prune(coupling: Coupling, tensors: Tensors, kept: Kept) -> tuple[Graph, dict
     """
     sizes = PrunedSizes(coupling, coupling.alive(kept))
     indices = [None if mask.all() else torch.from_numpy(np.flatnonzero(mask)) for mask in sizes.masks]
-    pruned = dict(tensors)
+    graph, pruned, specs = coupling.graph, dict(tensors), dict(coupling.graph.tensors)
     for (name, axis), vector in coupling.tensor_axes.items():
         index = indices[vector]
         if index is not None:
             pruned[name] = pruned[name].index_select(axis, index)
-    nodes = list(coupling.graph.nodes)
-    for position in sized_nodes(coupling.graph):
+            specs[name] = replace(specs[name], shape=tuple(pruned[name].shape))
+    nodes = list(graph.nodes)
+    for position in coupling.sized:
         nodes[position] = rule_of(nodes[position].op).resize(nodes[position], sizes)
-    specs = {
-        name: replace(spec, shape=tuple(pruned[name].shape)) for name, spec in coupling.graph.tensors.items()
-    }
-    return replace(coupling.graph, nodes=tuple(nodes), tensors=specs), pruned
+    return replace(graph, nodes=tuple(nodes), tensors=specs), pruned
 
 
 def mask(coupling: Coupling, tensors: Tensors, kept: Kept) -> dict[str, torch.Tensor]:

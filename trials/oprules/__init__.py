@@ -1,0 +1,109 @@
+"""One rule per allowed op: how units travel through it, how its literals change, which operator it is.
+
+An op that is not in `RULES` is refused at export and again when a bundle is opened. A rule answers:
+
+- `trace`: the labels (and with them the shape) of the result; which tensor axes belong to which units.
+- `rigid` and `resize`: what must stay, and the same node after units are gone: literals such as view sizes,
+  pads and slice bounds.
+- `operator`: what the hardware runs, as an `OpSpec`; None where it runs nothing (a view).
+
+To add an op: write its rule beside its like, register it in `RULES`, add a line to the table in
+tests/trials/test_oprules.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwprofiles.errors import UnsupportedOpError, nearest
+from trials.oprules import movement as move
+from trials.oprules.contractions import Attention, Conv2d, Embedding, Linear, Matmul
+from trials.oprules.movement import Item, Move, Pad, Pick, Range, Reshape, Slice, Split
+from trials.oprules.pointwise import (
+    AdaptiveMaxPool2d,
+    AdaptivePool2d,
+    BatchNorm,
+    Elementwise,
+    Filled,
+    Free,
+    Pool2d,
+    Reduce,
+    Statistics,
+)
+from trials.oprules.rule import Call, Mask, Rule, Sizes, TensorAxis, Traced
+
+__all__ = ["RULES", "Call", "Mask", "Rule", "Sizes", "TensorAxis", "Traced", "rule_of"]
+
+_POINTWISE = (
+    "relu.default relu6.default hardtanh.default hardswish.default hardsigmoid.default silu.default "
+    "gelu.default sigmoid.default tanh.default leaky_relu.default elu.default softplus.default mish.default "
+    "clamp.default exp.default log.default sqrt.default rsqrt.default neg.default abs.default "
+    "pow.Tensor_Scalar add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar mul.Tensor mul.Scalar "
+    "div.Tensor div.Scalar maximum.default minimum.default eq.Scalar ne.Scalar gt.Scalar lt.Scalar "
+    "masked_fill.Scalar where.self where.ScalarOther bitwise_not.default logical_not.default"
+)
+_FREE = "dropout.default feature_dropout.default clone.default contiguous.default to.dtype alias.default"
+_FILLED = "zeros_like.default ones_like.default full_like.default"
+
+RULES: dict[str, Rule] = {
+    **{f"aten.{name}": Elementwise() for name in _POINTWISE.split()},
+    **{f"aten.{name}": Free() for name in _FREE.split()},
+    **{f"aten.{name}": Filled() for name in _FILLED.split()},
+    "aten.conv2d.default": Conv2d(),
+    "aten.conv2d.padding": Conv2d(),
+    "aten.linear.default": Linear(),
+    "aten.embedding.default": Embedding(),
+    "aten.matmul.default": Matmul("self", "other"),
+    "aten.bmm.default": Matmul("self", "mat2"),
+    "aten.scaled_dot_product_attention.default": Attention(),
+    "aten.batch_norm.default": BatchNorm(),
+    "aten.layer_norm.default": Statistics(
+        "layer_norm", "input", lambda node, rank: range(rank - len(node["normalized_shape"]), rank)
+    ),
+    "aten.group_norm.default": Statistics("group_norm", "input", lambda node, rank: range(1, rank)),
+    "aten.softmax.int": Statistics("softmax", "self", lambda node, rank: [node["dim"]]),
+    "aten.mean.dim": Reduce("mean"),
+    "aten.sum.dim_IntList": Reduce("sum"),
+    "aten.max_pool2d.default": Pool2d("max_pool2d"),
+    "aten.avg_pool2d.default": Pool2d("avg_pool2d"),
+    "aten.adaptive_avg_pool2d.default": AdaptivePool2d("avg_pool2d"),
+    "aten.adaptive_max_pool2d.default": AdaptiveMaxPool2d("max_pool2d"),
+    "aten.view.default": Reshape(move.reshape, "size"),
+    "aten.reshape.default": Reshape(move.reshape, "shape"),
+    "aten.unflatten.int": Reshape(move.unflatten, "sizes"),
+    "aten.expand.default": Reshape(move.expand, "size", costs="expand"),
+    "aten.flatten.using_ints": Move(move.flatten),
+    "aten.permute.default": Move(np.transpose, costs="transpose"),
+    "aten.transpose.int": Move(np.swapaxes, costs="transpose"),
+    "aten.squeeze.dim": Move(move.squeeze),
+    "aten.squeeze.dims": Move(move.squeeze),
+    "aten.unsqueeze.default": Move(np.expand_dims),
+    "aten.repeat.default": Move(move.repeat, costs="repeat"),
+    "aten.cat.default": Move(move.concatenate, costs="cat"),
+    "aten.stack.default": Move(move.stack, costs="cat"),
+    "aten.slice.Tensor": Slice(move.slice_, costs="slice"),
+    "aten.select.int": Pick(move.select, costs="slice"),
+    "aten.unbind.int": Pick(move.unbind, costs="slice"),
+    "aten.chunk.default": Split(move.chunk, costs="slice"),
+    "aten.split.Tensor": Split(move.split, costs="slice"),
+    "aten.split_with_sizes.default": Split(move.split, costs="slice"),
+    "aten.pad.default": Pad(),
+    "aten.arange.default": Range(),
+    "aten.arange.start": Range(),
+    "getitem": Item(),
+}
+
+
+def rule_of(op: str) -> Rule:
+    """The rule of an op.
+
+    Raises:
+        UnsupportedOpError: the op is off the list.
+    """
+    try:
+        return RULES[op]
+    except KeyError:
+        raise UnsupportedOpError(
+            f"the model uses the op {op!r}, which prunefront has no rule for; {nearest(op, RULES)[:200]} "
+            "Replace it in the model, or add a rule in trials/oprules"
+        ) from None

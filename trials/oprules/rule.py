@@ -1,0 +1,174 @@
+"""What a rule is, and what it is given: one call of an op whose inputs carry labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprofiles.errors import BundleError, UnsupportedOpError
+from hwprofiles.ops import OpSpec
+from trials.graph import Arg, Batch, Node, Tensor, TensorSpec, Value
+from trials.labels import LabelArray, Units, blank, compact, varying
+
+Traced = LabelArray | tuple[LabelArray, ...]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorAxis:
+    """One axis of a tensor and the unit of each of its positions.
+
+    `role`: "out" makes the units, "in" contracts over them (zeroing it masks them), "along" rides with them.
+    """
+
+    tensor: str
+    axis: int
+    labels: LabelArray
+    role: str
+    node: str
+
+
+@dataclass(slots=True)
+class Call:
+    """One node while the graph is traced: its arguments' labels, and where its findings go."""
+
+    node: Node
+    units: Units
+    values: Mapping[str, Traced]
+    specs: Mapping[str, TensorSpec]
+    axes: list[TensorAxis] = field(default_factory=list)
+    channel_axes: Mapping[str, int] = field(default_factory=dict)
+    """Value → the axis that its units lie along, once the groups are known; for `Rule.operator`."""
+
+    def labels(self, argument: str) -> LabelArray:
+        """Labels of a value argument; a tensor used as a value belongs to no unit."""
+        return self.of(self.node[argument])
+
+    def of(self, arg: Arg) -> LabelArray:
+        if isinstance(arg, Tensor):
+            return blank(self.specs[arg.name].shape)
+        if isinstance(arg, Value):
+            found = self.values[arg.name]
+            if isinstance(found, tuple):
+                raise BundleError(f"node {self.node.name!r} reads the list {arg.name!r} as one value")
+            return found
+        raise BundleError(f"node {self.node.name!r} ({self.node.op}) got {arg!r} where a value belongs")
+
+    def spec(self, argument: str) -> TensorSpec:
+        arg = self.node[argument]
+        if not isinstance(arg, Tensor):
+            raise UnsupportedOpError(
+                f"{self.node.op} at {self.node.name!r} computes its {argument!r} from values, where only a "
+                "stored parameter is supported; give the layer a parameter of its own"
+            )
+        spec: TensorSpec = self.specs[arg.name]
+        return spec
+
+    def along(self, labels: LabelArray, axis: int, what: str) -> LabelArray:
+        """(size,) the unit at each position of an axis; units that change along any other axis are fixed."""
+        axis %= labels.ndim
+        if set(varying(labels)) - {axis}:
+            self.units.fix(labels, f"{what} {self.node.place} needs whole slices of them")
+            return np.zeros(labels.shape[axis], dtype=np.int64)
+        small = compact(labels)
+        others = tuple(other for other in range(labels.ndim) if other != axis)
+        return np.broadcast_to(small.squeeze(others), (labels.shape[axis],))
+
+    def bind(self, argument: str, axis: int, labels: LabelArray, role: str) -> None:
+        """Record that a tensor's axis belongs to these units; an absent (None) tensor is fine."""
+        arg = self.node[argument]
+        if isinstance(arg, Tensor):
+            size = self.specs[arg.name].shape[axis]
+            if size != len(labels):
+                raise BundleError(
+                    f"tensor {arg.name!r} has {size} positions on axis {axis} where node {self.node.name!r} "
+                    f"has {len(labels)}; export the model again"
+                )
+            self.axes.append(TensorAxis(arg.name, axis, labels, role, self.node.name))
+
+    def fix(self, labels: LabelArray, reason: str) -> None:
+        self.units.fix(labels, reason)
+
+
+class Sizes(Protocol):
+    """Sizes of values after pruning, for `Rule.resize`."""
+
+    def size(self, value: str, axis: int, item: int = 0) -> int:
+        """Kept positions of an axis; `item` picks from a value that is a list."""
+        ...
+
+    def mask(self, value: str, axis: int, item: int = 0) -> Mask:
+        """(dense size,) True where a position is kept."""
+        ...
+
+    def rank(self, value: str) -> int: ...
+
+
+class Rule:
+    """The default rule: nothing to resize, nothing that costs time."""
+
+    def trace(self, call: Call) -> Traced:
+        """Labels, and with them the shape, of the result.
+
+        Raises:
+            BundleError: shapes that do not fit together, or a literal that is not allowed.
+            UnsupportedOpError: a use of the op that has no rule.
+        """
+        raise NotImplementedError
+
+    def rigid(self, node: Node, rank: int) -> list[int]:
+        """Axes of the argument `self` that must keep their size, because a literal counts along them."""
+        return []
+
+    def resize(self, node: Node, sizes: Sizes) -> Node:
+        """The node after units are gone."""
+        return node
+
+    def operator(self, call: Call, result: Traced) -> OpSpec | None:
+        """What the hardware runs; None where it runs nothing."""
+        return None
+
+
+def with_args(node: Node, **args: Arg) -> Node:
+    return replace(node, args={**node.args, **args})
+
+
+def plain(arg: Arg) -> Any:
+    """A literal at batch 1."""
+    if isinstance(arg, tuple):
+        return tuple(plain(item) for item in arg)
+    return arg.times if isinstance(arg, Batch) else arg
+
+
+def pair(arg: Arg, lowest: int = 1) -> tuple[int, int]:
+    """A literal for height and width, each from `lowest` to a million.
+
+    Raises:
+        BundleError: it is something else.
+    """
+    values = arg if isinstance(arg, tuple) else (arg,)
+    values = values * 2 if len(values) == 1 else values
+    if len(values) != 2 or not all(type(value) is int and lowest <= value < 2**20 for value in values):
+        raise BundleError(f"{arg!r} is not one or two integers from {lowest} to {2**20 - 1}")
+    return values  # type: ignore[return-value]
+
+
+def moving(call: Call, result: Traced, kind: str, what: str = "") -> OpSpec:
+    """The OpSpec of an op whose time is that of reading and writing its result."""
+    parts = result if isinstance(result, tuple) else (result,)
+    shape = parts[0].shape
+    axis = call.channel_axes.get(call.node.name, 1 if len(shape) == 4 else max(0, len(shape) - 1))
+    channels = sum(part.shape[axis] for part in parts) if shape else 1
+    size = tuple(size for position, size in enumerate(shape) if position not in (0, axis))
+    return OpSpec(
+        kind=kind,
+        in_channels=channels,
+        out_channels=channels,
+        in_size=size,
+        out_size=size,
+        fused=(what,) if what else (),
+    )
