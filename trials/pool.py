@@ -1,0 +1,286 @@
+"""A pool of warm workers: Ray actors that each build a runner once and then answer request after request.
+
+The only file that knows Ray. Requests, values and `shared` travel as pickles between processes of one job;
+nothing here reads a pickle from a file or a stranger.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from hwprofiles.errors import InvariantError, TransientError, TrialError
+
+PR_SET_PDEATHSIG = 1
+"""Linux: which signal a process gets when its parent dies; see prctl(2)."""
+
+QUIET_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray prints to standard output that a worker died; `Finished` says it, and `--json` must stay JSON.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+}
+LOCAL_RAY = {
+    # Every port asks for a token that is in no file and ends with this process.
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    # In spite of its name it decides on Linux, too, whether ports are open to other machines.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_worker_niceness": "0",
+}
+"""Ray reads its environment when it is imported, and its processes when they start."""
+
+
+class Runner(Protocol):
+    """What a worker does all day; built once by the pool's factory, so what it loads stays loaded."""
+
+    def __call__(self, request: Any, /) -> Any:
+        """Answer one request.
+
+        Raises:
+            TrialError: this request cannot be answered, and the message says why.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """How one request ended: with a value, with an error, or with the death of its worker.
+
+    `busy_s` is how long the worker spent on it; 0 when it died.
+    """
+
+    key: Hashable
+    value: Any = None
+    error: str = ""
+    died: bool = False
+    busy_s: float = 0.0
+
+
+class Pool:
+    """Workers that keep model and data loaded; one request at a time each, the rest waits here in order.
+
+    `factory` is called once in each worker as `factory(**shared)`. The values of `shared` are stored once a
+    machine: NumPy arrays in it are seen by all workers without a copy, and are read-only. A worker has
+    `threads` torch threads. After `recycle_after` requests (0: never) it is replaced by a fresh one, as is a
+    worker that dies. A fresh worker warms up while the others go on.
+
+    Without an `address` Ray is started on this machine, reachable from this machine only, and ends with the
+    pool or, should it be killed, with this process. One pool at a time; make it in a thread that outlives it,
+    because Linux ties Ray's life to the thread that started it.
+
+    Raises:
+        Exception: whatever `factory` raised in a worker.
+        TransientError: no cluster answers at `address`.
+        InvariantError: this process already uses Ray.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[..., Runner],
+        shared: Mapping[str, Any],
+        *,
+        workers: int,
+        threads: int,
+        recycle_after: int = 0,
+        address: str = "",
+    ) -> None:
+        self._factory, self._threads, self._recycle_after = factory, threads, recycle_after
+        self._queue: deque[tuple[Hashable, Any]] = deque()
+        self._running: dict[Any, tuple[_Seat, Hashable]] = {}
+        self._idle: deque[_Seat] = deque()
+        self._busy_s, self._first_submit_s, self._last_finish_s = 0.0, 0.0, 0.0
+        self._open = ExitStack()
+        with ExitStack() as opening:
+            self._ray = opening.enter_context(_session(address, cpus=workers * threads))
+            self._shared = {name: self._ray.put(value) for name, value in shared.items()}
+            self._idle.extend(self._fresh() for _ in range(workers))
+            self._workers = workers
+            for seat in self._idle:
+                _, problem = self._ray.get(seat.warm)
+                if problem is not None:
+                    raise problem
+            self._open = opening.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill all workers, busy or not, and end the Ray that this pool started."""
+        for seat in [*self._idle, *(seat for seat, _ in self._running.values())]:
+            self._ray.kill(seat.actor)
+        self._queue.clear()
+        self._running.clear()
+        self._idle.clear()
+        self._open.close()
+
+    @property
+    def free(self) -> int:
+        """How many submits would start at once."""
+        return len(self._idle)
+
+    @property
+    def busy_share(self) -> float:
+        """Share of the workers' time spent in finished requests, from the first submit to the last finish."""
+        elapsed_s = self._last_finish_s - self._first_submit_s
+        return self._busy_s / (self._workers * elapsed_s) if elapsed_s > 0 else 0.0
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers, idle ones first; waits for those that are still warming up."""
+        seats = [*self._idle, *(seat for seat, _ in self._running.values())]
+        return [self._ray.get(seat.warm)[0] for seat in seats]
+
+    def submit(self, key: Hashable, request: Any) -> None:
+        """Start the request on a free worker, or queue it; its end comes back from `wait` under `key`.
+
+        Raises:
+            TypeError: the request cannot be pickled.
+        """
+        self._first_submit_s = self._first_submit_s or time.perf_counter()
+        self._queue.append((key, request))
+        self._dispatch()
+
+    def wait(self, timeout_s: float | None = None) -> list[Finished]:
+        """Wait until a request ends, and return all that have; empty after the time-out or with none running.
+
+        A request whose worker died comes back as such and is not tried again here.
+        """
+        if not self._running:
+            return []
+        ready, _ = self._ray.wait(list(self._running), timeout=timeout_s)
+        if ready:
+            ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        finished = [self._finish(reference) for reference in ready]
+        self._dispatch()
+        return finished
+
+    def _dispatch(self) -> None:
+        while self._queue and self._idle:
+            key, request = self._queue.popleft()
+            reference = self._idle[-1].actor.run.remote(request)
+            self._running[reference] = (self._idle.pop(), key)
+
+    def _finish(self, reference: Any) -> Finished:
+        seat, key = self._running.pop(reference)
+        finished = self._read(reference, key)
+        self._last_finish_s = time.perf_counter()
+        self._busy_s += finished.busy_s
+        seat.answered += 1
+        if finished.died or seat.answered == self._recycle_after:
+            self._ray.kill(seat.actor)
+            # To the cold end: the next request goes to a worker that is warm.
+            self._idle.appendleft(self._fresh())
+        else:
+            self._idle.append(seat)
+        return finished
+
+    def _read(self, reference: Any, key: Hashable) -> Finished:
+        try:
+            value, error, busy_s = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as unsent:
+            # The runner's own errors are data; what is left is a value that cannot be pickled.
+            return Finished(key=key, error=f"the worker's answer cannot be sent: {unsent.cause}")
+        except self._ray.exceptions.RayError:
+            return Finished(key=key, died=True)
+        return Finished(key=key, value=value, error=error, busy_s=busy_s)
+
+    def _fresh(self) -> _Seat:
+        worker = self._ray.remote(_Worker).options(num_cpus=self._threads)
+        actor = worker.remote(self._factory, self._threads, **self._shared)
+        return _Seat(actor=actor, warm=actor.warm_up.remote())
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Seat:
+    """One worker as the pool sees it; `warm` refers to what its `warm_up` returns."""
+
+    actor: Any
+    warm: Any
+    answered: int = 0
+
+
+class _Worker:
+    """What runs in a worker's process."""
+
+    def __init__(self, factory: Callable[..., Runner], threads: int, /, **shared: Any) -> None:
+        import torch
+
+        if sys.platform == "linux":
+            # Ray alone lets a busy worker outlive a killed pool by half a minute.
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        torch.set_num_threads(threads)
+        self._factory, self._shared = factory, shared
+
+    @cached_property
+    def _runner(self) -> Runner:
+        return self._factory(**self._shared)
+
+    def warm_up(self) -> tuple[int, Exception | None]:
+        """Build the runner; return this process's id, and what went wrong."""
+        try:
+            self._runner  # noqa: B018  reading it builds it
+        except Exception as error:
+            return os.getpid(), error
+        return os.getpid(), None
+
+    def run(self, request: Any) -> tuple[Any, str, float]:
+        """Return the runner's answer, or how it failed, and the seconds it took."""
+        begin_s = time.perf_counter()
+        value, problem = None, ""
+        try:
+            value = self._runner(request)
+        except TrialError as error:
+            problem = str(error)
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            problem = f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
+        return value, problem, time.perf_counter() - begin_s
+
+
+@contextmanager
+def _session(address: str, cpus: int) -> Iterator[Any]:
+    """Connect to the cluster at `address`, or start Ray on this machine; yield the module `ray`."""
+    for name, value in (QUIET_RAY if address else QUIET_RAY | LOCAL_RAY).items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        raise InvariantError("this process already uses Ray; close the other pool before making this one")
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    # Ray opens its own folders to everybody, so they lie in one that is ours alone.
+    with TemporaryDirectory(prefix="prunefront-", ignore_cleanup_errors=True) as private:
+        try:
+            if address:
+                _connect(ray, address, quiet)
+            else:
+                folder = f"{private}/ray"
+                ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **quiet)
+            yield ray
+        finally:
+            ray.shutdown(wait_for_processes=True)
+
+
+def _connect(ray: Any, address: str, quiet: Mapping[str, Any]) -> None:
+    try:
+        ray.init(address, **quiet)
+    except ConnectionError as error:
+        raise TransientError(
+            f"no Ray cluster answers at {address!r}: start it, or unset PRUNEFRONT_RAY_ADDRESS to work here"
+        ) from error
