@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class Network(nn.Module):
     def __init__(self, graph: Graph, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.graph = graph
-        ranks = _ranks(graph)
+        ranks = _Ranks(graph)
         self.steps = [Step(self, node, tensors, ranks) for node in graph.nodes]
         self.release = last_uses(graph)
         """For each step, the values that nothing reads after it."""
@@ -62,9 +63,7 @@ def last_uses(graph: Graph) -> list[list[str]]:
 class Step:
     """One node, ready to run: a module on its input, or an ATen op on its arguments."""
 
-    def __init__(
-        self, root: Network, node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]
-    ) -> None:
+    def __init__(self, root: Network, node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> None:
         self.node, self.name = node, node.name
         rule_of(node.op)
         made = _MODULES[node.op](node, tensors, ranks) if node.op in _MODULES else None
@@ -110,88 +109,110 @@ def _function(op: str) -> Callable[..., Any]:
     return found
 
 
-def _ranks(graph: Graph) -> dict[str, int]:
-    """Number of axes of the values that a batch norm may read; 0 where it takes a full trace to know."""
-    ranks = {item.name: 1 + len(item.shape) for item in graph.inputs}
-    for node in graph.nodes:
-        first = next((name for name in node.values), "")
-        same = node.op.split(".")[-2:][0] in (
-            "add",
-            "cat",
-            "mul",
-            "relu",
-            "batch_norm",
-            "dropout",
-            "hardtanh",
-        )
-        ranks[node.name] = 4 if "2d" in node.op else ranks.get(first, 0) if same else 0
-    return ranks
+class _Ranks:
+    """Number of axes of values, as far back as it takes to know; 0 where that would take a trace."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.known = {item.name: 1 + len(item.shape) for item in graph.inputs}
+        self.nodes = {node.name: node for node in graph.nodes}
+
+    def __getitem__(self, name: str) -> int:
+        while name not in self.known:
+            node = self.nodes[name]
+            if "2d" in node.op:
+                return 4
+            if not node.op.startswith(_KEEP_RANK) or not node.values:
+                return 0
+            name = node.values[0]
+        return self.known[name]
 
 
-def _bare(cls: type[nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
-    """A module whose tensors take no memory and no time to initialise; they are put in place next."""
-    return cls(*args, **kwargs, device="meta")
+_KEEP_RANK = tuple(f"aten.{op}." for op in ("add", "cat", "mul", "relu", "hardtanh", "batch_norm", "dropout"))
 
 
-def _conv2d(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]) -> nn.Module | None:
+def _layer(cls: Callable[..., nn.Module], widths: Mapping[str, int], **settings: Any) -> nn.Module:
+    """A layer whose tensors take no memory and no time to initialise; they are put in place next.
+
+    Constructors cost most of a candidate's time and only widths differ between candidates, so one layer of
+    width 1 is made for all of them and copied.
+    """
+    template = _width_one(cls, tuple(widths), **settings)
+    own = {
+        name: value.copy() if isinstance(value, dict | set) else value
+        for name, value in vars(template).items()
+    }
+    layer: nn.Module = object.__new__(type(template))
+    layer.__dict__ = own | dict(widths)
+    return layer
+
+
+@cache
+def _width_one(cls: Callable[..., nn.Module], widths: tuple[str, ...], **settings: Any) -> nn.Module:
+    return cls(**dict.fromkeys(widths, 1), **settings, device="meta")
+
+
+Make = Callable[[Node, Mapping[str, torch.Tensor], _Ranks], nn.Module | None]
+"""Makes the layer of a node, or None where no module does the same."""
+
+
+def _conv2d(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
     if not isinstance(node["weight"], Tensor):
         return None
     weight = tensors[node["weight"].name]
-    padding = node["padding"] if isinstance(node["padding"], str) else tuple(node["padding"])
-    return _bare(
+    return _layer(
         nn.Conv2d,
-        weight.shape[1] * node["groups"],
-        weight.shape[0],
-        tuple(weight.shape[2:]),
-        stride=tuple(node["stride"]),
-        padding=padding,
-        dilation=tuple(node["dilation"]),
-        groups=node["groups"],
+        {
+            "in_channels": weight.shape[1] * node["groups"],
+            "out_channels": weight.shape[0],
+            "groups": node["groups"],
+        },
+        kernel_size=tuple(weight.shape[2:]),
+        stride=node["stride"],
+        padding=node["padding"],
+        dilation=node["dilation"],
         bias=node["bias"] is not None,
     )
 
 
-def _linear(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]) -> nn.Module | None:
+def _linear(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
     if not isinstance(node["weight"], Tensor):
         return None
     weight = tensors[node["weight"].name]
-    return _bare(nn.Linear, weight.shape[1], weight.shape[0], bias=node["bias"] is not None)
+    widths = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
+    return _layer(nn.Linear, widths, bias=node["bias"] is not None)
 
 
-def _batch_norm(
-    node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]
-) -> nn.Module | None:
+def _batch_norm(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
     if not all(isinstance(node[name], Tensor) for name in ("weight", "bias", "running_mean", "running_var")):
         return None
-    rank = ranks.get(node["input"].name, 0)
+    rank = ranks[node["input"].name]
     if rank not in (2, 3, 4):
         return None
+    widths = {"num_features": tensors[node["weight"].name].shape[0]}
     cls = nn.BatchNorm2d if rank == 4 else nn.BatchNorm1d
-    return _bare(cls, tensors[node["weight"].name].shape[0], eps=node["eps"], momentum=node["momentum"])
+    return _layer(cls, widths, eps=node["eps"], momentum=node["momentum"])
 
 
-def _layer_norm(
-    node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]
-) -> nn.Module | None:
-    affine, biased = isinstance(node["weight"], Tensor), isinstance(node["bias"], Tensor)
-    return (
-        _bare(nn.LayerNorm, tuple(node["normalized_shape"]), eps=node["eps"], bias=biased) if affine else None
-    )
+def _layer_norm(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
+    if not isinstance(node["weight"], Tensor):
+        return None
+    bias = isinstance(node["bias"], Tensor)
+    return _layer(nn.LayerNorm, {}, normalized_shape=node["normalized_shape"], eps=node["eps"], bias=bias)
 
 
-def _embedding(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]) -> nn.Module | None:
+def _embedding(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
     if not isinstance(node["weight"], Tensor) or not isinstance(node["indices"], Value):
         return None
-    padding = node["padding_idx"]
-    weight = tensors[node["weight"].name]
-    return _bare(nn.Embedding, *weight.shape, padding_idx=padding if padding >= 0 else None)
+    count, width = tensors[node["weight"].name].shape
+    padding = node["padding_idx"] if node["padding_idx"] >= 0 else None
+    return _layer(nn.Embedding, {"embedding_dim": width}, num_embeddings=count, padding_idx=padding)
 
 
-def _dropout(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Mapping[str, int]) -> nn.Module | None:
+def _dropout(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
     return nn.Dropout(node["p"])
 
 
-_MODULES: dict[str, Callable[[Node, Mapping[str, torch.Tensor], Mapping[str, int]], nn.Module | None]] = {
+_MODULES: dict[str, Make] = {
     "aten.conv2d.default": _conv2d,
     "aten.conv2d.padding": _conv2d,
     "aten.linear.default": _linear,
@@ -206,9 +227,10 @@ def _adopt(root: Network, node: Node, module: nn.Module) -> str:
     """Put a module where its tensors' names say; returns "" if they name none or another stands there."""
     held = {arg.name: name for name, arg in node.args.items() if isinstance(arg, Tensor)}
     if not held:
-        path = node.name
-        root.add_module(path, module)
-        return path
+        if hasattr(root, node.name) or not node.name.isidentifier():
+            return ""
+        root.add_module(node.name, module)
+        return node.name
     path = next(iter(held)).rpartition(".")[0]
     if not path or any(tensor != f"{path}.{attribute}" for tensor, attribute in held.items()):
         return ""
@@ -264,5 +286,9 @@ def build(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> Network:
 
     Raises:
         UnsupportedOpError: an op off the allow-list.
+        BundleError: a layer's literals or a tensor's name are such that no module can hold it.
     """
-    return Network(graph, tensors)
+    try:
+        return Network(graph, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as error:
+        raise BundleError(f"the graph cannot be built: {type(error).__name__} {error}") from error
