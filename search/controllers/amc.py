@@ -15,10 +15,21 @@ episodes on one budget; a job here has 60 to 200 trials for several. Departures,
 - Each state names its group (one-hot) beside the features of it: neighbours in a network may differ more
   than a smooth function of their features can follow.
 - Noise multiplies (log-normal), as only proportions matter, and decays from 0.3 to 0.05 over the job's
-  trials. The paper's truncated normal of 0.5 leaves no good candidate whole when there are 30 groups.
+  trials, where the paper draws from a truncated normal of 0.5.
 - 64 hidden units, not 300, and learning rate 1e-3 for both: a batch is 32 walks of all their steps.
 
-`benchmarks/controllers_toy.py` compares it with random search and uniform widths.
+Variants while this was written: true accuracy in percent after 120 trials, mean of seeds 0 to 2, on the three
+toys of `benchmarks/controllers_toy.py`. Some twenty were compared on these same seeds, so a few tenths mean
+little and the last row flatters itself:
+
+    each step fitted alone, keep as it is, raw reward    89.67  91.75  75.50
+    sum over the walk, proportions                       90.18  91.64  77.14
+    the same without one-hot                             89.93  91.50  76.10
+    the same with one-hot, ranks as reward               90.48  91.83  76.86
+    the same, first noise 0.3 instead of 0.5             90.50  91.88  77.12
+
+On six seeds not used before it reaches 88.74, 91.76 and 76.15, and random search 85.92, 91.00 and 73.98. No
+clear gain, so left out: walks around the best trials of a level; the best of 32 walks by the critic.
 """
 
 from __future__ import annotations
