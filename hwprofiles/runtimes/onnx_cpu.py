@@ -179,12 +179,7 @@ class OnnxRuntimeCpu:
         return _bound(session, sketch.inputs)
 
     def prepare_network(self, onnx_path: Path, device: Device) -> Callable[[], None]:
-        try:
-            session = _session(str(onnx_path), device.threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-        except Exception as error:  # onnxruntime raises a class of its own for each way to fail
-            raise RequestError(
-                f"onnxruntime cannot load {onnx_path}: {error}; export the network again"
-            ) from error
+        session = _load(onnx_path, device.threads)
         return _bound(
             session, {put.name: _declared(put, device.batch, onnx_path) for put in session.get_inputs()}
         )
@@ -192,6 +187,19 @@ class OnnxRuntimeCpu:
 
 def open_runtime() -> OnnxRuntimeCpu:
     return OnnxRuntimeCpu()
+
+
+def run_onnx(onnx_path: Path, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Run a network once, optimised as far as it is when it is measured; returns its outputs in order.
+
+    Raises:
+        RequestError: the file does not load, or its inputs are not those of `feeds`.
+    """
+    session = _load(onnx_path, threads=1)
+    try:
+        return list(session.run(None, dict(feeds)))
+    except Exception as error:  # as in _load
+        raise RequestError(f"onnxruntime cannot run {onnx_path}: {error}; export it again") from error
 
 
 def optimised_graph(model: onnx.ModelProto) -> onnx.GraphProto:
@@ -365,6 +373,15 @@ def _lowered(spec: OpSpec, layout: str, in_channels: int, out_channels: int) -> 
 def _folds_batch_norm(spec: OpSpec) -> bool:
     """Whether a batch norm right behind the operator disappears into its weights."""
     return spec.kind in ("conv2d", "depthwise_conv2d", "linear") and spec.fused[:1] == ("batch_norm",)
+
+
+def _load(onnx_path: Path, threads: int) -> ort.InferenceSession:
+    try:
+        return _session(str(onnx_path), threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    except Exception as error:  # onnxruntime raises a class of its own for each way to fail
+        raise RequestError(
+            f"onnxruntime cannot load {onnx_path}: {error}; export the network again"
+        ) from error
 
 
 def _session(model: str | bytes, threads: int, level: ort.GraphOptimizationLevel) -> ort.InferenceSession:

@@ -1,0 +1,145 @@
+"""A graph and its tensors as an ONNX file with a free batch, through torch's own exporter."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch.nn.utils import fuse_conv_bn_weights
+from torch.onnx._internal.exporter import _core, _registration
+
+from hwprofiles.errors import RequestError
+from trials.graph import Graph, Node, Tensor, TensorSpec
+from trials.network import build
+from trials.proof import example_inputs
+
+OPSET = 20
+_CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding")
+
+
+def write_onnx(graph: Graph, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write the network in eval mode; inputs keep their names, and axis 0 of each is called "batch".
+
+    Whatever stood at `path` is replaced once the new file is whole. Weights too large for one ONNX file
+    (2 GB) go beside it, into `path` + ".data".
+
+    Raises:
+        RequestError: the exporter cannot express the network; its reason is quoted.
+    """
+    graph, tensors = fold_batch_norms(graph, tensors)
+    network, inputs = build(graph, tensors).eval(), example_inputs(graph, 2, seed=0)
+    free = {0: torch.export.Dim("batch", min=1, max=2**16)}
+    try:
+        with _undisturbed():
+            program = torch.export.export(network, inputs, dynamic_shapes=((free,) * len(inputs),))
+            # What torch.onnx.export does, but it makes a registry of its own in each call.
+            onnx = _core.export(
+                program,
+                (),
+                registry=_registry(),
+                input_names=[item.name for item in graph.inputs],
+                opset_version=OPSET,
+                verbose=False,
+            )
+            onnx._rename_dynamic_axes((({0: "batch"},) * len(inputs),))
+    except Exception as error:  # the exporter has a class for each of its steps, and lets others through
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RequestError(f"the network cannot be written as ONNX: {reason[:300]}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        onnx.save(Path(folder) / path.name)
+        for part in sorted(Path(folder).iterdir(), reverse=True):  # the data before the file that names it
+            part.replace(path.parent / part.name)
+
+
+def fold_batch_norms(
+    graph: Graph, tensors: Mapping[str, torch.Tensor]
+) -> tuple[Graph, dict[str, torch.Tensor]]:
+    """Put every batch norm that follows a convolution into its weights: the same network in eval mode.
+
+    The exporter folds them too, but only after it has traced each of them several times, which is a third of
+    its work. Tensors that nothing reads any more are left out.
+    """
+    nodes, folded = {node.name: node for node in graph.nodes}, dict(tensors)
+    for norm, convolution in _foldable(graph):
+        weight = convolution["weight"].name
+        bias = _bias_name(convolution)
+
+        def held(node: Node, argument: str) -> torch.Tensor | None:
+            return None if node[argument] is None else tensors[node[argument].name]
+
+        mean, variance = tensors[norm["running_mean"].name], tensors[norm["running_var"].name]
+        fused = fuse_conv_bn_weights(
+            tensors[weight], held(convolution, "bias"), mean, variance, norm["eps"],
+            held(norm, "weight"), held(norm, "bias"),
+        )  # fmt: skip
+        folded[weight], folded[bias] = (tensor.detach() for tensor in fused)
+        # The convolution takes the norm's place and name, so that nothing behind it changes.
+        del nodes[convolution.name]
+        nodes[norm.name] = Node(norm.name, convolution.op, {**convolution.args, "bias": Tensor(bias)})
+    read = dict.fromkeys(name for node in nodes.values() for name in node.tensors)
+    folded = {name: folded[name] for name in read}
+    specs = {
+        name: TensorSpec(
+            shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."), trainable=False
+        )
+        for name, tensor in folded.items()
+    }
+    return replace(graph, nodes=tuple(nodes.values()), tensors=specs), folded
+
+
+def _foldable(graph: Graph) -> Iterator[tuple[Node, Node]]:
+    """Batch norms with stored statistics, each with the convolution that it alone reads."""
+    uses = Counter(name for node in graph.nodes for name in (*node.values, *node.tensors))
+    uses.update(value.name for value in graph.outputs)
+    convolutions = {node.name: node for node in graph.nodes if node.op in _CONVOLUTIONS}
+    for norm in graph.nodes:
+        if norm.op != "aten.batch_norm.default" or not isinstance(norm["running_mean"], Tensor):
+            continue
+        convolution = convolutions.get(norm["input"].name)
+        if convolution is None or any(uses[name] > 1 for name in (convolution.name, *convolution.tensors)):
+            continue
+        if convolution["bias"] is not None or _bias_name(convolution) not in graph.tensors:
+            yield norm, convolution
+
+
+def _bias_name(convolution: Node) -> str:
+    """The name of its bias, or the one it would have."""
+    bias, weight = convolution["bias"], convolution["weight"]
+    return str(bias.name if bias is not None else weight.name.removesuffix("weight") + "bias")
+
+
+@cache
+def _registry() -> _registration.ONNXRegistry:
+    """How each ATen op is written in ONNX: 500 functions, a third of a second to collect."""
+    _registration.logger.disabled = True  # it reports every optional package that is not installed
+    try:
+        return _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
+    finally:
+        _registration.logger.disabled = False
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No gradients, no warnings about torch's own code, no garbage collection.
+
+    An export makes a million objects that are all alive at once; looking through them for garbage again and
+    again takes a fifth of its time.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if collecting:
+            gc.enable()
