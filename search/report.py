@@ -1,0 +1,297 @@
+"""The report: what a search found, as one record, and the ways to look at it.
+
+Whoever finishes a job fills in a `Report`. From it come the table that the command line prints, the page
+`report.html`, the picture of the front, and the JSON that all of them can be made from again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic import TypeAdapter, ValidationError
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from hwprofiles.device import Device
+from hwprofiles.errors import RequestError
+from latency_models.calibrate import Calibration
+
+FORMAT_VERSION = 1
+"""Of the JSON that `Report.to_json` makes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One network worth comparing: the dense model, a uniform baseline or a finalist.
+
+    Accuracies are 0..1 and their errors one standard error. `target` is the cost it was made for, in the
+    unit of the job's budget; the dense model has none. `measured_spread` is a share of the measured latency.
+    `kept` maps each group to its kept units. `origin` is "dense", "uniform" or the controller's name.
+    """
+
+    label: str
+    trial: int | None
+    origin: str
+    target: float | None
+    validation_accuracy: float
+    validation_error: float
+    test_accuracy: float | None = None
+    test_error: float | None = None
+    predicted_ms: float
+    predicted_error_ms: float
+    measured_ms: float | None = None
+    measured_spread: float | None = None
+    macs: int
+    parameters: int
+    kept: Mapping[str, int] = field(default_factory=dict)
+    on_front: bool = False
+    exported: bool = False
+
+    @property
+    def accuracy(self) -> float:
+        """On the test split where that was read, else on the validation split."""
+        return self.validation_accuracy if self.test_accuracy is None else self.test_accuracy
+
+    @property
+    def accuracy_error(self) -> float | None:
+        return self.validation_error if self.test_accuracy is None else self.test_error
+
+    @property
+    def latency_ms(self) -> float:
+        """Measured where it was measured, else predicted."""
+        return self.predicted_ms if self.measured_ms is None else self.measured_ms
+
+    @property
+    def measured_off(self) -> float | None:
+        """How far the measurement lies from the prediction, as a share of that; above 0 it is slower."""
+        return None if self.measured_ms is None else self.measured_ms / self.predicted_ms - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One trial of the search, as it was before finalists were fine-tuned.
+
+    `accuracy` is on the validation split; a trial has either that or, in `failed`, the reason for none.
+    """
+
+    number: int
+    accuracy: float | None
+    predicted_ms: float
+    origin: str
+    on_front: bool = False
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRow:
+    """A group of the dense model; both shares are of the whole dense model and 0..1."""
+
+    name: str
+    kind: str
+    size: int
+    macs_share: float
+    latency_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything a user should see after a search.
+
+    `rows` are the baselines and finalists, without `dense`. `created` is an ISO 8601 time. `budget` is what
+    the job file asks for, and `target_unit` the unit of every row's target. `hypervolume` has one value per
+    trial so far, in accuracy x milliseconds against (`reference_accuracy`, `reference_ms`). `frozen` maps a
+    group that stays whole to the reason, `seconds` a stage to its duration, `commands` what a user may want
+    next to the command that does it. `export_folder` is empty as long as nothing is exported.
+    """
+
+    job: str
+    created: str
+    device: Device
+    budget: str
+    target_unit: Literal["ms", "MACs", "parameters"]
+    dense: Row
+    rows: tuple[Row, ...]
+    points: tuple[Point, ...]
+    groups: tuple[GroupRow, ...]
+    hypervolume: tuple[float, ...]
+    reference_accuracy: float
+    reference_ms: float
+    calibration: Calibration
+    frozen: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    export_folder: str = ""
+    commands: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def winner(self) -> Row | None:
+        """The exported row; None where nothing is exported."""
+        return next((row for row in self.rows if row.exported), None)
+
+    @property
+    def ordered(self) -> tuple[Row, ...]:
+        """The dense model and all rows, slowest first: a baseline stands beside what it compares to."""
+        return tuple(sorted((self.dense, *self.rows), key=lambda row: -row.latency_ms))
+
+    @property
+    def headline(self) -> str:
+        """The result in one sentence."""
+        device, winner = self.device.name, self.winner
+        if winner is not None:
+            factor = self.speedup(winner)
+            speed = f"{factor:.2f}× faster" if factor >= 1 else f"{1 / factor:.2f}× slower"
+            return f"{speed} {_points(self.accuracy_change(winner))} on {device}: {winner.label}"
+        on_front = sum(row.on_front for row in self.rows)
+        if on_front:
+            return f"{on_front} network{'s' * (on_front > 1)} on the front of {device}; none exported yet"
+        return f"No network is on the front of {device} yet"
+
+    def is_measured(self, row: Row) -> bool:
+        """Whether `speedup` compares measurements and not predictions."""
+        return self.dense.measured_ms is not None and row.measured_ms is not None
+
+    def speedup(self, row: Row) -> float:
+        """How many times faster than dense: by measurements where both have one, else by predictions."""
+        if self.dense.measured_ms is not None and row.measured_ms is not None:
+            return self.dense.measured_ms / row.measured_ms
+        return self.dense.predicted_ms / row.predicted_ms
+
+    def accuracy_change(self, row: Row) -> float:
+        """Accuracy gained on dense, on the same split: test where both have it, else validation."""
+        if self.dense.test_accuracy is not None and row.test_accuracy is not None:
+            return row.test_accuracy - self.dense.test_accuracy
+        return row.validation_accuracy - self.dense.validation_accuracy
+
+    def to_json(self) -> dict[str, Any]:
+        content: dict[str, Any] = TypeAdapter(Report).dump_python(self, mode="json")
+        return {"version": FORMAT_VERSION, **content}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Rebuild a report from `to_json`.
+
+        Raises:
+            RequestError: another version wrote it, or a value is missing or of another type.
+        """
+        if stored.get("version") != FORMAT_VERSION:
+            raise RequestError(
+                f"the stored report has format version {stored.get('version')!r}; allowed: {FORMAT_VERSION}; "
+                "make it again with this version of prunefront"
+            )
+        content = {key: value for key, value in stored.items() if key != "version"}
+        try:
+            return TypeAdapter(cls).validate_python(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise RequestError(
+                f"the stored report is damaged at {where}: {first['msg'].lower()}; make it again from the job"
+            ) from None
+
+
+def table(report: Report) -> Table:
+    """Return what a run prints at its end: every network, slowest first, the exported one with a star."""
+    printed = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption_style="dim")
+    printed.caption = "★ exported   ● on the front   ~ predicted, not measured   * validation split"
+    printed.add_column("")
+    printed.add_column("network")
+    for heading in ("accuracy %", "predicted ms", "measured ms", "MACs", "parameters", "faster"):
+        printed.add_column(heading, justify="right")
+    for row in report.ordered:
+        style = {"dense": "dim", "uniform": "yellow"}.get(row.origin, "bold green" if row.exported else "")
+        split = " " if row.test_accuracy is not None else "*"
+        cells = (
+            "★" if row.exported else "●" if row.on_front else "",
+            row.label,
+            f"{percent(row.accuracy)} ± {percent(row.accuracy_error)}{split}",
+            f"{significant(row.predicted_ms)} ± {significant(row.predicted_error_ms, 2)}",
+            significant(row.measured_ms),
+            count(row.macs),
+            count(row.parameters),
+            f"{'' if report.is_measured(row) else '~'}{report.speedup(row):.2f}×",
+        )
+        printed.add_row(*(Text(cell, style=style) for cell in cells))
+    return printed
+
+
+def draw_front(report: Report, path: Path) -> None:
+    """Write a picture of the front, accuracy over latency, as .svg or .png by the path's suffix.
+
+    Raises:
+        RequestError: the path has another suffix.
+    """
+    # matplotlib takes half a second to import, which only those who draw should pay.
+    from search import figures
+
+    figures.write_front(report, path)
+
+
+def render_html(report: Report) -> str:
+    """Return the page: one file with its styles and pictures in it, that needs no network and no scripts."""
+    from search import figures  # late, as in `draw_front`
+
+    environment = Environment(
+        loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {
+        "percent": percent,
+        "significant": significant,
+        "count": count,
+        "signed": signed,
+        "duration": duration,
+    }
+    return environment.get_template("report.html").render(
+        report=report,
+        palette=figures.PALETTE,
+        front=Markup(figures.front_svg(report)),
+        progress=Markup(figures.hypervolume_svg(report)) if report.hypervolume else "",
+    )
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    return "–" if share is None else f"{share * 100:.{digits}f}"
+
+
+def signed(share: float, digits: int = 2) -> str:
+    """A share as percent with its sign: +0.30, −1.20, and 0.00 for what rounds to it."""
+    shown = percent(share, digits)
+    return shown.lstrip("-") if float(shown) == 0 else f"{float(shown):+.{digits}f}".replace("-", "−")
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number to so many digits, or whole where it has more of them: 0.0120, 1.23, 1234."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if round(value) >= 10**digits else f"{value:#.{digits}g}".rstrip(".")
+
+
+def count(units: float) -> str:
+    """A count as people say it: 853, 12.3 k, 4.11 M."""
+    for size, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if units >= size:
+            return f"{significant(units / size)}{suffix}"
+    return f"{units:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """A duration as people say it: 4.2 s, 1 min 5 s, 2 h 3 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _points(change: float) -> str:
+    shown = signed(change, 1)
+    return "at the same accuracy" if shown == "0.0" else f"at {shown} points"

@@ -1,0 +1,357 @@
+"""The report: the numbers it derives, its page, pictures and table, whatever the names in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from rich.console import Console
+
+from hwprofiles.device import Device
+from hwprofiles.errors import RequestError
+from latency_models.calibrate import Calibration
+from search.report import (
+    GroupRow,
+    Point,
+    Report,
+    Row,
+    count,
+    draw_front,
+    duration,
+    render_html,
+    signed,
+    significant,
+    table,
+)
+
+HOSTILE = """<script>alert("1")</script>&'$x_{1}$ {{ 7 * 7 }} 漢"""
+
+DENSE = Row(
+    label="dense",
+    trial=None,
+    origin="dense",
+    target=None,
+    validation_accuracy=0.98,
+    validation_error=0.006,
+    test_accuracy=0.97,
+    test_error=0.007,
+    predicted_ms=2.0,
+    predicted_error_ms=0.06,
+    measured_ms=2.1,
+    measured_spread=0.01,
+    macs=80_000_000,
+    parameters=850_000,
+    kept={"stem": 16, "head.mlp": 64},
+)
+UNIFORM = replace(
+    DENSE,
+    label="uniform 50%",
+    trial=0,
+    origin="uniform",
+    target=1.0,
+    validation_accuracy=0.95,
+    test_accuracy=0.94,
+    predicted_ms=0.99,
+    measured_ms=None,
+    measured_spread=None,
+    kept={"stem": 8, "head.mlp": 32},
+)
+FOUND = replace(
+    UNIFORM,
+    label="trial 3",
+    trial=3,
+    origin="amc",
+    validation_accuracy=0.97,
+    test_accuracy=0.967,
+    predicted_ms=1.0,
+    measured_ms=1.05,
+    kept={"stem": 12, "head.mlp": 24},
+    on_front=True,
+    exported=True,
+)
+REPORT = Report(
+    job="digits",
+    created="2025-10-04T14:32:05+02:00",
+    device=Device(name="this-cpu", runtime="onnxruntime", board="a CPU", versions={"onnxruntime": "1.31.0"}),
+    budget="latency 50 %",
+    target_unit="ms",
+    dense=DENSE,
+    rows=(UNIFORM, FOUND),
+    points=(
+        Point(number=0, accuracy=0.93, predicted_ms=0.99, origin="uniform"),
+        Point(number=1, accuracy=None, predicted_ms=0.9, origin="amc", failed="the loss became NaN"),
+        Point(number=2, accuracy=0.2, predicted_ms=0.8, origin="amc"),
+        Point(number=3, accuracy=0.95, predicted_ms=1.0, origin="amc", on_front=True),
+    ),
+    groups=(
+        GroupRow(name="stem", kind="channels", size=16, macs_share=0.2, latency_share=0.3),
+        GroupRow(name="head.mlp", kind="heads", size=64, macs_share=0.7, latency_share=0.6),
+    ),
+    hypervolume=(0.1, 0.1, 0.12, 0.3),
+    reference_accuracy=0.1,
+    reference_ms=2.0,
+    calibration=Calibration(scale=1.1, relative_error=0.03, coverage=0.9, networks=12),
+    frozen={"classifier": "it is the model's output"},
+    warnings=("No validation split was given.",),
+    versions={"torch": "2.13.0"},
+    seconds={"searching": 65.0},
+    export_folder="runs/digits/export",
+    commands={"See every trial": "prunefront show digits"},
+)
+BARE = replace(
+    REPORT,
+    rows=(),
+    points=(),
+    groups=(),
+    hypervolume=(),
+    frozen={},
+    warnings=(),
+    versions={},
+    seconds={},
+    export_folder="",
+    commands={},
+)
+ONE_TRIAL = replace(BARE, points=REPORT.points[:1], hypervolume=(0.1,))
+
+
+class _Page(HTMLParser):
+    """A page as a browser reads it: its text, its elements, and whether every element is closed."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: set[str] = set()
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def _hostile(report: Report) -> Report:
+    """The same report, with a name that attacks the page wherever a user's words can stand."""
+    return replace(
+        report,
+        job=HOSTILE,
+        budget=HOSTILE,
+        device=replace(report.device, name=HOSTILE, board=HOSTILE, versions={HOSTILE: HOSTILE}),
+        dense=replace(report.dense, label=HOSTILE),
+        rows=tuple(replace(row, label=HOSTILE, kept={HOSTILE: 3}) for row in report.rows),
+        points=tuple(
+            replace(point, origin=HOSTILE, failed=point.failed and HOSTILE) for point in report.points
+        ),
+        groups=tuple(replace(group, name=HOSTILE, kind=HOSTILE) for group in report.groups),
+        frozen={HOSTILE: HOSTILE},
+        warnings=(HOSTILE,),
+        versions={HOSTILE: HOSTILE},
+        seconds={HOSTILE: 1.0},
+        export_folder=HOSTILE,
+        commands={HOSTILE: HOSTILE},
+    )
+
+
+def test_the_headline_compares_measurements_and_test_accuracies() -> None:
+    assert REPORT.headline == "2.00× faster at −0.3 points on this-cpu: trial 3"
+    slower = replace(REPORT, rows=(replace(FOUND, measured_ms=4.2, test_accuracy=0.97),))
+    assert slower.headline == "2.00× slower at the same accuracy on this-cpu: trial 3"
+
+
+def test_a_row_without_measurement_or_test_accuracy_is_compared_by_what_both_have() -> None:
+    assert not REPORT.is_measured(UNIFORM)
+    assert REPORT.speedup(UNIFORM) == pytest.approx(2.0 / 0.99)
+    untested = replace(FOUND, test_accuracy=None, test_error=None)
+    assert REPORT.accuracy_change(untested) == pytest.approx(0.97 - 0.98)
+    assert (untested.accuracy, untested.accuracy_error) == (0.97, 0.006)
+
+
+def test_the_headline_says_when_there_is_no_winner() -> None:
+    unexported = replace(REPORT, rows=(UNIFORM, replace(FOUND, exported=False)))
+    assert unexported.headline == "1 network on the front of this-cpu; none exported yet"
+    assert BARE.headline == "No network is on the front of this-cpu yet"
+
+
+def test_rows_stand_slowest_first() -> None:
+    assert [row.label for row in REPORT.ordered] == ["dense", "trial 3", "uniform 50%"]
+
+
+def test_the_page_shows_every_network_group_failure_and_reason() -> None:
+    text = _Page(render_html(REPORT)).text
+    for row in REPORT.ordered:
+        assert row.label in text
+    for words in (
+        REPORT.headline,
+        "head.mlp",
+        "the loss became NaN",
+        "1 of 4 trials failed",
+        "it is the model's output",
+        "No validation split was given.",
+        "torch 2.13.0",
+        "1 min 5 s",
+        'load("runs/digits/export")',
+        "prunefront show digits",
+        "+5.0 %",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    "report",
+    [REPORT, BARE, ONE_TRIAL, _hostile(REPORT)],
+    ids=["full", "bare", "one trial", "hostile"],
+)
+def test_a_page_is_well_formed_runs_nothing_and_fetches_nothing(report: Report) -> None:
+    html = render_html(report)
+    page = _Page(html)
+    assert page.elements.isdisjoint({"script", "link", "img", "iframe", "object", "b"})
+    assert all(address.startswith("#") for address in page.addresses)
+    assert set(re.findall(r"https?://[^\s\"']+", html)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert "url(http" not in html
+    assert "@import" not in html
+
+
+def test_hostile_names_are_shown_as_they_are() -> None:
+    page = render_html(_hostile(REPORT))
+    assert "<script" not in page
+    assert _Page(page).text.count(HOSTILE) > 10
+
+
+def test_pictures_on_a_page_share_no_names() -> None:
+    names = re.findall(r'\bid="([^"]+)"', render_html(REPORT))
+    assert names
+    assert len(names) == len(set(names))
+
+
+def test_a_page_has_colours_for_a_light_and_for_a_dark_screen_and_no_others() -> None:
+    page = render_html(REPORT)
+    assert "prefers-color-scheme: dark" in page
+    for picture in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        assert not re.search(r"#[0-9a-f]{6}\b", picture)
+        assert set(re.findall(r"var\((--\w+)\)", picture)) <= set(re.findall(r"(--\w+):", page))
+
+
+def test_every_finished_trial_of_the_picture_says_which_it_is() -> None:
+    page = render_html(REPORT)
+    assert "<title>trial 3 (amc): 95.00 %, 1.00 ms predicted</title>" in page
+    assert "trial 1 (amc)" not in page
+
+
+def test_trials_far_below_the_rest_are_counted_not_drawn() -> None:
+    assert "1 trial below" in render_html(REPORT)
+    assert "below" not in render_html(replace(REPORT, points=REPORT.points[:1]))
+
+
+@pytest.mark.parametrize("report", [REPORT, BARE, ONE_TRIAL, _hostile(REPORT)])
+def test_the_front_is_written_as_svg_that_stands_alone_and_as_png(report: Report, tmp_path: Path) -> None:
+    draw_front(report, tmp_path / "front.svg")
+    draw_front(report, tmp_path / "front.png")
+    svg = ElementTree.parse(tmp_path / "front.svg").getroot()
+    texts = ["".join(text.itertext()) for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert f"latency on {report.device.name}, ms" in texts
+    assert "prefers-color-scheme:dark" in (tmp_path / "front.svg").read_text(encoding="utf-8")
+    with Image.open(tmp_path / "front.png") as png:
+        assert png.width > 1000
+        assert len(png.convert("RGB").getcolors(maxcolors=png.width * png.height) or []) > 10
+
+
+def test_the_same_report_is_drawn_the_same(tmp_path: Path) -> None:
+    for name in ("one.svg", "two.svg"):
+        draw_front(REPORT, tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_a_picture_is_svg_or_png(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"'\.gif'.*\.svg or \.png"):
+        draw_front(REPORT, tmp_path / "front.gif")
+
+
+def test_names_of_networks_on_one_spot_do_not_overlap(tmp_path: Path) -> None:
+    crowd = tuple(replace(FOUND, label=f"trial {i}", trial=i, exported=False) for i in range(30))
+    draw_front(replace(REPORT, rows=crowd), tmp_path / "front.svg")
+    svg = ElementTree.parse(tmp_path / "front.svg").getroot()
+    texts = list(svg.iter("{http://www.w3.org/2000/svg}text"))
+    places = [(text.get("x"), text.get("y")) for text in texts if (text.text or "").startswith("trial ")]
+    assert 1 < len(places) < 30
+    assert len(places) == len(set(places))
+
+
+def test_the_printed_table_stars_the_winner_and_marks_what_was_only_predicted() -> None:
+    console = Console(width=140, record=True, color_system=None)
+    console.print(table(replace(REPORT, rows=(replace(UNIFORM, label="[red]half"), FOUND))))
+    lines = console.export_text().splitlines()
+    (winner,) = [line for line in lines if "trial 3" in line]
+    (baseline,) = [line for line in lines if "[red]half" in line]
+    assert winner.split() == "★ trial 3 96.70 ± 0.70 1.00 ± 0.060 1.05 80.0 M 850 k 2.00×".split()
+    assert baseline.split()[-1] == "~2.02×"
+
+
+def test_a_report_survives_json() -> None:
+    assert Report.from_json(json.loads(json.dumps(REPORT.to_json()))) == REPORT
+    assert Report.from_json(json.loads(json.dumps(BARE.to_json()))) == BARE
+
+
+def test_a_report_of_another_version_or_with_a_damaged_value_is_refused() -> None:
+    with pytest.raises(RequestError, match="format version 0; allowed: 1"):
+        Report.from_json({**REPORT.to_json(), "version": 0})
+    with pytest.raises(RequestError, match=r"damaged at dense\.macs"):
+        Report.from_json({**REPORT.to_json(), "dense": {**REPORT.to_json()["dense"], "macs": "many"}})
+
+
+@given(st.floats(1e-4, 1e6))
+def test_a_number_keeps_three_digits_and_no_power_of_ten(value: float) -> None:
+    shown = significant(value)
+    assert re.fullmatch(r"\d+(\.\d+)?", shown)
+    assert float(shown) == pytest.approx(value, rel=0.0051)
+
+
+def test_numbers_read_as_people_say_them() -> None:
+    assert [significant(value) for value in (0.88, 1.234, 999.7, 12345.6, None)] == [
+        "0.880",
+        "1.23",
+        "1000",
+        "12346",
+        "–",
+    ]
+    assert [count(units) for units in (853, 12_345, 4_110_000, 2.5e9)] == [
+        "853",
+        "12.3 k",
+        "4.11 M",
+        "2.50 G",
+    ]
+    assert [duration(seconds) for seconds in (4.25, 59.7, 65, 3599.6, 7380)] == [
+        "4.2 s",
+        "1 min 0 s",
+        "1 min 5 s",
+        "1 h 0 min",
+        "2 h 3 min",
+    ]
+    assert [signed(share) for share in (0.003, -0.012, -0.00001)] == ["+0.30", "−1.20", "0.00"]
