@@ -91,7 +91,7 @@ def _front(report: Report) -> Figure:
     _draw_rows(axes, finalists, "found", "o", "found by the search")
     _draw_rows(axes, [report.dense], "ink", "s", "dense")
     _draw_line(axes, baselines, "uniform", ":")
-    _draw_line(axes, [row for row in finalists if row.on_front], "found", "-")
+    _draw_line(axes, [row for row in report.rows if row.on_front], "found", "-")
     if any(row.measured_ms is not None for row in (report.dense, *report.rows)):
         axes.plot([], [], "D", mfc="none", mec=_LIGHT["quiet"], markersize=5, label="the same, measured")
     _focus(axes, report)
@@ -138,13 +138,19 @@ def _focus(axes: Axes, report: Report) -> None:
     best = [report.dense.validation_accuracy, *(row.validation_accuracy for row in report.rows)]
     top = max(best + trials)
     height = max(top - min(best), 0.03)
-    bottom = max(min(best + trials), min(best) - 0.7 * height)
-    axes.set_ylim(bottom - 0.12 * height, top + 0.15 * height)
+    bottom = max(min(best + trials), min(best) - 0.7 * height) - 0.12 * height
+    axes.set_ylim(bottom, top + 0.15 * height)
     below = sum(accuracy < bottom for accuracy in trials)
     if below:
-        note = f"{below} trial{'s' * (below > 1)} below {percent(bottom, 1)} %"
         axes.annotate(
-            note, (0, 0), (6, 6), "axes fraction", "offset points", color=_LIGHT["quiet"], fontsize=8
+            f"{below} trial{'s' * (below > 1)} below {percent(bottom, 1)} %",
+            (0, 0),
+            (7, 7),
+            "axes fraction",
+            "offset points",
+            color=_LIGHT["quiet"],
+            fontsize=8,
+            bbox={"facecolor": _LIGHT["page"], "edgecolor": "none", "pad": 2},
         )
 
 

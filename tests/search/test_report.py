@@ -214,7 +214,7 @@ def test_the_page_shows_every_network_group_failure_and_reason() -> None:
         "No validation split was given.",
         "torch 2.13.0",
         "1 min 5 s",
-        'load("runs/digits/export")',
+        'search.load("runs/digits/export")',
         "prunefront show digits",
         "+5.0 %",
     ):
