@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -28,6 +29,8 @@ from hwprofiles.errors import InvariantError, TransientError, TrialError
 
 PR_SET_PDEATHSIG = 1
 """Linux: which signal a process gets when its parent dies; see prctl(2)."""
+
+CONNECT_TIMEOUT_S = 5.0
 
 QUIET_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -85,7 +88,7 @@ class Pool:
 
     Raises:
         Exception: whatever `factory` raised in a worker.
-        TransientError: no cluster answers at `address`.
+        TransientError: no cluster answers at `address`, or a worker died while it was warming up.
         InvariantError: this process already uses Ray.
     """
 
@@ -110,10 +113,7 @@ class Pool:
             self._shared = {name: self._ray.put(value) for name, value in shared.items()}
             self._idle.extend(self._fresh() for _ in range(workers))
             self._workers = workers
-            for seat in self._idle:
-                _, problem = self._ray.get(seat.warm)
-                if problem is not None:
-                    raise problem
+            self.worker_pids()
             self._open = opening.pop_all()
 
     def __enter__(self) -> Self:
@@ -124,7 +124,7 @@ class Pool:
 
     def close(self) -> None:
         """Kill all workers, busy or not, and end the Ray that this pool started."""
-        for seat in [*self._idle, *(seat for seat, _ in self._running.values())]:
+        for seat in self._seats:
             self._ray.kill(seat.actor)
         self._queue.clear()
         self._running.clear()
@@ -143,9 +143,13 @@ class Pool:
         return self._busy_s / (self._workers * elapsed_s) if elapsed_s > 0 else 0.0
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers, idle ones first; waits for those that are still warming up."""
-        seats = [*self._idle, *(seat for seat, _ in self._running.values())]
-        return [self._ray.get(seat.warm)[0] for seat in seats]
+        """Process ids of the workers, idle ones first; waits for those that are still warming up.
+
+        Raises:
+            Exception: whatever `factory` raised in a worker.
+            TransientError: a worker died while it was warming up.
+        """
+        return [self._warm_pid(seat) for seat in self._seats]
 
     def submit(self, key: Hashable, request: Any) -> None:
         """Start the request on a free worker, or queue it; its end comes back from `wait` under `key`.
@@ -170,6 +174,21 @@ class Pool:
         finished = [self._finish(reference) for reference in ready]
         self._dispatch()
         return finished
+
+    @property
+    def _seats(self) -> list[_Seat]:
+        return [*self._idle, *(seat for seat, _ in self._running.values())]
+
+    def _warm_pid(self, seat: _Seat) -> int:
+        try:
+            pid, problem = self._ray.get(seat.warm)
+        except self._ray.exceptions.RayError as error:
+            raise TransientError(
+                "a worker died while it was warming up: if memory is short, ask for fewer workers"
+            ) from error
+        if problem is not None:
+            raise problem
+        return int(pid)
 
     def _dispatch(self) -> None:
         while self._queue and self._idle:
@@ -257,6 +276,8 @@ class _Worker:
 @contextmanager
 def _session(address: str, cpus: int) -> Iterator[Any]:
     """Connect to the cluster at `address`, or start Ray on this machine; yield the module `ray`."""
+    if address:
+        _knock(address)
     for name, value in (QUIET_RAY if address else QUIET_RAY | LOCAL_RAY).items():
         os.environ.setdefault(name, value)
     import ray
@@ -264,11 +285,12 @@ def _session(address: str, cpus: int) -> Iterator[Any]:
     if ray.is_initialized():
         raise InvariantError("this process already uses Ray; close the other pool before making this one")
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    # Ray opens its own folders to everybody, so they lie in one that is ours alone.
-    with TemporaryDirectory(prefix="prunefront-", ignore_cleanup_errors=True) as private:
+    # Ray opens its own folders to everybody, so they lie in one that is ours alone; in /tmp, as the paths of
+    # its sockets may have 107 characters at most.
+    with TemporaryDirectory(prefix="prunefront-", dir="/tmp", ignore_cleanup_errors=True) as private:
         try:
             if address:
-                _connect(ray, address, quiet)
+                ray.init(address, **quiet)
             else:
                 folder = f"{private}/ray"
                 ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **quiet)
@@ -277,10 +299,14 @@ def _session(address: str, cpus: int) -> Iterator[Any]:
             ray.shutdown(wait_for_processes=True)
 
 
-def _connect(ray: Any, address: str, quiet: Mapping[str, Any]) -> None:
+def _knock(address: str) -> None:
+    """Check that somebody answers at `host:port`; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        ray.init(address, **quiet)
-    except ConnectionError as error:
+        if port.isdigit():
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
         raise TransientError(
-            f"no Ray cluster answers at {address!r}: start it, or unset PRUNEFRONT_RAY_ADDRESS to work here"
+            f"no Ray cluster answers at {address!r} ({error}): start it, or unset PRUNEFRONT_RAY_ADDRESS to"
+            " work on this machine"
         ) from error

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwprofiles.errors import InvariantError, RequestError, TrialError
+from hwprofiles.errors import InvariantError, RequestError, TransientError, TrialError
 from trials.pool import Finished, Pool
 
 WORKERS = 2
@@ -75,6 +78,17 @@ def fail(error: Exception) -> Callable[[dict[str, Any]], Any]:
     return request
 
 
+def until(gate: Path) -> Callable[[dict[str, Any]], str]:
+    """A request that ends once that file exists."""
+
+    def request(shared: dict[str, Any]) -> str:
+        while not gate.exists():
+            time.sleep(0.01)
+        return "opened"
+
+    return request
+
+
 def hold(path: Path) -> Callable[[dict[str, Any]], Any]:
     """A request that says in a file who works on it, and then takes long."""
 
@@ -100,18 +114,12 @@ def test_each_result_comes_back_under_its_key(pool: Pool) -> None:
 
 def test_a_quick_request_does_not_wait_for_a_slow_one(pool: Pool, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-
-    def until_open(shared: dict[str, Any]) -> str:
-        while not gate.exists():
-            time.sleep(0.01)
-        return "slow"
-
-    pool.submit(0, until_open)
+    pool.submit(0, until(gate))
     pool.submit(1, lambda shared: "quick")
     assert [f.value for f in finish(pool, 1)] == ["quick"]
     assert pool.wait(0.01) == []
     gate.touch()
-    assert [f.key for f in finish(pool, 1)] == [0]
+    assert [f.value for f in finish(pool, 1)] == ["opened"]
 
 
 def test_free_counts_the_workers_that_would_start_at_once(pool: Pool) -> None:
@@ -203,6 +211,31 @@ def test_a_worker_is_replaced_after_its_last_request(pool: Pool) -> None:
     assert max(answers.values()) <= RECYCLE_AFTER
 
 
+def test_the_busy_share_is_a_share(pool: Pool) -> None:
+    pool.submit(0, lambda shared: time.sleep(0.2))
+    finish(pool, 1)
+    assert 0.0 < pool.busy_share < 1.0
+
+
+def test_ray_is_reachable_from_this_machine_only(pool: Pool) -> None:
+    """Ray listens where its node's address says, on all interfaces unless that is the loopback one."""
+
+    def address(shared: dict[str, Any]) -> str:
+        import ray
+
+        return str(ray.util.get_node_ip_address())
+
+    assert answer(pool, address).value == "127.0.0.1"
+
+
+def test_an_address_where_nobody_answers_is_refused_at_once() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(TransientError, match=f"no Ray cluster answers at '{address}'"):
+            Pool(Calls, {}, workers=1, threads=1, address=address)
+
+
 def test_one_pool_at_a_time(pool: Pool) -> None:
     with pytest.raises(InvariantError, match="close the other pool"):
         Pool(Calls, {}, workers=1, threads=1)
@@ -210,19 +243,20 @@ def test_one_pool_at_a_time(pool: Pool) -> None:
 
 
 DRIVER = """
-import sys, time
+import sys
 from pathlib import Path
-from tests.trials.test_pool import Calls, WORKERS, hold
+from tests.trials.test_pool import Calls, WORKERS, hold, until
 from trials.pool import Pool
 
+folder = Path(sys.argv[1])
 with Pool(Calls, {}, workers=WORKERS, threads=1) as pool:
-    pool.submit("slow", lambda shared: time.sleep(3) or "done")
-    pool.submit("held", hold(Path(sys.argv[1])))
+    pool.submit("gate", until(folder / "gate"))
+    pool.submit("held", hold(folder / "pid"))
     try:
-        pool.wait(60)
+        pool.wait()
     except KeyboardInterrupt:
         print("interrupted", flush=True)
-        print(pool.wait(60)[0].value, flush=True)
+        print(pool.wait()[0].value, flush=True)
         raise
 """
 
@@ -231,17 +265,26 @@ with Pool(Calls, {}, workers=WORKERS, threads=1) as pool:
 def driver(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process with a pool of its own, in a session of its own, whose workers are at work."""
     process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path / "pid")],
+        [sys.executable, "-c", DRIVER, str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     holder(tmp_path / "pid")
+    folders = ray_folders(process.pid)
     yield process
     for pid in session(process.pid):
         os.kill(pid, signal.SIGKILL)
     process.communicate()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def ray_folders(leader: int) -> set[str]:
+    """The temporary folders that the commands of that session name."""
+    commands = (Path(f"/proc/{pid}/cmdline").read_text() for pid in session(leader))
+    return {folder for command in commands for folder in re.findall(r"/tmp/prunefront-\w+", command)}
 
 
 def workers(leader: int) -> list[int]:
@@ -263,15 +306,20 @@ def session(leader: int) -> list[int]:
     return found
 
 
-def test_ctrl_c_reaches_the_caller_and_no_worker_and_the_exit_leaves_no_process(
-    driver: subprocess.Popen[str],
+def test_ctrl_c_reaches_the_caller_and_no_worker_and_the_exit_leaves_nothing_behind(
+    driver: subprocess.Popen[str], tmp_path: Path
 ) -> None:
+    [folder] = ray_folders(driver.pid)
     assert len(workers(driver.pid)) == WORKERS
     os.killpg(driver.pid, signal.SIGINT)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "interrupted\n"
+    (tmp_path / "gate").touch()
     said, complaints = driver.communicate(timeout=60)
-    assert said.splitlines() == ["interrupted", "done"]
+    assert said == "opened\n"
     assert complaints.splitlines()[-1] == "KeyboardInterrupt"
     assert session(driver.pid) == []
+    assert not Path(folder).exists()
 
 
 def test_workers_end_with_a_killed_driver(driver: subprocess.Popen[str]) -> None:
