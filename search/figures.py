@@ -28,7 +28,7 @@ PALETTE = {
     "ink": ("#1d2433", "#e6eaf1"),
     "quiet": ("#667085", "#98a2b3"),
     "line": ("#dfe3ea", "#2c3441"),
-    "trial": ("#a9bdd3", "#4d6784"),
+    "trial": ("#a9bdd3", "#6b8bb0"),
     "found": ("#0072b2", "#56b4e9"),
     "uniform": ("#c25a00", "#f0a04b"),
 }

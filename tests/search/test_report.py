@@ -267,7 +267,7 @@ def test_every_finished_trial_of_the_picture_says_which_it_is() -> None:
 
 def test_trials_far_below_the_rest_are_counted_not_drawn() -> None:
     assert "1 trial below" in render_html(REPORT)
-    assert "below" not in render_html(replace(REPORT, points=REPORT.points[:1]))
+    assert "trial below" not in render_html(replace(REPORT, points=REPORT.points[:1]))
 
 
 @pytest.mark.parametrize("report", [REPORT, BARE, ONE_TRIAL, _hostile(REPORT)])
