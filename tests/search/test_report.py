@@ -177,6 +177,11 @@ def _hostile(report: Report) -> Report:
     )
 
 
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render_html(REPORT)
+
+
 def test_the_headline_compares_measurements_and_test_accuracies() -> None:
     assert REPORT.headline == "2.00× faster at −0.3 points on this-cpu: trial 3"
     slower = replace(REPORT, rows=(replace(FOUND, measured_ms=4.2, test_accuracy=0.97),))
@@ -201,8 +206,8 @@ def test_rows_stand_slowest_first() -> None:
     assert [row.label for row in REPORT.ordered] == ["dense", "trial 3", "uniform 50%"]
 
 
-def test_the_page_shows_every_network_group_failure_and_reason() -> None:
-    text = _Page(render_html(REPORT)).text
+def test_the_page_shows_every_network_group_failure_and_reason(page: str) -> None:
+    text = _Page(page).text
     for row in REPORT.ordered:
         assert row.label in text
     for words in (
@@ -245,28 +250,26 @@ def test_hostile_names_are_shown_as_they_are() -> None:
     assert _Page(page).text.count(HOSTILE) > 10
 
 
-def test_pictures_on_a_page_share_no_names() -> None:
-    names = re.findall(r'\bid="([^"]+)"', render_html(REPORT))
+def test_pictures_on_a_page_share_no_names(page: str) -> None:
+    names = re.findall(r'\bid="([^"]+)"', page)
     assert names
     assert len(names) == len(set(names))
 
 
-def test_a_page_has_colours_for_a_light_and_for_a_dark_screen_and_no_others() -> None:
-    page = render_html(REPORT)
+def test_a_page_has_colours_for_a_light_and_for_a_dark_screen_and_no_others(page: str) -> None:
     assert "prefers-color-scheme: dark" in page
     for picture in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
         assert not re.search(r"#[0-9a-f]{6}\b", picture)
         assert set(re.findall(r"var\((--\w+)\)", picture)) <= set(re.findall(r"(--\w+):", page))
 
 
-def test_every_finished_trial_of_the_picture_says_which_it_is() -> None:
-    page = render_html(REPORT)
+def test_every_finished_trial_of_the_picture_says_which_it_is(page: str) -> None:
     assert "<title>trial 3 (amc): 95.00 %, 1.00 ms predicted</title>" in page
     assert "trial 1 (amc)" not in page
 
 
-def test_trials_far_below_the_rest_are_counted_not_drawn() -> None:
-    assert "1 trial below" in render_html(REPORT)
+def test_trials_far_below_the_rest_are_counted_not_drawn(page: str) -> None:
+    assert "1 trial below" in page
     assert "trial below" not in render_html(replace(REPORT, points=REPORT.points[:1]))
 
 
