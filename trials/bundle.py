@@ -13,7 +13,8 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ _SAFETENSORS_DTYPES = {
     "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 
+_PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    "Tensor": (Value, Tensor, int, float),
+    "int": (int, Batch),
+    "number": (int, float),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "ScalarType": (Dtype,),
+}
+"""What a graph may hold where ATen declares a type; a sum may have a number for its second tensor."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -58,20 +70,21 @@ class Bundle:
         """
         if folder.exists():
             raise RequestError(f"{folder} exists already; choose another folder or remove it")
-        partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        with whole_folder(folder) as partial:
+            manifest = {
+                "format": FORMAT,
+                "sha256": self.write_model(partial, "weights.safetensors"),
+                "inputs": self.graph.to_json()["inputs"],
+                "versions": {"torch": torch.__version__.partition("+")[0]},
+            }
+            (partial / "manifest.json").write_text(json.dumps(manifest, indent=2))
+
+    def write_model(self, folder: Path, weights: str) -> dict[str, str]:
+        """Write `graph.json` and a safetensors file called `weights`; returns the sha256 of each."""
         graph = json.dumps(self.graph.to_json(), separators=(",", ":"), allow_nan=False)
-        (partial / "graph.json").write_text(graph)
-        save_file({name: t.contiguous() for name, t in self.tensors.items()}, partial / "weights.safetensors")
-        manifest = {
-            "format": FORMAT,
-            "sha256": {name: _sha256(partial / name) for name in ("graph.json", "weights.safetensors")},
-            "inputs": self.graph.to_json()["inputs"],
-            "versions": {"torch": torch.__version__.partition("+")[0]},
-        }
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2))
-        partial.rename(folder)
+        (folder / "graph.json").write_text(graph)
+        save_file({name: t.contiguous() for name, t in self.tensors.items()}, folder / weights)
+        return {name: file_sha256(folder / name) for name in ("graph.json", weights)}
 
     @property
     def sha256(self) -> str:
@@ -90,20 +103,48 @@ def read_bundle(folder: Path) -> Bundle:
         BundleError: a file is missing, too large, of another sha256 or format, or not what the graph says.
         UnsupportedOpError: an op off the allow-list.
     """
-    manifest = _read_json(folder / "manifest.json", 2**20)
+    manifest = read_json(folder / "manifest.json", 2**20)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{folder} is not a bundle of format {FORMAT}; export the model again")
-    checksums = manifest.get("sha256")
-    for name, cap in (("graph.json", MAX_GRAPH_BYTES), ("weights.safetensors", MAX_WEIGHT_BYTES)):
+    return read_model(folder, "weights.safetensors", manifest.get("sha256"))
+
+
+def read_model(folder: Path, weights: str, checksums: Any) -> Bundle:
+    """Read and check what `Bundle.write_model` wrote; `checksums` may be anything that was in a file.
+
+    Raises:
+        BundleError, UnsupportedOpError: as `read_bundle`.
+    """
+    for name, cap in (("graph.json", MAX_GRAPH_BYTES), (weights, MAX_WEIGHT_BYTES)):
         _check_size(folder / name, cap)
-        if not isinstance(checksums, dict) or checksums.get(name) != _sha256(folder / name):
+        if not isinstance(checksums, dict) or checksums.get(name) != file_sha256(folder / name):
             raise BundleError(
                 f"{folder / name} is not the file its manifest describes (sha256); copy it again"
             )
-    graph = Graph.from_json(_read_json(folder / "graph.json", MAX_GRAPH_BYTES))
-    _check_weights(folder / "weights.safetensors", graph)
+    graph = Graph.from_json(read_json(folder / "graph.json", MAX_GRAPH_BYTES))
+    _check_weights(folder / weights, graph)
+    for node in graph.nodes:
+        _check_call(node)
     trace(graph)
-    return Bundle(graph, load_file(folder / "weights.safetensors"))
+    return Bundle(graph, load_file(folder / weights))
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to fill. It takes the place of `folder` when all went well, and is gone if not."""
+    partial, replaced = (
+        folder.with_name(f".{folder.name}.{what}-{os.getpid()}") for what in ("partial", "replaced")
+    )
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(replaced)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _check_size(path: Path, cap: int) -> None:
@@ -113,7 +154,7 @@ def _check_size(path: Path, cap: int) -> None:
         raise BundleError(f"{path} has {path.stat().st_size} bytes; at most {cap} are allowed")
 
 
-def _read_json(path: Path, cap: int) -> Any:
+def read_json(path: Path, cap: int) -> Any:
     _check_size(path, cap)
     try:
         return json.loads(path.read_text())
@@ -141,7 +182,41 @@ def _check_weights(path: Path, graph: Graph) -> None:
             )
 
 
-def _sha256(path: Path) -> str:
+def _check_call(node: Node) -> None:
+    """Compare a node's arguments with what its op declares: each one there, none besides, of its type."""
+    rule_of(node.op)
+    if node.op == "getitem":
+        wanted = {"self": "Tensor", "index": "int"}
+    else:
+        wanted = {a.name: str(a.real_type) for a in _arguments(node.op) if a.name not in _DROPPED_ARGUMENTS}
+    odd = sorted(set(wanted) ^ set(node.args)) or [
+        n for n, arg in node.args.items() if not _fits(wanted[n], arg)
+    ]
+    if odd:
+        raise BundleError(
+            f"node {node.name!r} does not call {node.op} as it is declared, see {odd[0][:60]!r}; "
+            "export the model again"
+        )
+
+
+def _arguments(op: str) -> list[Any]:
+    _, name, overload = op.split(".")
+    return list(getattr(getattr(torch.ops.aten, name), overload)._schema.arguments)
+
+
+def _fits(kind: str, arg: Arg) -> bool:
+    """Whether an argument is of a type as ATen writes it, such as "Optional[List[int]]"."""
+    outer, _, inner = kind.partition("[")
+    if kind == "Optional[Tensor]":
+        return arg is None or isinstance(arg, Value | Tensor)
+    if outer == "Optional":
+        return arg is None or _fits(inner[:-1], arg)
+    if outer == "List":
+        return isinstance(arg, tuple) and all(_fits(inner[:-1], item) for item in arg)
+    return isinstance(arg, _PYTHON_TYPES[kind])
+
+
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -288,9 +288,10 @@ def _input(data: Any) -> Input:
 
 
 def _tensor(data: Any) -> TensorSpec:
-    return TensorSpec(
-        shape=_shape(data["shape"]), dtype=_dtype(data["dtype"]), trainable=data["trainable"] is True
-    )
+    trainable = data["trainable"]
+    if not isinstance(trainable, bool):
+        raise BundleError(f"a tensor is trainable={str(trainable)[:60]!r}; allowed: true, false")
+    return TensorSpec(shape=_shape(data["shape"]), dtype=_dtype(data["dtype"]), trainable=trainable)
 
 
 def _node(data: Any) -> Node:

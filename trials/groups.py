@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwprofiles.errors import BundleError, RequestError, nearest
 from trials.candidate import Axis, Candidate, Space
-from trials.graph import MAX_ELEMENTS, Graph, Value, module_of
+from trials.graph import MAX_ELEMENTS, Graph, Tensor, Value, module_of
 from trials.labels import LabelArray, Units, blank, compact, varying, written
 from trials.oprules import Call, Rule, TensorAxis, Traced, rule_of
 
@@ -75,20 +75,16 @@ class Coupling:
     def space(self, *, step: int = 1, lowest_keep: float = 0.1) -> Space:
         """The candidates a search may propose: one axis per group, counts in steps of `step`.
 
-        A group smaller than two steps gets the largest step that leaves it a choice.
+        Heads go one by one. A group smaller than two steps takes the largest divisor of the step that leaves
+        it a choice.
         """
         axes = []
         for group in self.groups:
-            own = (
-                1
-                if group.width > 1
-                else max(s for s in range(1, step + 1) if step % s == 0 and 2 * s <= max(2, group.size))
-            )
-            axes.append(
-                Axis(
-                    name=group.name, size=group.size, step=own, lowest=max(1, round(lowest_keep * group.size))
-                )
-            )
+            divisors = [size for size in range(1, step + 1) if step % size == 0]
+            own = max((size for size in divisors if 2 * size <= group.size), default=1)
+            own = 1 if group.kind == "heads" else own
+            lowest = -(-max(1, round(lowest_keep * group.size)) // own) * own
+            axes.append(Axis(name=group.name, size=group.size, step=own, lowest=lowest))
         return Space(tuple(axes))
 
     def group(self, name: str) -> Group:
@@ -164,9 +160,7 @@ def trace(graph: Graph) -> tuple[Units, dict[str, Traced], list[TensorAxis]]:
     """
     units, axes = Units(), list[TensorAxis]()
     values: dict[str, Traced] = {item.name: blank((1, *item.shape)) for item in graph.inputs}
-    used_whole: set[str] = set()
     for node in graph.nodes:
-        bound = len(axes)
         try:
             result = rule_of(node.op).trace(Call(node, units, values, graph.tensors, axes))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
@@ -182,10 +176,6 @@ def trace(graph: Graph) -> tuple[Units, dict[str, Traced], list[TensorAxis]]:
                     f"allowed: at most {MAX_VALUE_RANK} axes and 1 to {MAX_ELEMENTS} elements"
                 )
         values[node.name] = result
-        used_whole.update(set(node.tensors) - {axis.tensor for axis in axes[bound:]})
-    for axis in axes:
-        if axis.tensor in used_whole:
-            units.fix(axis.labels, f"{axis.tensor} is also used as a value of its own")
     for output in graph.outputs:
         for part in _parts(values[output.name]):
             units.fix(part, "it is an output of the model")
@@ -204,7 +194,7 @@ def analyse(graph: Graph) -> Coupling:
         BundleError: shapes that do not fit together, or larger than allowed.
     """
     units, values, axes = trace(graph)
-    _join_shared_tensors(units, axes)
+    _join_shared_tensors(graph, units, axes)
     classes = _make_rectangular(units, values, _rigid(graph, values))
 
     vectors: list[NDArray[np.int64]] = []
@@ -260,15 +250,25 @@ def _resizes(rule: Rule) -> bool:
     return type(rule).resize is not Rule.resize
 
 
-def _join_shared_tensors(units: Units, axes: list[TensorAxis]) -> None:
-    first: dict[tuple[str, int], TensorAxis] = {}
+def _join_shared_tensors(graph: Graph, units: Units, axes: list[TensorAxis]) -> None:
+    """A tensor that is used twice loses the same positions for both uses, or none if a use needs it whole."""
+    uses: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for node in graph.nodes:
+        for argument, arg in node.args.items():
+            for item in arg if isinstance(arg, tuple) else (arg,):
+                if isinstance(item, Tensor):
+                    uses[item.name].add((node.name, argument))
+    shared: dict[tuple[str, int], list[TensorAxis]] = defaultdict(list)
     for axis in axes:
-        one = first.setdefault((axis.tensor, axis.axis), axis)
-        if one is not axis:
-            units.join(one.labels, axis.labels)
-            beside = (one.labels == 0) != (axis.labels == 0)
-            for side in (one, axis):
-                units.fix(side.labels[beside], f"{axis.tensor} is also used where units cannot go")
+        shared[axis.tensor, axis.axis].append(axis)
+    for (tensor, _), bound in shared.items():
+        for axis in bound[1:]:
+            units.join(bound[0].labels, axis.labels)
+        whole = np.any([axis.labels == 0 for axis in bound], axis=0) | (
+            uses[tensor] > {axis.use for axis in bound}
+        )
+        for axis in bound:
+            units.fix(axis.labels[whole], f"{tensor} is also used where units cannot go")
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,12 +66,12 @@ class Step:
     def __init__(self, root: Network, node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> None:
         self.node, self.name = node, node.name
         rule_of(node.op)
-        made = _MODULES[node.op](node, tensors, ranks) if node.op in _MODULES else None
+        main = next(iter(node.values), "")
+        made = _MODULES[node.op](node, tensors, ranks) if main and node.op in _MODULES else None
         self.flag = next((name for name in node.args if name in TRAINING_FLAGS), "")
         self.path = _adopt(root, node, made) if made is not None else ""
         if self.path:
-            main = next(arg for arg in node.args.values() if isinstance(arg, Value))
-            self.source = main.name
+            self.source = main
             return
         self.call = _function(node.op)
 
@@ -156,8 +156,6 @@ Make = Callable[[Node, Mapping[str, torch.Tensor], _Ranks], nn.Module | None]
 
 
 def _conv2d(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
-    if not isinstance(node["weight"], Tensor):
-        return None
     weight = tensors[node["weight"].name]
     return _layer(
         nn.Conv2d,
@@ -175,8 +173,6 @@ def _conv2d(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> n
 
 
 def _linear(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
-    if not isinstance(node["weight"], Tensor):
-        return None
     weight = tensors[node["weight"].name]
     widths = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
     return _layer(nn.Linear, widths, bias=node["bias"] is not None)
@@ -201,8 +197,6 @@ def _layer_norm(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) 
 
 
 def _embedding(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
-    if not isinstance(node["weight"], Tensor) or not isinstance(node["indices"], Value):
-        return None
     count, width = tensors[node["weight"].name].shape
     padding = node["padding_idx"] if node["padding_idx"] >= 0 else None
     return _layer(nn.Embedding, {"embedding_dim": width}, num_embeddings=count, padding_idx=padding)

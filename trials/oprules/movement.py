@@ -120,7 +120,7 @@ class Item(Rule):
 
 
 class Pad(Rule):
-    """Padding. New channels are units of their own: a sum may join them with a convolution's."""
+    """Padding. New channels of a constant are units: a sum may join them with a convolution's."""
 
     def trace(self, call: Call) -> Traced:
         x = call.labels("self")
@@ -131,18 +131,20 @@ class Pad(Rule):
         grown = compact(x)
         for axis in varying(x):
             if sum(pads[axis]):
-                if call.node["mode"] != "constant":
+                fresh = call.node["mode"] == "constant"
+                if not fresh:
                     call.fix(x, f"{call.node.name} pads them by {call.node['mode']!r}")
-                grown = self._grow(call, grown, axis, pads[axis])
+                grown = self._grow(call, grown, axis, pads[axis], fresh=fresh)
         return np.broadcast_to(grown, shape)
 
     @staticmethod
-    def _grow(call: Call, labels: LabelArray, axis: int, pads: tuple[int, int]) -> LabelArray:
-        """Fresh units before and after those along an axis."""
+    def _grow(call: Call, labels: LabelArray, axis: int, pads: tuple[int, int], *, fresh: bool) -> LabelArray:
+        """Labels with new positions before and after those along an axis, each a unit if `fresh`."""
         sides = []
         for count in pads:
-            line = call.units.new(count).reshape([-1 if d == axis else 1 for d in range(labels.ndim)])
+            line = call.units.new(count) if fresh else blank((count,))
             shape = tuple(count if d == axis else size for d, size in enumerate(labels.shape))
+            line = line.reshape([-1 if d == axis else 1 for d in range(labels.ndim)])
             sides.append(np.broadcast_to(line, shape))
         call.units.charge(labels.size)
         return np.concatenate([sides[0], labels, sides[1]], axis=axis)

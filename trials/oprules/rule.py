@@ -20,7 +20,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class TensorAxis:
-    """One axis of a tensor and the unit of each of its positions.
+    """One axis of a tensor and the unit of each of its positions, in one `use`: a node and its argument.
 
     `role`: "out" makes the units, "in" contracts over them (zeroing it masks them), "along" rides with them.
     """
@@ -29,7 +29,7 @@ class TensorAxis:
     axis: int
     labels: LabelArray
     role: str
-    node: str
+    use: tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -59,14 +59,16 @@ class Call:
         raise BundleError(f"node {self.node.name!r} ({self.node.op}) got {arg!r} where a value belongs")
 
     def spec(self, argument: str) -> TensorSpec:
+        return self.specs[self._stored(argument).name]
+
+    def _stored(self, argument: str) -> Tensor:
         arg = self.node[argument]
         if not isinstance(arg, Tensor):
             raise UnsupportedOpError(
                 f"{self.node.op} at {self.node.name!r} computes its {argument!r} from values, where only a "
                 "stored parameter is supported; give the layer a parameter of its own"
             )
-        spec: TensorSpec = self.specs[arg.name]
-        return spec
+        return arg
 
     def along(self, labels: LabelArray, axis: int, what: str) -> LabelArray:
         """(size,) the unit at each position of an axis; units that change along any other axis are fixed."""
@@ -80,15 +82,15 @@ class Call:
 
     def bind(self, argument: str, axis: int, labels: LabelArray, role: str) -> None:
         """Record that a tensor's axis belongs to these units; an absent (None) tensor is fine."""
-        arg = self.node[argument]
-        if isinstance(arg, Tensor):
-            size = self.specs[arg.name].shape[axis]
-            if size != len(labels):
-                raise BundleError(
-                    f"tensor {arg.name!r} has {size} positions on axis {axis} where node {self.node.name!r} "
-                    f"has {len(labels)}; export the model again"
-                )
-            self.axes.append(TensorAxis(arg.name, axis, labels, role, self.node.name))
+        if self.node[argument] is None:
+            return
+        tensor, size = self._stored(argument).name, self.spec(argument).shape[axis]
+        if size != len(labels):
+            raise BundleError(
+                f"tensor {tensor!r} has {size} positions on axis {axis} where node {self.node.name!r} has "
+                f"{len(labels)}; export the model again"
+            )
+        self.axes.append(TensorAxis(tensor, axis, labels, role, (self.node.name, argument)))
 
     def fix(self, labels: LabelArray, reason: str) -> None:
         self.units.fix(labels, reason)
@@ -145,15 +147,11 @@ def plain(arg: Arg) -> Any:
 
 
 def pair(arg: Arg, lowest: int = 1) -> tuple[int, int]:
-    """A literal for height and width, each from `lowest` to a million.
-
-    Raises:
-        BundleError: it is something else.
-    """
+    """A literal for height and width, each from `lowest` to a million; ValueError if it is something else."""
     values = arg if isinstance(arg, tuple) else (arg,)
     values = values * 2 if len(values) == 1 else values
     if len(values) != 2 or not all(type(value) is int and lowest <= value < 2**20 for value in values):
-        raise BundleError(f"{arg!r} is not one or two integers from {lowest} to {2**20 - 1}")
+        raise ValueError(f"{str(arg)[:60]} is not one or two integers from {lowest} to {2**20 - 1}")
     return values  # type: ignore[return-value]
 
 

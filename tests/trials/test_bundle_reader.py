@@ -1,0 +1,341 @@
+"""A reader believes nothing that a bundle says: every lie is a BundleError, and none of them costs much."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from hwprofiles.errors import BundleError, RequestError, UnsupportedOpError
+from tests.bundles import exported
+from trials.bundle import Bundle, read_bundle
+from trials.costs import Costs
+from trials.graph import MAX_ELEMENTS, MAX_NODES
+from trials.groups import analyse
+
+GRAPH, WEIGHTS, MANIFEST = "graph.json", "weights.safetensors", "manifest.json"
+Json = Any
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A good bundle of a small network, to be damaged."""
+    exported("vgg_flatten").write(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def sign(folder: Path) -> None:
+    """Make the manifest describe the files as they are: whoever lies may sign the lie."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["sha256"] = {name: sha256((folder / name).read_bytes()).hexdigest() for name in (GRAPH, WEIGHTS)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def write_graph(folder: Path, text: str) -> None:
+    (folder / GRAPH).write_text(text)
+    sign(folder)
+
+
+def edit(folder: Path, change: Callable[[Json], None]) -> None:
+    graph = json.loads((folder / GRAPH).read_text())
+    change(graph)
+    write_graph(folder, json.dumps(graph))
+
+
+def node(graph: Json, op: str) -> Json:
+    """The first node of an op."""
+    return next(node for node in graph["nodes"] if node["op"] == op)
+
+
+def test_a_file_changed_after_export_is_refused(folder: Path) -> None:
+    with (folder / WEIGHTS).open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(BundleError, match=r"weights.safetensors is not the file .* \(sha256\)"):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("name", [GRAPH, WEIGHTS, MANIFEST])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        read_bundle(folder)
+
+
+def test_another_format_is_refused(folder: Path) -> None:
+    (folder / MANIFEST).write_text('{"format": 2}')
+    with pytest.raises(BundleError, match="not a bundle of format 1"):
+        read_bundle(folder)
+
+
+def test_an_existing_folder_is_not_overwritten(folder: Path) -> None:
+    with pytest.raises(RequestError, match="exists already"):
+        exported("vgg_flatten").write(folder)
+
+
+def test_truncated_weights_are_refused(folder: Path) -> None:
+    whole = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    sign(folder)
+    with pytest.raises(BundleError, match="not a safetensors file"):
+        read_bundle(folder)
+
+
+class Loaded:
+    """What a pickle would run on loading."""
+
+    ran = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (setattr, (Loaded, "ran", True))
+
+
+@pytest.mark.parametrize("writer", [pickle.dumps, lambda value: _saved(value)], ids=["pickle", "torch.save"])
+def test_a_renamed_pickle_is_refused_and_never_loaded(folder: Path, writer: Callable[[Any], bytes]) -> None:
+    (folder / WEIGHTS).write_bytes(writer(Loaded()))
+    sign(folder)
+    with pytest.raises(BundleError, match="not a safetensors file"):
+        read_bundle(folder)
+    assert not Loaded.ran
+
+
+def _saved(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.pop("classifier.0.weight"),
+        lambda tensors: tensors.update(extra=torch.zeros(1)),
+        lambda tensors: tensors.update({"features.0.bias": torch.zeros(13)}),
+        lambda tensors: tensors.update({"features.0.bias": torch.zeros(12, dtype=torch.float64)}),
+    ],
+    ids=["one missing", "one too many", "another shape", "another dtype"],
+)
+def test_weights_that_disagree_with_the_graph_are_refused(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]
+) -> None:
+    tensors = dict(exported("vgg_flatten").tensors)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+    sign(folder)
+    with pytest.raises(BundleError, match="graph"):
+        read_bundle(folder)
+
+
+CONV = "aten.conv2d.default"
+POOL = "aten.max_pool2d.default"
+VIEW = "aten.view.default"
+
+
+def _duplicate(graph: Json) -> None:
+    graph["nodes"][1]["name"] = graph["nodes"][0]["name"]
+
+
+def _cycle(graph: Json) -> None:
+    graph["nodes"][0]["args"]["input"] = {"value": graph["nodes"][-1]["name"]}
+
+
+def _append(graph: Json, op: str, **args: Json) -> None:
+    """Add a node that reads the network's first feature map and returns its own result."""
+    first = {"value": graph["nodes"][0]["name"]}
+    graph["nodes"].insert(1, {"name": "extra", "op": op, "args": {"self": first, **args}})
+    graph["outputs"].append("extra")
+
+
+REFUSED: dict[str, tuple[Callable[[Json], Any], str]] = {
+    "an op off the list": (lambda g: node(g, VIEW).update(op="aten.sort.default"), "aten.sort.default"),
+    "Python's os": (lambda g: node(g, VIEW).update(op="os.system"), "os.system"),
+    "two nodes of one name": (_duplicate, "twice"),
+    "a node that reads a later one": (_cycle, "before it exists"),
+    "an unknown tensor": (lambda g: g["tensors"].pop("features.0.bias"), "unknown tensor"),
+    "an unknown output": (lambda g: g["outputs"].append("nowhere"), "nowhere"),
+    "no outputs": (lambda g: g["outputs"].clear(), "needs inputs and outputs"),
+    "two inputs of one name": (lambda g: g["inputs"].append(g["inputs"][0]), "each input of its own name"),
+    "an unknown argument": (lambda g: node(g, CONV)["args"].update(evil=1), "evil"),
+    "a missing argument": (lambda g: node(g, CONV)["args"].pop("stride"), "stride"),
+    "an argument of another type": (lambda g: node(g, "aten.dropout.default")["args"].update(p="x"), "'p'"),
+    "no arguments at all": (lambda g: node(g, CONV).pop("args"), "KeyError"),
+    "a node that is a number": (lambda g: g["nodes"].append(3), "not one of ours"),
+    "a huge input": (lambda g: g["inputs"][0].update(shape=[3, 2**20, 2**20]), "elements"),
+    "an empty input": (lambda g: g["inputs"][0].update(shape=[3, 0, 16]), "sizes from 1"),
+    "a huge tensor": (
+        lambda g: g["tensors"]["features.0.bias"].update(shape=[2**31 + 1]),
+        f"from 1 to {MAX_ELEMENTS}",
+    ),
+    "a tensor of nine axes": (lambda g: g["tensors"]["features.0.bias"].update(shape=[1] * 9), "at most 8"),
+    "a huge padding": (lambda g: node(g, CONV)["args"].update(padding=[2**19, 2**19]), "elements"),
+    "an overflowing padding": (lambda g: node(g, CONV)["args"].update(padding=[2**40, 0]), "integers from 0"),
+    "no stride": (lambda g: node(g, POOL)["args"].update(stride=[0, 0]), "integers from 1"),
+    "a window larger than the input": (lambda g: node(g, POOL)["args"].update(kernel_size=[99, 99]), "pool"),
+    "another number of features": (
+        lambda g: node(g, VIEW)["args"].update(size=[{"batch": 1}, 383]),
+        "view",
+    ),
+    "channels that do not fit": (lambda g: node(g, CONV)["args"].update(groups=2), "channels"),
+    "a huge expansion": (
+        lambda g: _append(g, "aten.expand.default", size=[2**20, 12, 2**10, 16, 16], implicit=False),
+        "extra",
+    ),
+    "a huge repetition": (
+        lambda g: _append(g, "aten.repeat.default", repeats=[1, 2**30, 1, 1]),
+        "too large",
+    ),
+    "a million parts": (lambda g: _append(g, "aten.unbind.int", dim=3) or _widen(g), "at most 4096"),
+    "a huge pad": (
+        lambda g: (
+            _append(g, "aten.pad.default", pad=[0, 0, 0, 0, 0, 2**19], mode="constant", value=None)
+            or _widen(g)
+        ),
+        "elements",
+    ),
+}
+
+
+def _widen(graph: Json) -> None:
+    graph["inputs"][0]["shape"] = [3, 16, 8192]
+
+
+@pytest.mark.parametrize("lie", REFUSED)
+def test_a_graph_that_lies_is_refused(folder: Path, lie: str) -> None:
+    change, words = REFUSED[lie]
+    edit(folder, change)
+    with pytest.raises((BundleError, UnsupportedOpError), match=words):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1, 2", "not JSON"),
+        ("[" * 100_000 + "]" * 100_000, "not JSON"),
+        ("[]", "not one of ours"),
+        ("9" * 10_000, "not JSON"),
+        ('{"inputs": 1}', "not a list"),
+    ],
+    ids=["half a list", "deep nesting", "a list", "an endless number", "inputs that are a number"],
+)
+def test_a_graph_file_that_holds_something_else_is_refused(folder: Path, text: str, words: str) -> None:
+    write_graph(folder, text)
+    with pytest.raises(BundleError, match=words):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize("literal", ["NaN", "1e999", "[[[[[[1]]]]]]", '{"float": "nan"}', str(2**50)])
+def test_literals_that_no_op_needs_are_refused(folder: Path, literal: str) -> None:
+    text = (folder / GRAPH).read_text()
+    write_graph(folder, text.replace('"momentum":0.1', f'"momentum":{literal}'))
+    with pytest.raises(BundleError, match=r"literal|nests"):
+        read_bundle(folder)
+
+
+def test_a_million_nodes_are_refused_by_their_number(folder: Path) -> None:
+    edit(folder, lambda graph: graph["nodes"].extend([None] * 1_000_000))
+    with pytest.raises(BundleError, match=f"at most {MAX_NODES}"):
+        read_bundle(folder)
+
+
+def test_a_tensor_may_not_hide_what_a_module_needs(folder: Path) -> None:
+    text = (folder / GRAPH).read_text().replace("features.0.", "forward.0.")
+    tensors = {
+        name.replace("features.0.", "forward.0."): tensor
+        for name, tensor in exported("vgg_flatten").tensors.items()
+    }
+    save_file(tensors, folder / WEIGHTS)
+    write_graph(folder, text)
+    with pytest.raises(BundleError, match="hides an attribute"):
+        read_bundle(folder).network()
+
+
+# Fuzzing: whatever is done to a valid graph, reading it is refused in words or gives a graph that works.
+
+
+@cache
+def good(name: str) -> str:
+    return json.dumps(exported(name).graph.to_json())
+
+
+def places(data: Json) -> Iterator[tuple[Any, Any]]:
+    """Every (container, key) of a JSON value."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        yield data, key
+        yield from places(value)
+
+
+names = st.sampled_from(["vgg_flatten", "vit", "mobilenet_v2", "bert"])
+junk = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 70),
+    st.sampled_from([2**20, 2**31, 2**40, 2**63 - 1, -(2**63), math.inf, math.nan, 0.5]),
+    st.sampled_from(
+        ["", "x", "forward", "\ud800", "features.0.weight", "conv2d", "same", "aten.bmm.default"]
+    ),
+    st.lists(st.integers(-2, 2**20), max_size=4),
+    st.sampled_from([{"batch": 3}, {"tensor": "pos_embed"}, {"value": "x"}, {"dtype": "int8"}, {}, [{}]]),
+)
+
+
+def mutate(graph: Json, data: st.DataObject) -> None:
+    """Change, drop, double or exchange one place, most often in the arguments of a node."""
+    part = graph if data.draw(st.integers(0, 3)) == 0 else [node["args"] for node in graph["nodes"]]
+    found = list(places(part))
+    container, key = data.draw(st.sampled_from(found))
+    match data.draw(st.sampled_from(["junk", "drop", "double", "exchange", "number"])):
+        case "junk":
+            container[key] = data.draw(junk)
+        case "number" if isinstance(container[key], int):
+            container[key] = data.draw(st.integers(-2, 64))
+        case "drop":
+            del container[key]
+        case "double" if isinstance(container, list):
+            container.insert(key, deepcopy(container[key]))
+        case _:
+            other, its_key = data.draw(
+                st.sampled_from([(o, k) for o, k in found if type(o[k]) is type(container[key])])
+            )
+            container[key] = deepcopy(other[its_key])
+
+
+def in_words(folder: Path) -> Bundle | None:
+    """Read a bundle and build what it holds; None if that is refused in words."""
+    try:
+        bundle = read_bundle(folder)
+        Costs(analyse(bundle.graph))
+        bundle.network()
+    except (BundleError, UnsupportedOpError) as error:
+        if len(str(error)) < 20:
+            raise
+        return None
+    return bundle
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), name=names)
+def test_a_damaged_graph_is_refused_in_words_or_still_works(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str
+) -> None:
+    graph = json.loads(good(name))
+    for _ in range(data.draw(st.integers(1, 2))):
+        mutate(graph, data)
+    folder = tmp_path_factory.mktemp("fuzz") / "model"
+    exported(name).write(folder)
+    write_graph(folder, json.dumps(graph))
+    found = in_words(folder)
+    assert found is None or found.graph.to_json() == json.loads((folder / GRAPH).read_text())
