@@ -38,8 +38,7 @@ QUIET_RAY = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
 }
 LOCAL_RAY = {
-    # Every port asks for a token that is in no file and ends with this process.
-    "RAY_AUTH_MODE": "token",
+    # Ray asks for a token at every port; this one is in no file and ends with this process.
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     # In spite of its name it decides on Linux, too, whether ports are open to other machines.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -82,9 +81,9 @@ class Pool:
     `threads` torch threads. After `recycle_after` requests (0: never) it is replaced by a fresh one, as is a
     worker that dies. A fresh worker warms up while the others go on.
 
-    Without an `address` Ray is started on this machine, reachable from this machine only, and ends with the
-    pool or, should it be killed, with this process. One pool at a time; make it in a thread that outlives it,
-    because Linux ties Ray's life to the thread that started it.
+    Without an `address` (host:port of a cluster's head) Ray is started on this machine, reachable from this
+    machine only, and ends with the pool or, should it be killed, with this process. One pool at a time; make
+    it in a thread that outlives it, because Linux ties Ray's life to the thread that started it.
 
     Raises:
         Exception: whatever `factory` raised in a worker.
@@ -107,7 +106,6 @@ class Pool:
         self._running: dict[Any, tuple[_Seat, Hashable]] = {}
         self._idle: deque[_Seat] = deque()
         self._busy_s, self._first_submit_s, self._last_finish_s = 0.0, 0.0, 0.0
-        self._open = ExitStack()
         with ExitStack() as opening:
             self._ray = opening.enter_context(_session(address, cpus=workers * threads))
             self._shared = {name: self._ray.put(value) for name, value in shared.items()}
@@ -300,13 +298,16 @@ def _session(address: str, cpus: int) -> Iterator[Any]:
 
 
 def _knock(address: str) -> None:
-    """Check that somebody answers at `host:port`; Ray itself would try for minutes."""
+    """Check that somebody answers at `host:port`; Ray would try for minutes.
+
+    Raises:
+        TransientError: nobody does.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if port.isdigit():
-            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except OSError as error:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
         raise TransientError(
-            f"no Ray cluster answers at {address!r} ({error}): start it, or unset PRUNEFRONT_RAY_ADDRESS to"
-            " work on this machine"
+            f"no Ray cluster answers at {address!r} ({error}): start it and give its host:port, or unset"
+            " PRUNEFRONT_RAY_ADDRESS to work on this machine"
         ) from error

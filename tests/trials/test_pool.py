@@ -36,12 +36,20 @@ class Calls:
         return request(self.shared)
 
 
+def test_an_address_where_nobody_answers_is_refused_at_once() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(TransientError, match=f"no Ray cluster answers at '{address}'"):
+            Pool(Calls, {}, workers=1, threads=1, address=address)
+
+
 def broken(**shared: Any) -> Calls:
     raise RequestError("weights.safetensors is not what the manifest says")
 
 
 def test_what_is_wrong_with_the_factory_is_raised_to_the_caller() -> None:
-    """Stands first: its pool has to be closed, as it is after an error, before the next one opens."""
+    """Stands before the shared pool: this one closes itself, or the next could not open."""
     with pytest.raises(RequestError, match="is not what the manifest says"):
         Pool(broken, {}, workers=1, threads=1)
 
@@ -226,14 +234,6 @@ def test_ray_is_reachable_from_this_machine_only(pool: Pool) -> None:
         return str(ray.util.get_node_ip_address())
 
     assert answer(pool, address).value == "127.0.0.1"
-
-
-def test_an_address_where_nobody_answers_is_refused_at_once() -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(TransientError, match=f"no Ray cluster answers at '{address}'"):
-            Pool(Calls, {}, workers=1, threads=1, address=address)
 
 
 def test_one_pool_at_a_time(pool: Pool) -> None:
