@@ -11,18 +11,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.utils import fuse_conv_bn_weights
-from torch.onnx._internal.exporter import _core, _registration
 
 from hwprofiles.errors import RequestError
 from trials.graph import Graph, Node, Tensor, TensorSpec
 from trials.network import build
 from trials.proof import example_inputs
 
+if TYPE_CHECKING:
+    from torch.onnx._internal.exporter import _registration
+
 OPSET = 20
 _CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding")
+_NORM_TENSORS = ("running_mean", "running_var", "weight", "bias")
 
 
 def write_onnx(graph: Graph, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -35,27 +39,15 @@ def write_onnx(graph: Graph, tensors: Mapping[str, torch.Tensor], path: Path) ->
         RequestError: the exporter cannot express the network; its reason is quoted.
     """
     graph, tensors = fold_batch_norms(graph, tensors)
-    network, inputs = build(graph, tensors).eval(), example_inputs(graph, 2, seed=0)
-    free = {0: torch.export.Dim("batch", min=1, max=2**16)}
     try:
         with _undisturbed():
-            program = torch.export.export(network, inputs, dynamic_shapes=((free,) * len(inputs),))
-            # What torch.onnx.export does, but it makes a registry of its own in each call.
-            onnx = _core.export(
-                program,
-                (),
-                registry=_registry(),
-                input_names=[item.name for item in graph.inputs],
-                opset_version=OPSET,
-                verbose=False,
-            )
-            onnx._rename_dynamic_axes((({0: "batch"},) * len(inputs),))
+            program = _translate(graph, tensors)
     except Exception as error:  # the exporter has a class for each of its steps, and lets others through
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RequestError(f"the network cannot be written as ONNX: {reason[:300]}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        onnx.save(Path(folder) / path.name)
+        program.save(Path(folder) / path.name)
         for part in sorted(Path(folder).iterdir(), reverse=True):  # the data before the file that names it
             part.replace(path.parent / part.name)
 
@@ -70,17 +62,10 @@ def fold_batch_norms(
     """
     nodes, folded = {node.name: node for node in graph.nodes}, dict(tensors)
     for norm, convolution in _foldable(graph):
-        weight = convolution["weight"].name
-        bias = _bias_name(convolution)
-
-        def held(node: Node, argument: str) -> torch.Tensor | None:
-            return None if node[argument] is None else tensors[node[argument].name]
-
-        mean, variance = tensors[norm["running_mean"].name], tensors[norm["running_var"].name]
-        fused = fuse_conv_bn_weights(
-            tensors[weight], held(convolution, "bias"), mean, variance, norm["eps"],
-            held(norm, "weight"), held(norm, "bias"),
-        )  # fmt: skip
+        weight, bias = convolution["weight"].name, _bias_name(convolution)
+        old_bias = None if convolution["bias"] is None else tensors[bias]
+        mean, variance, scale, shift = (tensors[norm[argument].name] for argument in _NORM_TENSORS)
+        fused = fuse_conv_bn_weights(tensors[weight], old_bias, mean, variance, norm["eps"], scale, shift)
         folded[weight], folded[bias] = (tensor.detach() for tensor in fused)
         # The convolution takes the norm's place and name, so that nothing behind it changes.
         del nodes[convolution.name]
@@ -97,15 +82,17 @@ def fold_batch_norms(
 
 
 def _foldable(graph: Graph) -> Iterator[tuple[Node, Node]]:
-    """Batch norms with stored statistics, each with the convolution that it alone reads."""
+    """Batch norms that have all their tensors, each with the convolution that it alone reads."""
     uses = Counter(name for node in graph.nodes for name in (*node.values, *node.tensors))
     uses.update(value.name for value in graph.outputs)
     convolutions = {node.name: node for node in graph.nodes if node.op in _CONVOLUTIONS}
     for norm in graph.nodes:
-        if norm.op != "aten.batch_norm.default" or not isinstance(norm["running_mean"], Tensor):
+        if norm.op != "aten.batch_norm.default":
             continue
         convolution = convolutions.get(norm["input"].name)
-        if convolution is None or any(uses[name] > 1 for name in (convolution.name, *convolution.tensors)):
+        if convolution is None or not all(isinstance(norm[argument], Tensor) for argument in _NORM_TENSORS):
+            continue
+        if any(uses[name] > 1 for name in (convolution.name, *convolution.tensors)):
             continue
         if convolution["bias"] is not None or _bias_name(convolution) not in graph.tensors:
             yield norm, convolution
@@ -117,9 +104,30 @@ def _bias_name(convolution: Node) -> str:
     return str(bias.name if bias is not None else weight.name.removesuffix("weight") + "bias")
 
 
+def _translate(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> torch.onnx.ONNXProgram:
+    """What `torch.onnx.export` does, but for its registry, of which it makes another in each call."""
+    from torch.onnx._internal.exporter import _core  # slow to import, and not needed where nothing is written
+
+    network, inputs = build(graph, tensors).eval(), example_inputs(graph, 2, seed=0)
+    free = {0: torch.export.Dim("batch", min=1, max=2**16)}
+    exported = torch.export.export(network, inputs, dynamic_shapes=((free,) * len(inputs),))
+    program = _core.export(
+        exported,
+        (),
+        registry=_registry(),
+        input_names=[item.name for item in graph.inputs],
+        opset_version=OPSET,
+        verbose=False,
+    )
+    program._rename_dynamic_axes((({0: "batch"},) * len(inputs),))
+    return program
+
+
 @cache
 def _registry() -> _registration.ONNXRegistry:
     """How each ATen op is written in ONNX: 500 functions, a third of a second to collect."""
+    from torch.onnx._internal.exporter import _registration
+
     _registration.logger.disabled = True  # it reports every optional package that is not installed
     try:
         return _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)

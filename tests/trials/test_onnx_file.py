@@ -1,8 +1,7 @@
-"""An ONNX file computes what its network computes, at any batch."""
+"""An ONNX file computes what its network computes, at any batch. Pruned ones: tests/search/test_export.py."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from hwprofiles.errors import RequestError
 from hwprofiles.runtimes.onnx_cpu import run_onnx
-from tests.bundles import coupled, export_images, exported
+from tests.bundles import export_images, exported
 from tests.models import MODELS
 from trials import onnx_file
 from trials.bundle import Bundle, export_model
@@ -21,18 +20,6 @@ from trials.graph import Graph, Input
 from trials.network import build
 from trials.onnx_file import fold_batch_norms, write_onnx
 from trials.proof import example_inputs, outputs
-from trials.prune import prune
-
-
-def random_candidate(name: str) -> tuple[Graph, dict[str, Tensor]]:
-    """The model with a random share of each group's units removed."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    coupling = coupled(name)
-    kept = {
-        group.name: np.sort(rng.permutation(group.size)[: rng.integers(1, group.size)])
-        for group in coupling.groups
-    }
-    return prune(coupling, exported(name).tensors, kept)
 
 
 @torch.no_grad()
@@ -46,16 +33,8 @@ def assert_same_outputs(path: Path, graph: Graph, tensors: Mapping[str, Tensor],
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_dense_model_computes_the_same_at_any_batch(name: str, tmp_path: Path) -> None:
+def test_every_example_model_computes_the_same_at_any_batch(name: str, tmp_path: Path) -> None:
     graph, tensors = exported(name).graph, exported(name).tensors
-    write_onnx(graph, tensors, tmp_path / "model.onnx")
-    for batch in (1, 3):
-        assert_same_outputs(tmp_path / "model.onnx", graph, tensors, batch)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_random_candidate_computes_the_same_at_any_batch(name: str, tmp_path: Path) -> None:
-    graph, tensors = random_candidate(name)
     write_onnx(graph, tensors, tmp_path / "model.onnx")
     for batch in (1, 3):
         assert_same_outputs(tmp_path / "model.onnx", graph, tensors, batch)
