@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -149,6 +149,17 @@ def _augmented(
         columns[mirrored] = columns[mirrored, ::-1]
     shifted = padded[np.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return (np.ascontiguousarray(shifted.transpose(0, 3, 1, 2)), *others)
+
+
+def shifted(split: Split, seed: int) -> Split:
+    """The same images, each moved a little: for judging a model on images that it was trained on.
+
+    Other inputs than images stay as they are.
+    """
+    if split.inputs[0].ndim != 4:
+        return split
+    generator = np.random.default_rng(seed)
+    return replace(split, inputs=_augmented(split.inputs, Augment.SHIFT, generator))
 
 
 def _teacher_logits(

@@ -53,7 +53,7 @@ def l1(coupling: Coupling, tensors: Tensors) -> Scores:
 def taylor(
     coupling: Coupling, tensors: Tensors, inputs: tuple[torch.Tensor, ...], labels: torch.Tensor
 ) -> Scores:
-    """Squared first-order change of the loss when a unit's weights are set to zero, added over the batches of 64.
+    """Squared first-order change of the loss when a unit's weights become zero, added over batches of 64.
 
     Source: Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019, equations 7 and 8.
     """

@@ -104,6 +104,9 @@ class Step:
 def _function(op: str) -> Callable[..., Any]:
     if op == "getitem":
         return lambda self, index: self[index]
+    if op == "aten.view.default":
+        # The same numbers, but values may lie channels-last in memory, which a view cannot follow.
+        return lambda self, size: self.reshape(size)
     _, name, overload = op.split(".")
     found: Callable[..., Any] = getattr(getattr(torch.ops.aten, name), overload)
     return found

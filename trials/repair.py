@@ -1,14 +1,14 @@
 """Least-squares repair: give the layers that read removed units weights that make up for the loss.
 
-Two repairs. `Fast` solves every layer on its own from covariances of the dense model's activations, gathered
-once per model: milliseconds a candidate. `sequential` walks the network in order and takes each regression's
-inputs from the already repaired network and its target from the dense one, behind the residual sum where there
-is one, so that each layer also undoes the error of those before it: seconds a candidate.
+Two repairs. `fast` solves every layer on its own from moments of the dense model's activations, gathered once
+per model: milliseconds a candidate. `sequential` walks the network in order and takes each regression's
+inputs from the already repaired network and its target from the dense one, behind the residual sum where
+there is one, so that each layer also undoes the error of those before it: seconds a candidate.
 
 Source: He et al., Channel Pruning for Accelerating Very Deep Neural Networks, arXiv 1707.06168, section 3.1
-(layer-wise least squares) and section 3.2.2 (targets behind the shortcut); selection by error is second-order
-elimination, Hassibi and Stork, Optimal Brain Surgeon, NIPS 1992, in blocks as in Frantar and Alistarh, Optimal
-Brain Compression, arXiv 2208.11580, section 4.
+(layer-wise least squares) and 3.2.2 (targets behind the shortcut); selection by error is second-order
+elimination, Hassibi and Stork, Optimal Brain Surgeon, NIPS 1992, in blocks as in Frantar and Alistarh,
+Optimal Brain Compression, arXiv 2208.11580, section 4.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from trials.graph import Node, Tensor, Value
+from trials.graph import Graph, Node, Tensor, Value
 from trials.groups import Coupling, Group, Kept
 from trials.network import Network, build
 
@@ -64,7 +64,6 @@ def layers(coupling: Coupling) -> list[Layer]:
     """The layers to repair, in running order."""
     graph = coupling.graph
     consumers = graph.consumers()
-    order = {item.name: -1 for item in graph.inputs} | {node.name: i for i, node in enumerate(graph.nodes)}
     outputs = {value.name for value in graph.outputs}
     used = [name for node in graph.nodes for name in node.tensors]
     found = []
@@ -89,7 +88,7 @@ def layers(coupling: Coupling) -> list[Layer]:
                 norm = after
             elif after.op == "aten.add.Tensor" and len(after.values) == 2 and after.args.get("alpha") == 1:
                 other = next((name for name in after.values if name != tail), tail)
-                if order[other] < order[node.name]:
+                if _ready_before(graph, other, node.name):
                     target, beside = after.name, other
                 break
             elif after.op != "aten.dropout.default":
@@ -100,6 +99,17 @@ def layers(coupling: Coupling) -> list[Layer]:
             Layer(node, weight.name, bias.name if isinstance(bias, Tensor) else "", norm, target, beside)
         )
     return found
+
+
+def _ready_before(graph: Graph, value: str, layer: str) -> bool:
+    """Whether a value can be computed before a layer runs, without any layer that may itself need repair."""
+    order = {node.name: position for position, node in enumerate(graph.nodes)}
+    while order.get(value, -1) > order[layer]:
+        node = graph.nodes[order[value]]
+        if len(node.values) != 1 or "weight" in node.args:
+            return False
+        value = node.values[0]
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +141,10 @@ class Moments:
         return weights, self.y_mean - weights @ self.x_mean[features]
 
     def eliminate(self, blocks: torch.Tensor, count: int) -> torch.Tensor:
-        """Indices of the `count` blocks of features that stay when the one that matters least goes, one by one.
+        """Indices of the `count` blocks of features that stay when the least needed goes, one by one.
 
-        `blocks` (units, features per unit). A unit's worth is the rise of the least-squares error when it goes
-        and the others make up for it, w' C^-1 w over its block of weights w and of the inverse C.
+        `blocks` (units, features per unit). What a unit is worth is the rise of the least-squares error when
+        it goes and the others make up for it: w' C^-1 w, with its blocks w of the weights, C of the inverse.
         """
         alive = list(range(len(blocks)))
         ridge = RIDGE * float(self.xx.diagonal().mean()) + 1e-12
@@ -274,11 +284,14 @@ def run_chunks(
     values: Mapping[str, Sequence[torch.Tensor]],
     chunks: Sequence[tuple[torch.Tensor, ...]],
 ) -> list[torch.Tensor]:
-    """The output of one node for every chunk."""
+    """The output of one node for every chunk; what it reads is computed where it is not there yet."""
     step = next(step for step in network.steps if step.name == name)
-    needed = set(step.node.values)
+    needed = {
+        key: values[key] if key in values else run_chunks(network, key, values, chunks)
+        for key in step.node.values
+    }
     return [
-        step(network, {key: values[key][i] for key in needed}, len(chunk[0]))
+        step(network, {key: parts[i] for key, parts in needed.items()}, len(chunk[0]))
         for i, chunk in enumerate(chunks)
     ]
 
@@ -323,7 +336,10 @@ def sequential(
         if len(features) == weight[0].numel():
             continue
         inputs = calibration.patches(layer, values)
-        moments = Moments.of(inputs, _wanted(calibration, layer, values, repaired))
+        beside = None
+        if layer.beside:
+            beside = values.get(layer.beside) or run_chunks(network, layer.beside, values, calibration.chunks)
+        moments = Moments.of(inputs, _wanted(calibration, layer, beside, repaired))
         group = free.get(layer.weight)
         if group is not None and weight[0].numel() <= MAX_FEATURES:
             blocks = _blocks(coupling, layer, group, weight)
@@ -338,14 +354,14 @@ def sequential(
 def _wanted(
     calibration: Calibration,
     layer: Layer,
-    values: Mapping[str, Sequence[torch.Tensor]],
+    beside: Sequence[torch.Tensor] | None,
     tensors: Tensors,
 ) -> torch.Tensor:
     """(samples, outputs) that the layer itself should give so that its target is as in the dense model."""
     wanted = calibration.targets[layer.node.name]
-    if layer.target == layer.node.name:
+    if beside is None:
         return wanted
-    wanted = wanted - calibration.sampled(layer, values[layer.beside])
+    wanted = wanted - calibration.sampled(layer, beside)
     if layer.norm is not None:
         shift, scale, mean, variance = (
             tensors[layer.norm[name].name] for name in ("bias", "weight", "running_mean", "running_var")

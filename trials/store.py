@@ -36,6 +36,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     create_engine,
+    delete,
     event,
     insert,
     make_url,
@@ -260,6 +261,18 @@ class Store:
             if connection.execute(update(_jobs).where(unfinished).values(state=state)).rowcount == 0:
                 _require_job(connection, name)
                 raise InvariantError(f"job {name!r} is done and cannot become {state}")
+
+    def remove_job(self, name: str) -> None:
+        """Forget a job with all of its trials, results and events.
+
+        Raises:
+            RequestError: no job of that name.
+        """
+        with self._engine.begin() as connection:
+            _require_job(connection, name)
+            for table in (_events, _results, _trials):
+                connection.execute(delete(table).where(table.c.job == name))
+            connection.execute(delete(_jobs).where(_jobs.c.name == name))
 
     def set_plan(self, name: str, plan: Mapping[str, Any]) -> None:
         """Replace a job's plan.

@@ -126,13 +126,15 @@ class AmcController:
         progress = min(1.0, (self._chosen - self._warm_up) / max(1, self._trials - self._warm_up))
         spread = NOISE_FIRST * (NOISE_LAST / NOISE_FIRST) ** progress
         noise = np.exp(spread * self._rng.standard_normal(len(self._space.axes)))
-        counts = self._space.sizes
+        wanted, counts = self._space.sizes.astype(np.float64), self._space.sizes
         for group, size in enumerate(self._space.sizes):
             state = self._states(np.array([group]), counts[None], target)
             with torch.no_grad():
                 keep = self._act(state, self._lowest[group]).item()
-            counts[group] = np.clip(round(keep * noise[group] * size), 1, size)
-        return counts.astype(np.float64)
+            wanted[group] = np.clip(keep * noise[group] * size, 1, size)
+            # A measured table knows the costs of allowed counts alone.
+            counts[group] = self._space.round(wanted[None])[0, group]
+        return wanted
 
     def _states(self, groups: Counts, counts: Counts, target: float) -> Tensor:
         """Describe steps of walks.

@@ -1,0 +1,169 @@
+"""After the search: finalists are trained to the end, measured on the device, and the winner is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hwprofiles import measure, open_runtime
+from hwprofiles.errors import RequestError
+from search.loop import Workers
+from search.plan import Prepared
+from search.progress import Listener
+from trials.bundle import read_bundle
+from trials.candidate import Facts, Trial, TrialState
+from trials.onnx_file import write_onnx
+from trials.run import Request, merit
+from trials.store import Result, Store
+
+FINAL, MEASURED, EXPORTED = "final", "measured", "exported"
+"""Kinds of results in the store."""
+
+MEASURING_PASSES, MEASURING_ROUNDS = 3, 20
+WINNER_DROP = 0.01
+"""The winner is the fastest finalist within this much of the dense accuracy, else the most accurate."""
+
+
+def choose_finalists(prepared: Prepared, trials: Sequence[Trial]) -> list[int]:
+    """Numbers of the trials to train to the end: of each budget level in turn the best not chosen yet.
+
+    Baselines are added to them, one per level that a finalist stands for: they are what the winner must beat.
+    """
+    done = [trial for trial in trials if trial.facts is not None]
+    levels = sorted({trial.target for trial in done})
+    ranked = {
+        level: sorted(
+            (trial for trial in done if trial.target == level and trial.origin != "uniform"),
+            key=lambda trial: -prepared.merit(trial),
+        )
+        for level in levels
+    }
+    chosen: list[int] = []
+    for place in range(max((len(found) for found in ranked.values()), default=0)):
+        for level in levels:
+            if len(chosen) < prepared.job.search.finalists and place < len(ranked[level]):
+                chosen.append(ranked[level][place].number)
+    targets = {trial.target for trial in done if trial.number in chosen} or set(levels)
+    baselines = [trial.number for trial in done if trial.origin == "uniform" and trial.target in targets]
+    return sorted({*chosen, *baselines})
+
+
+def final_request(prepared: Prepared, trial: Trial) -> Request:
+    folder = prepared.place.finalist(trial.number)
+    return Request(candidate=trial.candidate, seed=trial.seed, final=True, folder=folder)
+
+
+def train_finalists(
+    prepared: Prepared, store: Store, pool: Workers, numbers: Sequence[int], listener: Listener
+) -> None:
+    """Run what is missing of the final stage; a finalist's test split is read once and the result kept."""
+    job = prepared.job.name
+    trials = {trial.number: trial for trial in store.trials(job)}
+    missing = [number for number in numbers if number not in results(store, job, FINAL)]
+    todo, total = list(missing), max(1, len(missing))
+    attempts = dict.fromkeys(missing, 0)
+    while missing:
+        while todo and pool.free > 0:
+            number = todo.pop(0)
+            attempts[number] += 1
+            pool.submit(number, final_request(prepared, trials[number]))
+        listener.update(1 - len(missing) / total, f"{total - len(missing)} of {total} finalists")
+        for finished in pool.wait(1.0):
+            if finished.died and attempts[finished.key] < 3:
+                todo.append(finished.key)
+                continue
+            missing.remove(finished.key)
+            if finished.value is None:
+                store.add_event(
+                    job, "finalist failed", f"trial {finished.key}: {finished.error or 'worker died'}"
+                )
+                continue
+            store.add_result(job, finished.key, FINAL, finished.value.to_json())
+
+
+def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> None:
+    """Measure finalists beside the dense model, whose latency in that session is kept with each."""
+    job, place, device = prepared.job.name, prepared.place, prepared.profile.device
+    runtime = open_runtime(device.runtime)
+    missing = [number for number in results(store, job, FINAL) if number not in results(store, job, MEASURED)]
+    if not missing:
+        return
+    dense = place.folder / "dense.onnx"
+    if not dense.exists():
+        write_onnx(prepared.bundle.graph, prepared.bundle.tensors, dense)
+    files = {-1: dense}
+    for position, number in enumerate(missing):
+        listener.update(0.4 * position / len(missing), f"converting trial {number}")
+        finalist = read_bundle(place.finalist(number))
+        files[number] = place.folder / "finalists" / f"trial-{number}.onnx"
+        write_onnx(finalist.graph, finalist.tensors, files[number])
+    runs = {number: runtime.prepare_network(path, device) for number, path in files.items()}
+    measured = measure(
+        runs,
+        passes=MEASURING_PASSES,
+        rounds=MEASURING_ROUNDS,
+        seed=prepared.job.search.seed,
+        progress=lambda share: listener.update(0.4 + 0.6 * share, f"{len(runs)} networks in turn"),
+    )
+    dense_summary = measured[-1].summary()
+    for number in missing:
+        summary = measured[number].summary()
+        store.add_result(
+            job,
+            number,
+            MEASURED,
+            {
+                "latency_ms": summary.latency_ms,
+                "p50_ms": summary.p50_ms,
+                "p99_ms": summary.p99_ms,
+                "spread": summary.spread,
+                "dense_ms": dense_summary.latency_ms,
+                "dense_spread": dense_summary.spread,
+            },
+        )
+    listener.update(1.0, f"dense {dense_summary.latency_ms:.3g} ms")
+
+
+def results(store: Store, job: str, kind: str) -> dict[int, Mapping[str, Any]]:
+    """Trial number → data of its result of one kind."""
+    found: list[Result] = store.results(job)
+    return {result.trial: result.data for result in found if result.kind == kind}
+
+
+def choose_winner(prepared: Prepared, store: Store) -> int | None:
+    """The fastest measured finalist within `WINNER_DROP` of dense on held-out data, else the best one.
+
+    Only the validation split decides: the test split is for reporting.
+    """
+    finals, measured = (results(store, prepared.job.name, kind) for kind in (FINAL, MEASURED))
+    facts = {number: Facts.from_json(finals[number]["facts"]) for number in finals if number in measured}
+    if not facts:
+        return None
+    merits = {number: merit(found, prepared.splits.carved) for number, found in facts.items()}
+    dense = 1.0 if prepared.splits.carved else prepared.plan.dense_accuracy
+    close = [number for number in facts if merits[number] >= dense - WINNER_DROP]
+    if close:
+        return min(close, key=lambda number: float(measured[number]["latency_ms"]))
+    return max(facts, key=lambda number: merits[number])
+
+
+def nearest_trial(prepared: Prepared, store: Store, latency_ms: float) -> int:
+    """The most accurate trial predicted, with its error bar, to take at most this long.
+
+    Raises:
+        RequestError: none does; names the fastest.
+    """
+    done = [trial for trial in store.trials(prepared.job.name) if trial.state is TrialState.DONE]
+    scores = prepared.scorer.score([trial.candidate for trial in done])
+    fits = [
+        trial
+        for trial, score in zip(done, scores, strict=True)
+        if score.latency_ms + score.error_ms <= latency_ms
+    ]
+    if not fits:
+        least = min((score.latency_ms + score.error_ms for score in scores), default=float("nan"))
+        raise RequestError(
+            f"no trial of job {prepared.job.name!r} is predicted to take at most {latency_ms:g} ms; the "
+            f"fastest takes up to {least:.3g} ms: ask for that, or search with a lower budget"
+        )
+    return max(fits, key=prepared.merit).number

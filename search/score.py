@@ -1,0 +1,72 @@
+"""Facts × table → scores, fronts and costs: arithmetic, derived anew whenever it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latency_models import LatencyTable
+from search.budget import Cost
+from search.pareto import front_mask, hypervolume
+from trials.candidate import Candidate, Counts, Trial, as_counts
+from trials.costs import Costs
+
+CostKind = Literal["latency_ms", "macs", "parameters"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One candidate on one device; the error bar is the table's 90 % one."""
+
+    latency_ms: float
+    error_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """What candidates of one model cost on one device."""
+
+    costs: Costs
+    table: LatencyTable
+
+    def latency(self, counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(candidates,) predicted milliseconds and their error bars."""
+        inward, outward = self.costs.channels(counts)
+        prediction = self.table.predict(self.costs.specs, inward, outward)
+        return prediction.latency_ms, prediction.error_ms
+
+    def score(self, candidates: Sequence[Candidate]) -> list[Score]:
+        latency_ms, error_ms = self.latency(as_counts(candidates))
+        return [Score(*pair) for pair in zip(latency_ms.tolist(), error_ms.tolist(), strict=True)]
+
+    def cost(self, kind: CostKind) -> Cost:
+        """The cost that a budget of this kind limits; a latency counts with its whole error bar."""
+
+        def upper_latency(counts: Counts) -> NDArray[np.float64]:
+            latency_ms, error_ms = self.latency(counts)
+            return latency_ms + error_ms
+
+        costs = {"latency_ms": upper_latency, "macs": self.costs.macs, "parameters": self.costs.parameters}
+        return costs[kind]
+
+    def front(self, trials: Sequence[Trial], merits: Sequence[float]) -> list[bool]:
+        """Which finished trials no other beats on merit and predicted latency."""
+        if not trials:
+            return []
+        return [bool(on) for on in front_mask(self._points(trials, merits))]
+
+    def hypervolume(self, trials: Sequence[Trial], merits: Sequence[float], dense_ms: float) -> float:
+        """Of (1 - merit, latency over dense) up to (1, 1): 1.0 is a perfect model that takes no time."""
+        if not trials:
+            return 0.0
+        points = self._points(trials, merits)
+        points[:, 1] /= dense_ms
+        return hypervolume(points, np.array([1.0, 1.0]))
+
+    def _points(self, trials: Sequence[Trial], merits: Sequence[float]) -> NDArray[np.float64]:
+        latency_ms, _ = self.latency(as_counts([trial.candidate for trial in trials]))
+        return np.column_stack([1 - np.asarray(merits), latency_ms])

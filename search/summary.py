@@ -1,0 +1,218 @@
+"""What is said of a job: its report and the facts beside an export, put together from the store alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+
+from search.finish import EXPORTED, FINAL, MEASURED, results
+from search.plan import Prepared, features
+from search.report import GroupRow, Point, Report, Row
+from search.score import Score
+from trials.candidate import Candidate, Facts, Trial, TrialState, as_counts
+from trials.store import Store
+
+UNITS: Mapping[str, Literal["ms", "MACs", "parameters"]] = {
+    "latency_ms": "ms",
+    "macs": "MACs",
+    "parameters": "parameters",
+}
+
+
+def make_report(prepared: Prepared, store: Store) -> Report:
+    """The report of a job as far as it has come."""
+    job = prepared.job.name
+    trials = store.trials(job)
+    done = [trial for trial in trials if trial.state is TrialState.DONE]
+    merits = [prepared.merit(trial) for trial in done]
+    on_front = dict(zip([t.number for t in done], prepared.scorer.front(done, merits), strict=True))
+    finals, measured = results(store, job, FINAL), results(store, job, MEASURED)
+    exported = results(store, job, EXPORTED)
+    rows = [
+        _row(prepared, trials[number], finals[number], measured.get(number), number in exported)
+        for number in sorted(finals)
+    ]
+    dense_ms = prepared.plan.dense_ms
+    shares = features(prepared.scorer)
+    return Report(
+        job=job,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=prepared.profile.device,
+        budget=_budget_text(prepared),
+        target_unit=UNITS[prepared.kind],
+        dense=_dense_row(prepared, measured),
+        rows=tuple(_with_front(rows)),
+        points=tuple(_point(prepared, trial, on_front.get(trial.number, False)) for trial in trials),
+        groups=tuple(
+            GroupRow(
+                name=group.name,
+                kind=group.kind,
+                size=group.size,
+                macs_share=float(shares[i, 3]),
+                latency_share=float(shares[i, 4]),
+            )
+            for i, group in enumerate(prepared.coupling.groups)
+        ),
+        hypervolume=tuple(
+            prepared.scorer.hypervolume(done[:count], merits[:count], dense_ms)
+            for count in range(1, len(done) + 1)
+        ),
+        reference_accuracy=0.0,
+        reference_ms=dense_ms,
+        calibration=prepared.scorer.table.calibration,
+        frozen={item.name: item.reason for item in prepared.coupling.frozen},
+        warnings=prepared.splits.warnings,
+        versions={**prepared.profile.device.versions, **_versions()},
+        seconds=_seconds(done),
+        export_folder=str(prepared.place.export) if exported else "",
+        commands={
+            "look at the front again": f"prunefront front {job}",
+            "export another trial": f"prunefront export {job} --trial N",
+            "see one trial": f"prunefront show {job} --trial N",
+        },
+    )
+
+
+def export_config(prepared: Prepared, store: Store, number: int) -> dict[str, Any]:
+    """Everything worth knowing beside an exported model, as JSON."""
+    job = prepared.job.name
+    final, measured = results(store, job, FINAL)[number], results(store, job, MEASURED).get(number)
+    trial = next(trial for trial in store.trials(job) if trial.number == number)
+    score = _score(prepared, trial.candidate)
+    device = prepared.profile.device
+    sizes = {group.name: group.size for group in prepared.coupling.groups}
+    return {
+        "job": job,
+        "trial": number,
+        "seed": trial.seed,
+        "widths": prepared.space.named(trial.candidate),
+        "kept_units": {name: final["kept"].get(name, list(range(size))) for name, size in sizes.items()},
+        "facts": final["facts"],
+        "test": final["test"],
+        "dense": {
+            "accuracy": prepared.plan.dense_accuracy,
+            "test": prepared.plan.dense_test,
+            "latency_ms": measured["dense_ms"] if measured else prepared.plan.dense_ms,
+        },
+        "predicted": {"latency_ms": score.latency_ms, "error_ms": score.error_ms},
+        "measured": dict(measured) if measured else None,
+        "device": {
+            "name": device.name,
+            "board": device.board,
+            "runtime": device.runtime,
+            "batch": device.batch,
+            "threads": device.threads,
+            "identity": device.identity,
+        },
+        "table_sha256": prepared.plan.profile_sha256,
+        "bundle_sha256": prepared.plan.bundle_sha256,
+        "versions": _versions(),
+    }
+
+
+def _row(
+    prepared: Prepared,
+    trial: Trial,
+    final: Mapping[str, Any],
+    measured: Mapping[str, Any] | None,
+    exported: bool,
+) -> Row:
+    facts, test = Facts.from_json(final["facts"]), final["test"] or {}
+    score = _score(prepared, trial.candidate)
+    return Row(
+        label=f"{'uniform, ' if trial.origin == 'uniform' else ''}trial {trial.number}",
+        trial=trial.number,
+        origin=trial.origin,
+        target=trial.target,
+        validation_accuracy=facts.accuracy,
+        validation_error=facts.accuracy_error,
+        test_accuracy=test.get("accuracy"),
+        test_error=test.get("accuracy_error"),
+        predicted_ms=score.latency_ms,
+        predicted_error_ms=score.error_ms,
+        measured_ms=measured["latency_ms"] if measured else None,
+        measured_spread=measured["spread"] if measured else None,
+        macs=facts.macs,
+        parameters=facts.parameters,
+        kept=prepared.space.named(trial.candidate),
+        exported=exported,
+    )
+
+
+def _dense_row(prepared: Prepared, measured: Mapping[int, Mapping[str, Any]]) -> Row:
+    counts = as_counts([prepared.space.dense])
+    score = _score(prepared, prepared.space.dense)
+    test = prepared.plan.dense_test or {}
+    sessions = list(measured.values())
+    return Row(
+        label="dense",
+        trial=None,
+        origin="dense",
+        target=None,
+        validation_accuracy=prepared.plan.dense_accuracy,
+        validation_error=prepared.plan.dense_accuracy_error,
+        test_accuracy=test.get("accuracy"),
+        test_error=test.get("accuracy_error"),
+        predicted_ms=score.latency_ms,
+        predicted_error_ms=score.error_ms,
+        measured_ms=float(np.median([s["dense_ms"] for s in sessions]))
+        if sessions
+        else prepared.plan.dense_ms,
+        measured_spread=float(np.median([s["dense_spread"] for s in sessions])) if sessions else None,
+        macs=int(prepared.scorer.costs.macs(counts)[0]),
+        parameters=int(prepared.scorer.costs.parameters(counts)[0]),
+        kept=prepared.space.named(prepared.space.dense),
+    )
+
+
+def _with_front(rows: list[Row]) -> list[Row]:
+    """Mark the rows that no other row beats on validation accuracy and latency."""
+
+    def beaten(row: Row) -> bool:
+        return any(
+            other.validation_accuracy >= row.validation_accuracy
+            and other.latency_ms <= row.latency_ms
+            and (other.validation_accuracy, -other.latency_ms) != (row.validation_accuracy, -row.latency_ms)
+            for other in rows
+        )
+
+    return [replace(row, on_front=not beaten(row)) for row in rows]
+
+
+def _point(prepared: Prepared, trial: Trial, on_front: bool) -> Point:
+    return Point(
+        number=trial.number,
+        accuracy=trial.facts.accuracy if trial.facts else None,
+        predicted_ms=_score(prepared, trial.candidate).latency_ms,
+        origin=trial.origin,
+        on_front=on_front,
+        failed=trial.reason,
+    )
+
+
+def _score(prepared: Prepared, candidate: Candidate) -> Score:
+    return prepared.scorer.score([candidate])[0]
+
+
+def _budget_text(prepared: Prepared) -> str:
+    levels = prepared.job.budget.levels
+    texts = [f"{level.value:.0%} of dense" if level.relative else f"{level.value:g}" for level in levels]
+    return f"{prepared.kind} at most {', '.join(texts)}"
+
+
+def _seconds(done: list[Trial]) -> dict[str, float]:
+    """Mean seconds of each part of a trial."""
+    parts: dict[str, list[float]] = {}
+    for trial in done:
+        for name, seconds in (trial.facts.seconds if trial.facts else {}).items():
+            parts.setdefault(f"{name} (mean per trial)", []).append(seconds)
+    return {name: float(np.mean(values)) for name, values in parts.items()}
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name).partition("+")[0] for name in ("prunefront", "torch", "onnxruntime", "onnx")}

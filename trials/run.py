@@ -1,0 +1,259 @@
+"""One trial, top to bottom, in one process: prune, repair, evaluate, fine-tune, evaluate."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # torch's stubs lack it
+
+from hwprofiles.errors import TrialError
+from trials import repair
+from trials.bundle import Bundle
+from trials.candidate import Candidate, Facts, as_counts
+from trials.costs import Costs
+from trials.data import Split, Splits
+from trials.evaluate import Evaluation, Execution, evaluate, logits
+from trials.finetune import Augment, finetune, shifted
+from trials.groups import Coupling, Kept, analyse
+from trials.importance import score, select
+from trials.network import Network, build
+from trials.prune import prune
+
+CALIBRATION_IMAGES = 2_560
+FAST_POSITIONS, SEQUENTIAL_POSITIONS = 8, 24
+"""Places looked at per image and layer by the two repairs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a job makes its candidates real; equal for all of its trials.
+
+    `frozen` are the groups whose proof failed, with the reason: workers need not prove again.
+    """
+
+    criterion: str = "l1"
+    repair: str = "least_squares"
+    final_repair: str = "sequential"
+    validation_images: int = 0
+    brief_steps: int = 0
+    final_steps: int = 0
+    batch_size: int = 128
+    learning_rate: float = 0.02
+    distill: float = 0.5
+    augment: str = "none"
+    execution: str = "float32"
+    seed: int = 0
+    frozen: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One candidate to make real; a `final` one to the end: trained in full, tested, kept in `folder`."""
+
+    candidate: Candidate
+    seed: int
+    final: bool = False
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a request found out. `test` is the one look at the test split, of a final request alone."""
+
+    facts: Facts
+    kept: Mapping[str, Sequence[int]]
+    test: Mapping[str, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"facts": self.facts.to_json(), "kept": dict(self.kept), "test": self.test}
+
+
+def merit(found: Evaluation | Facts, carved: bool) -> float:
+    """What a search maximises, 0..1: accuracy, or closeness to the dense model on a carved split.
+
+    A trained network has memorised the images of a carved split: accuracy there flatters every candidate.
+    """
+    return math.exp(-found.divergence) if carved else found.accuracy
+
+
+class Workbench:
+    """A dense model, its data and everything worked out once: makes candidate after candidate real.
+
+    The `Runner` of the pool's workers.
+    """
+
+    def __init__(self, bundle: Bundle, splits: Splits, recipe: Recipe) -> None:
+        self.bundle, self.splits, self.recipe = bundle, splits, recipe
+        self.coupling: Coupling = analyse(bundle.graph).without(recipe.frozen)
+        self.costs = Costs(self.coupling)
+        self.execution = Execution(recipe.execution)
+
+    def __call__(self, request: Request) -> Outcome:
+        """Make a candidate real.
+
+        Raises:
+            TrialError: it keeps everything, something in it is not finite, or a layer cannot be refitted.
+        """
+        seconds: dict[str, float] = {}
+        history: dict[str, float] = {}
+        started = time.perf_counter()
+        network, kept = self._prune_and_repair(request)
+        seconds["repair"] = time.perf_counter() - started
+        evaluation = self._timed_evaluation(network, seconds)
+        history["repaired"] = evaluation.accuracy
+        steps = self.recipe.final_steps if request.final else self.recipe.brief_steps
+        if steps:
+            trained = self._finetuned(network, steps, request.seed, seconds)
+            after = self._timed_evaluation(trained, seconds)
+            history["fine-tuned"] = after.accuracy
+            # Fine-tuning a well repaired model can cost accuracy: keep what is better on held-out data.
+            if self._merit(after) >= self._merit(evaluation) or not request.final:
+                network, evaluation = trained, after
+        counts = as_counts([request.candidate])
+        facts = Facts(
+            accuracy=evaluation.accuracy,
+            accuracy_error=evaluation.accuracy_error,
+            loss=evaluation.loss,
+            divergence=evaluation.divergence,
+            macs=int(self.costs.macs(counts)[0]),
+            parameters=int(self.costs.parameters(counts)[0]),
+            class_accuracy=evaluation.class_accuracy,
+            history=history,
+            seconds=seconds,
+        )
+        test = self._test(network) if request.final else None
+        if request.folder is not None and not request.folder.exists():
+            state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+            Bundle(network.graph, state).write(request.folder)
+        return Outcome(facts=facts, kept={name: units.tolist() for name, units in kept.items()}, test=test)
+
+    def dense(self) -> tuple[Evaluation, Mapping[str, float] | None]:
+        """The dense model on the validation and the test split."""
+        network = self.bundle.network()
+        evaluation = evaluate(network, self.validation, execution=self.execution)
+        return evaluation, self._test(network)
+
+    def _merit(self, evaluation: Evaluation) -> float:
+        return merit(evaluation, self.splits.carved)
+
+    @cached_property
+    def validation(self) -> Split:
+        """The validation images of a trial; of a carved split, shifted: they must not be the ones learnt."""
+        split, limit = self.splits.validation, self.recipe.validation_images
+        if 0 < limit < len(split):
+            split = split.take(np.linspace(0, len(split), limit, endpoint=False).astype(np.int64))
+        return shifted(split, self.recipe.seed) if self.splits.carved else split
+
+    @cached_property
+    def _reference(self) -> torch.Tensor:
+        return logits(self.bundle.network(), self.validation, execution=self.execution)
+
+    @cached_property
+    def _teacher(self) -> Network:
+        return self.bundle.network().eval()
+
+    @cached_property
+    def _calibration_split(self) -> Split:
+        count = min(CALIBRATION_IMAGES, len(self.splits.train))
+        rows = np.random.default_rng(self.recipe.seed).permutation(len(self.splits.train))[:count]
+        return self.splits.train.take(np.sort(rows))
+
+    @cached_property
+    def _calibration_batch(self) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        arrays, labels = self._calibration_split.batch(slice(None))
+        return tuple(torch.from_numpy(values) for values in arrays), torch.from_numpy(labels)
+
+    @cached_property
+    def _scores(self) -> Mapping[str, np.ndarray]:
+        inputs, labels = self._calibration_batch
+        return score(self.recipe.criterion, self.coupling, self.bundle.tensors, inputs, labels)
+
+    def _calibration(self, positions: int) -> repair.Calibration:
+        inputs, _ = self._calibration_batch
+        return repair.Calibration(
+            self.coupling, self.bundle.tensors, inputs, positions=positions, seed=self.recipe.seed
+        )
+
+    @cached_property
+    def _fast_calibration(self) -> repair.Calibration:
+        return self._calibration(FAST_POSITIONS)
+
+    @cached_property
+    def _sequential_calibration(self) -> repair.Calibration:
+        return self._calibration(SEQUENTIAL_POSITIONS)
+
+    def _prune_and_repair(self, request: Request) -> tuple[Network, Kept]:
+        kept = select(self.coupling, self._scores, request.candidate)
+        if not kept:
+            raise TrialError("the candidate keeps every unit, so there is nothing to prune")
+        tensors: Mapping[str, torch.Tensor] = self.bundle.tensors
+        how = self.recipe.final_repair if request.final else self.recipe.repair
+        try:
+            if how == "least_squares":
+                tensors = repair.fast(self._fast_calibration, kept)
+            elif how == "sequential":
+                kept, tensors = repair.sequential(self._sequential_calibration, kept)
+        except LinAlgError as error:
+            raise TrialError(f"the {how} repair has no solution: {error}") from None
+        graph, pruned = prune(self.coupling, tensors, kept)
+        network = build(graph, {name: tensor.clone() for name, tensor in pruned.items()})
+        if how == "batchnorm":
+            self._recalibrate(network)
+        return network, kept
+
+    @torch.no_grad()
+    def _recalibrate(self, network: nn.Module) -> None:
+        """Replace running statistics of batch norms by those of the calibration images."""
+        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        network.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        for arrays, _ in self._calibration_split.batches(256):
+            network(*(torch.from_numpy(values) for values in arrays))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        network.eval()
+
+    def _finetuned(self, network: Network, steps: int, seed: int, seconds: dict[str, float]) -> Network:
+        """A fine-tuned copy."""
+        started = time.perf_counter()
+        state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        trained = build(network.graph, state)
+        finetune(
+            trained,
+            self.splits.train,
+            steps=steps,
+            seed=seed,
+            batch_size=self.recipe.batch_size,
+            learning_rate=self.recipe.learning_rate,
+            distill=self.recipe.distill,
+            teacher=self._teacher if self.recipe.distill else None,
+            augment=Augment(self.recipe.augment),
+            execution=self.execution,
+        )
+        seconds["fine-tune"] = time.perf_counter() - started
+        return trained
+
+    def _timed_evaluation(self, network: nn.Module, seconds: dict[str, float]) -> Evaluation:
+        started = time.perf_counter()
+        found = evaluate(network, self.validation, reference_logits=self._reference, execution=self.execution)
+        seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - started
+        return found
+
+    def _test(self, network: nn.Module) -> dict[str, float] | None:
+        if self.splits.test is None:
+            return None
+        found = evaluate(network, self.splits.test)
+        return {"accuracy": found.accuracy, "accuracy_error": found.accuracy_error, "loss": found.loss}
