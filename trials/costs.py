@@ -45,8 +45,12 @@ class Costs:
         self.coupling = coupling
         self.operators = _operators(coupling)
         groups = len(coupling.groups)
-        self._in = np.array([op.in_coefficients for op in self.operators]).reshape(-1, groups).T
-        self._out = np.array([op.out_coefficients for op in self.operators]).reshape(-1, groups).T
+        self._in = (
+            np.array([op.in_coefficients for op in self.operators]).reshape(len(self.operators), groups).T
+        )
+        self._out = (
+            np.array([op.out_coefficients for op in self.operators]).reshape(len(self.operators), groups).T
+        )
         self._in_constant = np.array([op.in_constant for op in self.operators])
         self._out_constant = np.array([op.out_constant for op in self.operators])
         self._macs = np.array(
