@@ -271,6 +271,7 @@ class _Exporter:
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
+        self.same, self.memory = _origins(program.graph)
         self.names: dict[str, str] = {}
         self.current: dict[str, str] = {}
         self.dead: set[str] = set()
@@ -345,7 +346,7 @@ class _Exporter:
                 )
             self._check_alias(mutated, node)
             op = f"aten.{name.removesuffix('_')}.{overload}"
-        if op not in RULES and not node.users:
+        if op not in RULES and not node.users and mutated is None:
             return None
         rule_of(op)
         args = {
@@ -360,16 +361,13 @@ class _Exporter:
         return Node(node.name, op, args)
 
     def _check_alias(self, mutated: torch.fx.Node, node: torch.fx.Node) -> None:
-        """An in-place op on a view changes its base too; only harmless where neither is read again."""
-        after = {user for user in self.program.graph.nodes if user > node}
-        related = [n for n in mutated.all_input_nodes if _is_view(mutated)] + [
-            u for u in mutated.users if _is_view(u)
-        ]
-        for other in related:
-            if any(user in after for user in other.users):
+        """An in-place op changes all that shares its argument's memory: refused where that is read again."""
+        for other, memory in self.memory.items():
+            shared = memory is self.memory[mutated] and self.same[other] is not self.same[mutated]
+            if shared and other < node and any(user > node for user in other.users):
                 raise UnsupportedOpError(
-                    f"the model changes {mutated.name!r} in place ({node.target}) while a view of it is in "
-                    "use; write that step out of place"
+                    f"the model changes {mutated.name!r} in place ({node.target}) while {other.name!r}, "
+                    "which shares its memory, is in use; write that step out of place"
                 )
 
     def _batches(self, node: torch.fx.Node) -> int | None:
@@ -414,11 +412,26 @@ class _Exporter:
         )
 
 
-def _is_view(node: torch.fx.Node) -> bool:
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and any(
-        argument.alias_info is not None and not argument.alias_info.is_write
-        for argument in target._schema.arguments
+def _origins(graph: torch.fx.Graph) -> tuple[dict[torch.fx.Node, torch.fx.Node], ...]:
+    """For every node: which one made its tensor, and which one its memory.
+
+    An in-place op hands on the tensor that it changed, a view hands on its memory.
+    """
+    same: dict[torch.fx.Node, torch.fx.Node] = {}
+    memory: dict[torch.fx.Node, torch.fx.Node] = {}
+    for node in graph.nodes:
+        changes = _passes_on(node, write=True)
+        views = _passes_on(node, write=False) or getattr(node.target, "__name__", "") == "getitem"
+        same[node] = same[node.all_input_nodes[0]] if changes else node
+        memory[node] = memory[node.all_input_nodes[0]] if changes or views else node
+    return same, memory
+
+
+def _passes_on(node: torch.fx.Node, *, write: bool) -> bool:
+    """Whether an op returns an argument that it writes, or a view of one that it does not."""
+    return isinstance(node.target, torch._ops.OpOverload) and any(
+        argument.alias_info is not None and argument.alias_info.is_write == write
+        for argument in node.target._schema.arguments
     )
 
 

@@ -128,7 +128,12 @@ def reused(x: Tensor) -> Tensor:
     return x + y
 
 
-@pytest.mark.parametrize("body", [chained, reused])
+def flattened(x: Tensor) -> Tensor:
+    out = F.relu(x.flatten(1), inplace=True)
+    return out.unflatten(1, (4, 16)).mul_(2.0)
+
+
+@pytest.mark.parametrize("body", [chained, reused, flattened])
 def test_in_place_operations_become_plain_ones(body: Callable[[Tensor], Tensor]) -> None:
     model = Module(body)
     network = export_images(model, 3, 4, 4).network()
@@ -136,10 +141,20 @@ def test_in_place_operations_become_plain_ones(body: Callable[[Tensor], Tensor])
     torch.testing.assert_close(network(x), model(x), rtol=0, atol=1e-5)
 
 
-def view_in_use(x: Tensor) -> Tensor:
-    half = x[:, :2]
-    half.add_(1.0)
+def half_in_use(x: Tensor) -> Tensor:
+    x[:, :2].add_(1.0)
     return x
+
+
+def view_of_a_view_in_use(x: Tensor) -> Tensor:
+    x[:, :2].flatten(1)[:, :3].add_(1.0)
+    return x
+
+
+def base_changed_under_a_view(x: Tensor) -> Tensor:
+    flat = x.flatten(1)
+    x.add_(1.0)
+    return flat
 
 
 class Counter(nn.Module):
@@ -165,13 +180,18 @@ class FixedBatch(nn.Module):
     [
         (Module(lambda x: torch.fft.rfft(x).real), UnsupportedOpError, "fft_rfft"),
         (Module(lambda x: x * 2 if x.sum() > 0 else x), RequestError, "dynamic batch"),
-        (Module(view_in_use), UnsupportedOpError, "in place"),
+        (Module(half_in_use), UnsupportedOpError, "shares its memory"),
+        (Module(view_of_a_view_in_use), UnsupportedOpError, "shares its memory"),
+        (Module(base_changed_under_a_view), UnsupportedOpError, "shares its memory"),
         (Module(lambda x: x[x > 0]), UnsupportedOpError, "index"),
         (Counter(), UnsupportedOpError, "seen"),
         (FixedBatch(), RequestError, "dynamic batch"),
     ],
-    ids=["op off the list", "control flow", "view in place", "data-dependent", "own buffer", "fixed batch"],
-)
+    ids=[
+        "op off the list", "control flow", "half in place", "view of a view in place",
+        "base in place", "data-dependent", "own buffer", "fixed batch",
+    ],
+)  # fmt: skip
 def test_a_model_that_no_bundle_can_hold_is_refused_with_the_reason(
     model: nn.Module, error: type[Exception], words: str
 ) -> None:
