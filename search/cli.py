@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hwprofiles.errors import InvariantError, PrunefrontError, RequestError, TransientError
+from search.place import Place
 
 if TYPE_CHECKING:
-    from search.plan import Place, Prepared
+    from search.job import Job
+    from search.plan import Prepared
     from trials.store import Store
 
 app = typer.Typer(
@@ -56,26 +58,39 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int) -> None:
-    err.print(f"error: {sentence}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    _say(err, f"error: {sentence}")
     sys.exit(code)
+
+
+def _runs(runs: Path | None) -> Path:
+    from search.settings import Settings
+
+    return runs or Settings().runs
+
+
+def _run_folder(path: Path) -> Place | None:
+    """The run whose folder this is: one that lies beside a store."""
+    folder = path.resolve()
+    place = Place(folder.parent, folder.name)
+    return place if folder.is_dir() and place.store.exists() else None
 
 
 def _place(job: str, runs: Path | None) -> Place:
     """Where a job keeps its files; its name may be given as the folder of its run."""
-    from search.plan import Place
-    from search.settings import Settings
-
-    folder = Path(job)
-    if runs is None and folder.parent != Path() and (folder.parent / "prunefront.db").exists():
-        return Place(folder.parent, folder.name)
-    return Place(runs or Settings().runs, folder.name)
+    named = None if runs else _run_folder(Path(job))
+    return named or Place(_runs(runs), Path(job).name)
 
 
 @contextmanager
 def _store(place: Place) -> Iterator[Store]:
+    """The store of a runs folder that is there."""
     from trials.store import Store
 
-    place.runs.mkdir(parents=True, exist_ok=True)
+    if not place.store.exists():
+        raise RequestError(
+            f"there are no runs in {place.runs}; start one with `prunefront run job.toml`, or name their "
+            "folder with --runs"
+        )
     with Store.open(place.store) as store:
         yield store
 
@@ -92,7 +107,7 @@ def _prepared(job: str, runs: Path | None) -> Iterator[tuple[Prepared, Store]]:
         record = store.job(place.job)
         if not record.plan:
             raise RequestError(
-                f"job {place.job!r} has not been planned yet; run `prunefront resume {place.job}` first"
+                f"job {place.job!r} has not been planned yet; run `prunefront resume {place.folder}` first"
             )
         yield prepare(Job.from_json(record.spec), place, record.plan, Silent()), store
 
@@ -114,16 +129,12 @@ def run(
     """Search, train the finalists, measure them and export the winner. Resumes a job that was interrupted."""
     from search.job import Job
 
-    if (job_file / "bundle").is_dir() or (
-        not job_file.suffix and (job_file.parent / "prunefront.db").exists()
-    ):
-        return _resume(str(job_file), workers, runs, as_json)
+    if _run_folder(job_file):
+        return resume(str(job_file), workers, runs, as_json)
     job = Job.load(job_file)
-    changes: dict[str, Any] = {"name": name} if name else {}
-    if workers:
-        changes["search"] = job.search.model_copy(update={"workers": workers})
-    job = Job.from_json(job.model_copy(update=changes).to_json())
-    _run(job, _place(job.name, runs), as_json)
+    if name:
+        job = Job.from_json({**job.to_json(), "name": name})
+    _run(job, Place(_runs(runs), job.name), workers, as_json)
 
 
 @app.command()
@@ -134,30 +145,25 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with an interrupted or failed job, from its last finished trial."""
-    _resume(job, workers, runs, as_json)
-
-
-def _resume(name: str, workers: int | None, runs: Path | None, as_json: bool) -> None:
     from search.job import Job
 
-    place = _place(name, runs)
+    place = _place(job, runs)
     with _store(place) as store:
-        job = Job.from_json(store.job(place.job).spec)
-    if workers:
-        job = job.model_copy(update={"search": job.search.model_copy(update={"workers": workers})})
-    _run(job, place, as_json)
+        stored = Job.from_json(store.job(place.job).spec)
+    _run(stored, place, workers, as_json)
 
 
-def _run(job: Any, place: Place, as_json: bool) -> None:
+def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
     from search import report as reports
     from search.progress import Bars, Silent
     from search.session import run_job
-    from trials.store import JobState
+    from trials.store import JobState, Store
 
-    with _store(place) as store:
+    if workers:
+        job = job.model_copy(update={"search": job.search.model_copy(update={"workers": workers})})
+    _make_folder(place.runs)
+    with Store.open(place.store) as store:
         done = any(r.name == job.name and r.state is JobState.DONE for r in store.jobs())
-        if done and not as_json:
-            out.print(f"job {job.name!r} is done; this is its result", markup=False, highlight=False)
         try:
             if as_json or done:
                 report = run_job(job, place, store, Silent())
@@ -165,25 +171,38 @@ def _run(job: Any, place: Place, as_json: bool) -> None:
                 with Bars(out) as bars:
                     report = run_job(job, place, store, bars)
         except KeyboardInterrupt:
-            err.print(
-                f"\ninterrupted; nothing finished is lost. Go on with: prunefront resume {place.folder}",
-                highlight=False,
-            )
+            _say(err, "\ninterrupted; nothing finished is lost")
+            _say(err, f"go on with: prunefront resume {place.folder}")
             sys.exit(INTERRUPTED)
     if as_json:
         _print_json(report.to_json())
-        return
-    out.print(reports.table(report))
-    out.print(f"report   {place.report}", highlight=False, soft_wrap=True)
-    if report.export_folder:
-        out.print(f"export   {report.export_folder}", highlight=False, soft_wrap=True)
-        out.print(
-            f'load     python -c "import search; model = search.load({report.export_folder!r})"',
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
-    out.print(f"open     python -m webbrowser {place.report}", highlight=False, soft_wrap=True)
+    else:
+        if done:
+            _say(out, f"job {job.name!r} is done; this is its result")
+        out.print(reports.table(report))
+        _say(out, f"report   {place.report}")
+        if report.export_folder:
+            _say(out, f"export   {report.export_folder}")
+            _say(out, f'load     python -c "import search; model = search.load({report.export_folder!r})"')
+        _say(out, f"open     python -m webbrowser {place.report}")
+    if not report.export_folder:
+        failed = [point.failed for point in report.points if point.failed]
+        reason = f"; the first that failed: {failed[0]}" if failed else ""
+        _fail(f"job {job.name!r} found nothing to export: {len(failed)} trials failed{reason}", 1)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"the folder of runs {folder} cannot be made: {error.strerror}; choose another with --runs"
+        ) from None
+
+
+def _say(console: Console, line: str) -> None:
+    """Print a line as it is: paths are not cut, coloured or taken for markup."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -193,7 +212,7 @@ def inspect(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> No
     from search.job import Job
 
     job = Job.load(job_file)
-    found = inspect_job(job, _place(job.name, runs))
+    found = inspect_job(job, Place(_runs(runs), job.name))
     if as_json:
         _print_json(found)
         return
@@ -225,7 +244,7 @@ def profile(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> No
     from search.progress import Bars, Silent
 
     job = Job.load(job_file)
-    place = _place(job.name, runs)
+    place = Place(_runs(runs), job.name)
     if as_json:
         _print_json(profile_job(job, place, Silent()))
         return
@@ -243,9 +262,9 @@ def bundle(
 ) -> None:
     """Only export the model as a bundle: data without code, for another machine."""
     from search.job import Job
-    from search.plan import open_bundle
+    from search.model import open_model
 
-    made = open_bundle(Job.load(job_file))
+    made = open_model(Job.load(job_file))
     made.write(output)
     found = {
         "bundle": str(output),
@@ -278,7 +297,7 @@ def trial(
     from search.job import Job
 
     job = Job.load(job_file)
-    found = try_candidates(job, _place(job.name, runs), widths, rung=rung, measured=measure)
+    found = try_candidates(job, Place(_runs(runs), job.name), widths, rung=rung, measured=measure)
     if as_json:
         _print_json(found)
         return
@@ -298,31 +317,28 @@ def trial(
 
 @app.command()
 def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
-    """Print a job's Pareto front, and write its picture and report again."""
+    """Print a job's Pareto front as far as it has come, and write its picture and report."""
     from search import report as reports
     from search.session import write_report
-    from search.summary import make_report
 
     with _prepared(job, runs) as (prepared, store):
-        report = make_report(prepared, store) if as_json else write_report(prepared, store)
-        if as_json:
-            _print_json(report.to_json())
-            return
-        table = Table(
-            title=f"front of {report.job} on {report.device.name} (validation accuracy, before fine-tuning)"
-        )
-        for column in ("trial", "proposed by", "accuracy", "predicted ms"):
-            table.add_column(column, justify="right")
-        for point in sorted((p for p in report.points if p.on_front), key=lambda p: p.predicted_ms):
-            table.add_row(
-                str(point.number), point.origin, f"{point.accuracy:.2%}", f"{point.predicted_ms:.3g}"
-            )
-        out.print(table)
-        hypervolume = report.hypervolume[-1] if report.hypervolume else 0.0
-        out.print(f"hypervolume {hypervolume:.4f} of 1 (accuracy × time saved)", highlight=False)
-        if report.rows:
-            out.print(reports.table(report))
-        out.print(f"report   {prepared.place.report}", highlight=False, soft_wrap=True)
+        report = write_report(prepared, store)
+    if as_json:
+        _print_json(report.to_json())
+        return
+    table = Table(
+        title=f"front of {report.job} on {report.device.name} (validation accuracy, before fine-tuning)"
+    )
+    for column in ("trial", "proposed by", "accuracy", "predicted ms"):
+        table.add_column(column, justify="right")
+    for point in sorted((p for p in report.points if p.on_front), key=lambda p: p.predicted_ms):
+        table.add_row(str(point.number), point.origin, f"{point.accuracy:.2%}", f"{point.predicted_ms:.3g}")
+    out.print(table if report.hypervolume else f"job {report.job} has no finished trial yet")
+    hypervolume = report.hypervolume[-1] if report.hypervolume else 0.0
+    _say(out, f"hypervolume {hypervolume:.4f} of 1 (accuracy × time saved)")
+    if report.rows:
+        out.print(reports.table(report))
+    _say(out, f"report   {prepared.place.report}")
 
 
 @app.command()
@@ -339,32 +355,32 @@ def export(
     """Export a trial, by default the winner; one that is no finalist is trained and measured first."""
     from search.finish import choose_winner, nearest_trial
     from search.progress import Bars, Silent
-    from search.session import export_trial, finish_trial
+    from search.session import export_trial, finish_trial, write_report
 
     if trial is not None and budget:
         raise RequestError("export takes --trial or --budget, not both; leave one out")
-    with _prepared(job, runs) as (prepared, store):
+    with _prepared(job, runs) as (prepared, store), prepared.place.lock():
         number = nearest_trial(prepared, store, _latency_budget(budget)) if budget else trial
         if number is None:
             number = choose_winner(prepared, store)
         known = [t.number for t in store.trials(prepared.job.name) if t.facts is not None]
         if number is None or number not in known:
-            shown = f"{known[0]} to {known[-1]}" if known else "none yet: resume the job"
-            raise RequestError(
-                f"job {prepared.job.name!r} has no finished trial {number}; finished trials: {shown}"
-            )
+            wanted = "finalist to export yet" if number is None else f"finished trial {number}"
+            shown = ", ".join(map(str, known)) or "none yet; go on with `prunefront resume`"
+            raise RequestError(f"job {prepared.job.name!r} has no {wanted}; finished trials: {shown}")
         if as_json:
             finish_trial(prepared, store, number, Silent())
         else:
             with Bars(out) as bars:
                 bars.stage("finishing")
                 finish_trial(prepared, store, number, bars)
-        folder = export_trial(
-            prepared, store, number, output or prepared.place.folder / f"export-trial-{number}"
-        )
-    _print_json({"trial": number, "folder": str(folder)}) if as_json else out.print(
-        f"trial {number} is in {folder}"
-    )
+        default = prepared.place.folder / f"export-trial-{number}"
+        folder = export_trial(prepared, store, number, output or default)
+        write_report(prepared, store)
+    if as_json:
+        _print_json({"trial": number, "folder": str(folder)})
+    else:
+        _say(out, f"trial {number} is in {folder}")
 
 
 def _latency_budget(text: str) -> float:
@@ -386,7 +402,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a job's state and trials, or everything about one trial."""
-    from search.inspection import job_facts, trial_facts
+    from search.status import job_facts, trial_facts
 
     place = _place(job, runs)
     with _store(place) as store:
@@ -395,40 +411,44 @@ def show(
         _print_json(found)
         return
     for key, value in found.items():
-        out.print(
-            f"{key:<14} {value if isinstance(value, str | int | float) else json.dumps(value)}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        _say(out, f"{key:<14} {value if isinstance(value, str | int | float) else json.dumps(value)}")
 
 
 @app.command()
 def ls(runs: Runs = None, as_json: AsJson = False) -> None:
     """List all jobs of the runs folder."""
-    from search.inspection import job_facts
+    from search.status import job_facts
 
-    place = _place(".", runs)
-    with _store(place) as store:
-        found = [job_facts(store, record.name) for record in store.jobs()]
+    place = Place(_runs(runs), "")
+    found = []
+    if place.store.exists():
+        with _store(place) as store:
+            found = [job_facts(store, record.name) for record in store.jobs()]
     if as_json:
         _print_json(found)
         return
+    if not found:
+        _say(out, f"no jobs in {place.runs}; start one with: prunefront run job.toml")
+        return
     table = Table("job", "state", "trials", "failed", "started")
     for item in found:
-        table.add_row(item["job"], item["state"], str(item["trials"]), str(item["failed"]), item["created"])
-    out.print(table if found else f"no jobs in {place.runs}; start one with: prunefront run job.toml")
+        trials = f"{item['trials']} of {item['planned']}"
+        table.add_row(item["job"], item["state"], trials, str(item["failed"]), item["created"])
+    out.print(table)
 
 
 @app.command()
-def rm(job: JobName, runs: Runs = None) -> None:
+def rm(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
     """Forget a job: its trials, its profile and everything it exported into its run folder."""
     from search.session import remove_job
 
     place = _place(job, runs)
     with _store(place) as store:
-        remove_job(place.job, place, store)
-    out.print(f"removed {place.folder}", highlight=False)
+        remove_job(place, store)
+    if as_json:
+        _print_json({"removed": str(place.folder)})
+    else:
+        _say(out, f"removed {place.folder}")
 
 
 if __name__ == "__main__":

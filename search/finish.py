@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hwprofiles import measure, open_runtime
 from hwprofiles.errors import RequestError
-from search.loop import Workers
+from search.loop import MAX_DEATHS, Workers
 from search.plan import Prepared
 from search.progress import Listener
 from trials.bundle import read_bundle
@@ -18,6 +21,8 @@ from trials.store import Result, Store
 
 FINAL, MEASURED, EXPORTED = "final", "measured", "exported"
 """Kinds of results in the store."""
+FINALIST_FAILED = "finalist failed"
+"""A kind of events in the store."""
 
 MEASURING_PASSES, MEASURING_ROUNDS = 3, 20
 WINNER_DROP = 0.01
@@ -66,19 +71,25 @@ def train_finalists(
         while todo and pool.free > 0:
             number = todo.pop(0)
             attempts[number] += 1
+            # What an attempt that was killed has left is not this attempt's.
+            shutil.rmtree(prepared.place.finalist(number), ignore_errors=True)
             pool.submit(number, final_request(prepared, trials[number]))
-        listener.update(1 - len(missing) / total, f"{total - len(missing)} of {total} finalists")
+        listener.update(
+            1 - len(missing) / total, f"{total - len(missing)} of {total} finalists and baselines"
+        )
         for finished in pool.wait(1.0):
-            if finished.died and attempts[finished.key] < 3:
-                todo.append(finished.key)
+            ended = finished.key
+            assert isinstance(ended, int)
+            if finished.died and attempts[ended] < MAX_DEATHS:
+                todo.append(ended)
                 continue
-            missing.remove(finished.key)
+            missing.remove(ended)
             if finished.value is None:
-                store.add_event(
-                    job, "finalist failed", f"trial {finished.key}: {finished.error or 'worker died'}"
-                )
+                reason = finished.error or f"its worker died {MAX_DEATHS} times"
+                store.add_event(job, FINALIST_FAILED, f"trial {ended}: {reason}")
                 continue
-            store.add_result(job, finished.key, FINAL, finished.value.to_json())
+            store.add_result(job, ended, FINAL, finished.value.to_json())
+    listener.update(1.0, f"{len(numbers)} finalists and baselines")
 
 
 def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> None:
@@ -88,24 +99,22 @@ def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> N
     missing = [number for number in results(store, job, FINAL) if number not in results(store, job, MEASURED)]
     if not missing:
         return
-    dense = place.folder / "dense.onnx"
-    if not dense.exists():
-        write_onnx(prepared.bundle.graph, prepared.bundle.tensors, dense)
-    files = {-1: dense}
-    for position, number in enumerate(missing):
-        listener.update(0.4 * position / len(missing), f"converting trial {number}")
-        finalist = read_bundle(place.finalist(number))
-        files[number] = place.folder / "finalists" / f"trial-{number}.onnx"
-        write_onnx(finalist.graph, finalist.tensors, files[number])
-    runs = {number: runtime.prepare_network(path, device) for number, path in files.items()}
-    measured = measure(
-        runs,
-        passes=MEASURING_PASSES,
-        rounds=MEASURING_ROUNDS,
-        seed=prepared.job.search.seed,
-        progress=lambda share: listener.update(0.4 + 0.6 * share, f"{len(runs)} networks in turn"),
-    )
-    dense_summary = measured[-1].summary()
+    with TemporaryDirectory() as folder:
+        runs = {}
+        for position, number in enumerate((None, *missing)):
+            listener.update(0.4 * position / (len(missing) + 1), "converting")
+            path = Path(folder) / f"{position}.onnx"
+            bundle = prepared.bundle if number is None else read_bundle(place.finalist(number))
+            write_onnx(bundle.graph, bundle.tensors, path)
+            runs[number] = runtime.prepare_network(path, device)
+        measured = measure(
+            runs,
+            passes=MEASURING_PASSES,
+            rounds=MEASURING_ROUNDS,
+            seed=prepared.job.search.seed,
+            progress=lambda share: listener.update(0.4 + 0.6 * share, f"{len(runs)} networks in turn"),
+        )
+    dense_summary = measured[None].summary()
     for number in missing:
         summary = measured[number].summary()
         store.add_result(

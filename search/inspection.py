@@ -1,60 +1,53 @@
-"""Answers about a job without searching: groups, profile, named candidates, state in the store."""
+"""Looking before searching: a job's groups, its profile, and named candidates made real."""
 
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hwprofiles import measure, read_profile
-from hwprofiles.errors import RequestError, TrialError
+from hwprofiles import Profile, measure, read_profile
+from hwprofiles.errors import NotMeasuredError, ProfileError, RequestError, TrialError
 from latency_models import LatencyTable
 from search.job import Job
-from search.plan import (
-    Place,
-    features,
-    make_space,
-    open_bundle,
-    open_coupling,
-    open_device,
-    open_profile,
-    open_splits,
-    recipe_of,
-)
+from search.model import open_coupling, open_model, open_splits
+from search.place import Place
+from search.plan import features, recipe_of
+from search.profiling import make_space, open_device, open_profile
 from search.progress import Listener, Silent
 from search.score import Scorer
-from trials.bundle import Bundle, read_bundle
-from trials.candidate import Candidate, TrialState, as_counts
+from trials.bundle import Bundle
+from trials.candidate import Candidate, as_counts
 from trials.costs import Costs
 from trials.groups import Coupling, even_kept
 from trials.onnx_file import write_onnx
 from trials.prune import prune
 from trials.run import Request, Workbench
-from trials.store import Store
 
 
-def _model(job: Job, place: Place) -> tuple[Bundle, Coupling]:
-    bundle = read_bundle(place.bundle) if place.bundle.exists() else open_bundle(job)
+def _model(job: Job) -> tuple[Bundle, Coupling]:
+    bundle = open_model(job)
     return bundle, open_coupling(bundle, seed=job.search.seed)
 
 
 def inspect_job(job: Job, place: Place) -> dict[str, Any]:
     """A model's groups and what is frozen; latency shares where the job has a profile."""
-    _, coupling = _model(job, place)
+    _, coupling = _model(job)
     costs = Costs(coupling)
     dense = as_counts([Candidate(tuple(group.size for group in coupling.groups))])
+    runtime, device = open_device(job)
     shares: list[float | None] = [None] * len(coupling.groups)
     identity = None
     if place.profile.exists():
-        runtime, device = open_device(job)
-        stored = read_profile(place.profile)
-        table = LatencyTable.from_profile(stored, runtime)
-        table.check(device)
-        shares = features(Scorer(costs, table))[:, 4].tolist()
-        identity = device.identity
+        # One of another device or of another model says nothing here, and `profile` will measure anew.
+        with suppress(ProfileError, NotMeasuredError):
+            table = LatencyTable.from_profile(read_profile(place.profile), runtime)
+            table.check(device)
+            shares = features(Scorer(costs, table))[:, 4].tolist()
+            identity = device.identity
     return {
         "macs": int(costs.macs(dense)[0]),
         "parameters": int(costs.parameters(dense)[0]),
@@ -74,16 +67,21 @@ def inspect_job(job: Job, place: Place) -> dict[str, Any]:
     }
 
 
+def _profile(
+    job: Job, place: Place, bundle: Bundle, coupling: Coupling, listener: Listener
+) -> tuple[Profile, LatencyTable]:
+    planned = place.bundle.exists()
+    with nullcontext() if planned else place.lock():
+        return open_profile(place.profile, job, bundle, coupling, listener, planned=planned)
+
+
 def profile_job(job: Job, place: Place, listener: Listener) -> dict[str, Any]:
     """Measure the job's profile if it is not there, and say how good it is."""
     listener.stage("exporting")
-    bundle, coupling = _model(job, place)
-    _, device = open_device(job)
-    space = make_space(job, coupling, device)
+    bundle, coupling = _model(job)
     listener.stage("profiling")
-    place.folder.mkdir(parents=True, exist_ok=True)
-    profile, runtime = open_profile(job, place, bundle, coupling, space, listener)
-    calibration = LatencyTable.from_profile(profile, runtime).calibration
+    profile, table = _profile(job, place, bundle, coupling, listener)
+    device, calibration = profile.device, table.calibration
     return {
         "profile": str(place.profile),
         "device": f"{device.name}: {device.board}, {device.runtime}",
@@ -106,14 +104,13 @@ def try_candidates(
     Raises:
         RequestError: the file is not a list of `{group: kept}`, or names something unknown.
     """
-    bundle, coupling = _model(job, place)
+    bundle, coupling = _model(job)
     runtime, device = open_device(job)
     space = make_space(job, coupling, device)
     candidates = [space.parse(item) for item in _read_widths(widths)]
     splits = open_splits(job, bundle)
-    place.folder.mkdir(parents=True, exist_ok=True)
-    profile, runtime = open_profile(job, place, bundle, coupling, space, Silent())
-    scorer = Scorer(Costs(coupling), LatencyTable.from_profile(profile, runtime))
+    _, table = _profile(job, place, bundle, coupling, Silent())
+    scorer = Scorer(Costs(coupling), table)
     refused = {item.name: item.reason for item in coupling.frozen}
     recipe = recipe_of(job, refused, "float32")
     if rung == 1:
@@ -157,46 +154,3 @@ def _read_widths(path: Path) -> list[dict[str, int]]:
     if not isinstance(data, list) or not data or not all(isinstance(item, dict) for item in data):
         raise RequestError(f'{path} holds no candidates; write a list such as [{{"layer1.0.conv1": 8}}]')
     return data
-
-
-def job_facts(store: Store, name: str) -> dict[str, Any]:
-    """State and progress of one job."""
-    record = store.job(name)
-    trials = store.trials(name)
-    done = [trial for trial in trials if trial.state is TrialState.DONE]
-    best = max((trial.facts.accuracy for trial in done if trial.facts), default=None)
-    return {
-        "job": name,
-        "state": str(record.state),
-        "created": datetime.fromtimestamp(record.created_s, UTC).isoformat(timespec="seconds"),
-        "trials": len(done),
-        "planned": record.spec["search"]["trials"],
-        "failed": sum(trial.state is TrialState.FAILED for trial in trials),
-        "best": None if best is None else round(best, 4),
-        "events": [f"{event.kind}: {event.message}" for event in store.events(name)],
-    }
-
-
-def trial_facts(store: Store, name: str, number: int) -> dict[str, Any]:
-    """Everything stored about one trial.
-
-    Raises:
-        RequestError: the job has no such trial.
-    """
-    trials = {trial.number: trial for trial in store.trials(name)}
-    if number not in trials:
-        shown = f"0 to {len(trials) - 1}" if trials else "none yet"
-        raise RequestError(f"job {name!r} has no trial {number}; its trials: {shown}")
-    trial = trials[number]
-    return {
-        "trial": number,
-        "state": str(trial.state),
-        "origin": trial.origin,
-        "target": trial.target,
-        "seed": trial.seed,
-        "attempts": trial.attempts,
-        "reason": trial.reason,
-        "kept": list(trial.candidate.kept),
-        "facts": trial.facts.to_json() if trial.facts else None,
-        "results": {r.kind: dict(r.data) for r in store.results(name) if r.trial == number},
-    }

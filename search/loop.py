@@ -8,7 +8,8 @@ goes on by asking and telling its stored trials again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from hwprofiles.errors import InvariantError
@@ -16,11 +17,13 @@ from search.budget import Cost
 from search.controllers.protocol import Controller, Proposal, ScoredTrial
 from search.progress import Listener
 from trials.candidate import Candidate, Facts, Space, Trial, TrialState, as_counts
+from trials.pool import Finished
 from trials.store import Store
 
-MAX_ATTEMPTS = 3
+MAX_DEATHS = 3
+"""Workers that may die of one trial before it is given up; what stops the whole job is not counted."""
 MAX_REPEATS = 20
-"""Times in a row that a controller may propose what a baseline has tried before its search is over."""
+"""Times in a row that a controller may propose what has been tried before its search is over."""
 
 
 class Workers(Protocol):
@@ -31,7 +34,7 @@ class Workers(Protocol):
 
     def submit(self, key: Any, request: Any) -> None: ...
 
-    def wait(self, timeout_s: float) -> list[Any]: ...
+    def wait(self, timeout_s: float) -> list[Finished]: ...
 
 
 class Requests(Protocol):
@@ -53,6 +56,8 @@ class Loop:
         baselines: proposals that every job tries first, told to the controller like its own.
         trials: how many trials there will be in all, baselines included.
         in_flight: see the module; stored with the job, as the candidates depend on it.
+        add_to_front: called with each trial that is told as done, and its merit; returns what to say of the
+            front so far.
     """
 
     def __init__(
@@ -69,20 +74,28 @@ class Loop:
         in_flight: int,
         seed: int,
         requests: Requests,
+        add_to_front: Callable[[Trial, float], str],
         listener: Listener,
     ) -> None:
         self.store, self.job, self.controller, self.name = store, job, controller, name
         self.baselines, self.space, self.cost = baselines, space, cost
         self.total, self.in_flight, self.seed = trials, in_flight, seed
-        self.requests, self.listener = requests, listener
+        self.requests, self.add_to_front, self.listener = requests, add_to_front, listener
         store.requeue_running(job)
         self.trials: list[Trial] = store.trials(job)
         self._tried: set[Candidate] = set()
+        self._deaths: Counter[int] = Counter()
         self._asked = self._told = 0
         self._ended = False
+        self._best: float | None = None
+        self._front = ""
 
     def run(self, workers: Workers) -> list[Trial]:
-        """Search to the end; returns all trials by number."""
+        """Search to the end; returns all trials by number.
+
+        Raises:
+            InvariantError: the controller does not ask again for what is stored.
+        """
         waiting, running = self._advance(), set[int]()
         while waiting or running:
             while waiting and workers.free > 0:
@@ -92,11 +105,17 @@ class Loop:
                 running.add(number)
             self._report()
             for finished in workers.wait(1.0):
-                running.discard(finished.key)
-                if not self._settle(finished):
-                    waiting.insert(0, finished.key)
+                number = self._settle(finished)
+                running.discard(number)
+                if not self.trials[number].state.finished:
+                    waiting.insert(0, number)
             waiting += self._advance()
         self._report()
+        if len(self.trials) < self.total:
+            self.listener.note(
+                f"the search is over after {len(self.trials)} of {self.total} trials: "
+                f"{self.name} has no other candidate that meets the budget"
+            )
         return self.trials
 
     def _advance(self) -> list[int]:
@@ -139,6 +158,9 @@ class Loop:
         cost = float(self.cost(as_counts([trial.candidate]))[0])
         self.controller.tell([ScoredTrial(proposal=proposal, accuracy=merit, cost=cost)])
         self._told += 1
+        if merit is not None:
+            self._best = merit if self._best is None else max(self._best, merit)
+            self._front = self.add_to_front(trial, merit)
 
     def _next(self) -> Proposal | None:
         if self._asked < len(self.baselines):
@@ -157,20 +179,23 @@ class Loop:
                 "changed since: run the job under another name"
             )
 
-    def _settle(self, finished: Any) -> bool:
-        """Store how a trial ended; False if it has to run again."""
-        trial = self.trials[finished.key]
-        if finished.died and trial.attempts < MAX_ATTEMPTS:
-            self.store.add_event(self.job, "worker died", f"trial {trial.number}, attempt {trial.attempts}")
-            self._save(trial.requeue())
-            return False
+    def _settle(self, finished: Finished) -> int:
+        """Store how a trial ended, or that it has to run again; returns its number."""
+        number = finished.key
+        assert isinstance(number, int)
+        trial = self.trials[number]
         if finished.died:
-            self._save(trial.fail(f"its worker died {trial.attempts} times"))
+            self._deaths[number] += 1
+            self.store.add_event(self.job, "worker died", f"trial {number}, attempt {trial.attempts}")
+            if self._deaths[number] < MAX_DEATHS:
+                self._save(trial.requeue())
+            else:
+                self._save(trial.fail(f"its worker died {MAX_DEATHS} times"))
         elif finished.error:
             self._save(trial.fail(finished.error))
         else:
             self._save(trial.finish(self.requests.facts(finished.value)))
-        return True
+        return number
 
     def _save(self, trial: Trial) -> Trial:
         self.store.save(self.job, trial)
@@ -178,12 +203,12 @@ class Loop:
         return trial
 
     def _report(self) -> None:
-        done = [trial for trial in self.trials if trial.state is TrialState.DONE]
+        finished = sum(trial.state.finished for trial in self.trials)
         failed = sum(trial.state is TrialState.FAILED for trial in self.trials)
-        text = f"trial {len(done) + failed} of {self.total}"
-        if done:
-            best = max(self.requests.merit(trial.facts) for trial in done if trial.facts is not None)
-            text += f", best {best:.1%}"
-        if failed:
-            text += f", {failed} failed"
-        self.listener.update((len(done) + failed) / max(1, self.total), text)
+        parts = [
+            f"trial {finished} of {self.total}",
+            "" if self._best is None else f"best {self._best:.1%}",
+            self._front,
+            f"{failed} failed" if failed else "",
+        ]
+        self.listener.update(finished / self.total, ", ".join(filter(None, parts)))

@@ -70,3 +70,21 @@ class Scorer:
     def _points(self, trials: Sequence[Trial], merits: Sequence[float]) -> NDArray[np.float64]:
         latency_ms, _ = self.latency(as_counts([trial.candidate for trial in trials]))
         return np.column_stack([1 - np.asarray(merits), latency_ms])
+
+
+class FrontSoFar:
+    """The front of trials that come one after another: keeping it up costs as much as it is long."""
+
+    def __init__(self, scorer: Scorer, dense_ms: float) -> None:
+        self.scorer, self.dense_ms = scorer, dense_ms
+        self.trials: list[Trial] = []
+        self.merits: list[float] = []
+
+    def add(self, trial: Trial, merit: float) -> str:
+        """Take in one more trial; returns how many are on the front now, and its hypervolume."""
+        trials, merits = [*self.trials, trial], [*self.merits, merit]
+        on_front = self.scorer.front(trials, merits)
+        self.trials = [trial for trial, on in zip(trials, on_front, strict=True) if on]
+        self.merits = [merit for merit, on in zip(merits, on_front, strict=True) if on]
+        volume = self.scorer.hypervolume(self.trials, self.merits, self.dense_ms)
+        return f"{len(self.trials)} on the front (hypervolume {volume:.3f})"

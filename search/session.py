@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,96 +25,63 @@ from search.finish import (
 )
 from search.job import Job
 from search.loop import Loop
-from search.plan import Place, Prepared, features, prepare
-from search.progress import Listener
+from search.place import Place
+from search.plan import Prepared, features, prepare
+from search.progress import Listener, Silent
 from search.report import Report, draw_front, render_html
+from search.score import FrontSoFar
 from search.settings import Settings
 from search.summary import export_config, make_report
 from trials.bundle import read_bundle
-from trials.candidate import Facts, Space, Trial
+from trials.candidate import Facts, Trial
 from trials.pool import Pool
 from trials.run import Outcome, Request, Workbench, merit
-from trials.store import JobState, Store
-
-
-def _prepare_or_forget(job: Job, place: Place, store: Store, listener: Listener) -> Prepared:
-    """Prepare a job; one that turns out wrong before its first trial leaves nothing behind."""
-    record = store.job(job.name)
-    try:
-        return prepare(job, place, record.plan, listener)
-    except RequestError:
-        if not record.plan:
-            remove_job(job.name, place, store)
-        raise
-
-
-def remove_job(name: str, place: Place, store: Store) -> None:
-    """Forget a job and all of its files."""
-    store.remove_job(name)
-    shutil.rmtree(place.folder, ignore_errors=True)
-
-
-class TrialRequests:
-    """Trials as requests to `trials.run.Workbench`."""
-
-    def __init__(self, carved: bool) -> None:
-        self.carved = carved
-
-    def request(self, trial: Trial) -> Request:
-        return Request(candidate=trial.candidate, seed=trial.seed)
-
-    def facts(self, value: Outcome) -> Facts:
-        return value.facts
-
-    def merit(self, facts: Facts) -> float:
-        return merit(facts, self.carved)
-
-
-def open_job(job: Job, place: Place, store: Store) -> None:
-    """Create the job in the store, or check that the one there is this very job.
-
-    Raises:
-        RequestError: a job of this name was started from another job file.
-    """
-    known = {record.name: record for record in store.jobs()}
-    if job.name not in known:
-        store.create_job(job.name, job.to_json(), {})
-        return
-    stored = Job.from_json(known[job.name].spec)
-    if stored.fingerprint() != job.fingerprint():
-        changed = ", ".join(_differences(stored.to_json(), job.to_json()))
-        raise RequestError(
-            f"job {job.name!r} in {place.runs} was started from another job file ({changed} differ); choose "
-            "another name, or remove it with `prunefront rm`"
-        )
-
-
-def _differences(one: Any, other: Any, path: str = "") -> list[str]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = [key for key in (one | other) if path or key not in ("folder", "name", "version")]
-        return [
-            found
-            for key in keys
-            for found in _differences(one.get(key), other.get(key), f"{path}.{key}".strip("."))
-        ]
-    return [] if one == other or path == "search.workers" else [path]
+from trials.store import JobRecord, JobState, Store
 
 
 def run_job(job: Job, place: Place, store: Store, listener: Listener) -> Report:
     """Run a job to its end, from wherever it is; a job that is done is only reported.
 
     Raises:
-        RequestError: the job cannot be run as asked; nothing is left half-written.
+        RequestError: the job cannot be run as asked; a new one leaves nothing behind, an old one stays as it
+            was.
+        TransientError: another process works on this job.
         KeyboardInterrupt: the user stopped it; it is marked as interrupted and can be resumed.
     """
-    open_job(job, place, store)
-    record = store.job(job.name)
-    if record.state is JobState.DONE:
-        return make_report(prepare(job, place, record.plan, listener), store)
-    try:
+    with place.lock():
+        record = open_job(job, place, store)
+        if record.state is JobState.DONE:
+            return finished_report(job, place, record.plan, store)
+        try:
+            prepared = _prepare(job, place, record.plan, store, listener)
+            return _search_and_finish(prepared, store, listener)
+        except KeyboardInterrupt:
+            store.requeue_running(job.name)
+            store.set_job_state(job.name, JobState.INTERRUPTED)
+            raise
+
+
+def _prepare(job: Job, place: Place, stored: Mapping[str, Any], store: Store, listener: Listener) -> Prepared:
+    """Prepare a job and keep its plan; one that turns out wrong before it has one leaves nothing behind."""
+    profiled_before = place.profile.exists()
+    if not stored:
         store.set_job_state(job.name, JobState.PLANNING)
-        prepared = _prepare_or_forget(job, place, store, listener)
+    try:
+        prepared = prepare(job, place, stored, listener)
+    except RequestError:
+        if not stored:
+            store.remove_job(job.name)
+            if not profiled_before:
+                shutil.rmtree(place.folder, ignore_errors=True)
+        raise
+    if not stored:
         store.set_plan(job.name, prepared.plan.to_json())
+    return prepared
+
+
+def _search_and_finish(prepared: Prepared, store: Store, listener: Listener) -> Report:
+    job = prepared.job
+    try:
         store.set_job_state(job.name, JobState.SEARCHING)
         listener.stage("searching")
         listener.update(0.0, f"starting {job.search.workers} workers")
@@ -131,20 +100,75 @@ def run_job(job: Job, place: Place, store: Store, listener: Listener) -> Report:
         report = write_report(prepared, store)
         store.set_job_state(job.name, JobState.DONE)
         return report
-    except KeyboardInterrupt:
-        store.set_job_state(job.name, JobState.INTERRUPTED)
-        raise
     except Exception as error:
-        if job.name in {record.name for record in store.jobs()}:
-            store.set_job_state(job.name, JobState.FAILED)
-            store.add_event(job.name, "failed", f"{type(error).__name__}: {error}")
+        store.set_job_state(job.name, JobState.FAILED)
+        store.add_event(job.name, "failed", f"{type(error).__name__}: {error}")
         raise
+
+
+def open_job(job: Job, place: Place, store: Store) -> JobRecord:
+    """Create the job in the store, or check that the one there is this very job.
+
+    Raises:
+        RequestError: a job of this name was started from another job file.
+    """
+    known = {record.name: record for record in store.jobs()}
+    if job.name not in known:
+        store.create_job(job.name, job.to_json(), {})
+        return store.job(job.name)
+    stored = Job.from_json(known[job.name].spec)
+    if stored.fingerprint() != job.fingerprint():
+        changes = ", ".join(_differences(stored.to_json(), job.to_json()))
+        raise RequestError(
+            f"job {job.name!r} in {place.runs} was started from another job file ({changes}); run this one "
+            f"under another name with --name, or forget that one with: prunefront rm {place.folder}"
+        )
+    return known[job.name]
+
+
+def _differences(stored: Any, given: Any, key: str = "") -> Iterator[str]:
+    """Say which keys differ that count for the fingerprint of a job, and how."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        for name in stored | given:
+            if key or name not in ("folder", "name", "version"):
+                yield from _differences(stored.get(name), given.get(name), f"{key}.{name}".strip("."))
+    elif stored != given and key != "search.workers":
+        yield f"{key} was {json.dumps(stored)} and is {json.dumps(given)}"
+
+
+def remove_job(place: Place, store: Store) -> None:
+    """Forget a job and all of its files.
+
+    Raises:
+        RequestError: the store has no such job.
+        TransientError: another process works on it.
+    """
+    store.job(place.job)
+    with place.lock():
+        store.remove_job(place.job)
+        shutil.rmtree(place.folder, ignore_errors=True)
+
+
+class TrialRequests:
+    """Trials as requests to `trials.run.Workbench`."""
+
+    def __init__(self, carved: bool) -> None:
+        self.carved = carved
+
+    def request(self, trial: Trial) -> Request:
+        return Request(candidate=trial.candidate, seed=trial.seed)
+
+    def facts(self, value: Outcome) -> Facts:
+        return value.facts
+
+    def merit(self, facts: Facts) -> float:
+        return merit(facts, self.carved)
 
 
 def make_loop(prepared: Prepared, store: Store, listener: Listener) -> Loop:
     """The job's search: uniform baselines, then its controller."""
     job, cost = prepared.job, prepared.scorer.cost(prepared.kind)
-    space: Space = prepared.space
+    space = prepared.space
 
     def controller(name: str) -> controllers.Controller:
         return controllers.make(
@@ -174,34 +198,41 @@ def make_loop(prepared: Prepared, store: Store, listener: Listener) -> Loop:
         in_flight=prepared.plan.in_flight,
         seed=job.search.seed,
         requests=TrialRequests(prepared.splits.carved),
+        add_to_front=FrontSoFar(prepared.scorer, prepared.plan.dense_ms).add,
         listener=listener,
     )
 
 
-def export_winner(prepared: Prepared, store: Store, listener: Listener) -> Path | None:
+def export_winner(prepared: Prepared, store: Store, listener: Listener) -> None:
+    """Write the winner to the run's export folder, and note which trial it is."""
     number = choose_winner(prepared, store)
     if number is None:
         listener.note("no finalist could be trained and measured, so nothing is exported")
-        return None
-    return export_trial(prepared, store, number, prepared.place.export)
+        return
+    folder = export_trial(prepared, store, number, prepared.place.export)
+    if number not in results(store, prepared.job.name, EXPORTED):
+        store.add_result(prepared.job.name, number, EXPORTED, {"folder": str(folder)})
 
 
 def export_trial(prepared: Prepared, store: Store, number: int, folder: Path) -> Path:
-    """Write one finalist as a folder to deploy."""
-    write_export(
-        folder,
-        bundle=read_bundle(prepared.place.finalist(number)),
-        config=export_config(prepared, store, number),
-    )
-    if number not in results(store, prepared.job.name, EXPORTED):
-        store.add_result(prepared.job.name, number, EXPORTED, {"folder": str(folder)})
-    return folder
+    """Write one finalist as a folder to deploy.
+
+    Raises:
+        RequestError: something else stands at `folder`.
+    """
+    bundle = read_bundle(prepared.place.finalist(number))
+    return write_export(folder, bundle=bundle, config=export_config(prepared, store, number))
 
 
 def finish_trial(prepared: Prepared, store: Store, number: int, listener: Listener) -> None:
-    """Train and measure one trial that was not among the finalists, here in this process."""
+    """Train and measure one trial that was not among the finalists, here in this process.
+
+    Raises:
+        TrialError: its training failed.
+    """
     if number not in results(store, prepared.job.name, FINAL):
         trial = {trial.number: trial for trial in store.trials(prepared.job.name)}[number]
+        shutil.rmtree(prepared.place.finalist(number), ignore_errors=True)  # what a killed attempt left
         bench = Workbench(prepared.bundle, prepared.splits, prepared.recipe)
         outcome = bench(final_request(prepared, trial))
         store.add_result(prepared.job.name, number, FINAL, outcome.to_json())
@@ -209,9 +240,18 @@ def finish_trial(prepared: Prepared, store: Store, number: int, listener: Listen
 
 
 def write_report(prepared: Prepared, store: Store) -> Report:
-    """Write the report page and the picture of the front; returns what is in them."""
-    report = make_report(prepared, store)
-    prepared.place.report.write_text(render_html(report), encoding="utf-8")
+    """Write the report as page, picture and JSON; returns what is in them."""
+    report, place = make_report(prepared, store), prepared.place
+    place.report.write_text(render_html(report), encoding="utf-8")
+    place.report_json.write_text(json.dumps(report.to_json()), encoding="utf-8")
     for suffix in ("svg", "png"):
-        draw_front(report, prepared.place.folder / f"front.{suffix}")
+        draw_front(report, place.folder / f"front.{suffix}")
     return report
+
+
+def finished_report(job: Job, place: Place, plan: Mapping[str, Any], store: Store) -> Report:
+    """The report of a job that is done, as it was written; needs neither its data nor its device again."""
+    try:
+        return Report.from_json(json.loads(place.report_json.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RequestError):  # lost, damaged or of an older version
+        return write_report(prepare(job, place, plan, Silent()), store)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search.finish import EXPORTED, FINAL, MEASURED, results
+from search.finish import EXPORTED, FINAL, FINALIST_FAILED, MEASURED, results
 from search.plan import Prepared, features
 from search.report import GroupRow, Point, Report, Row
 from search.score import Score
@@ -28,13 +28,14 @@ def make_report(prepared: Prepared, store: Store) -> Report:
     """The report of a job as far as it has come."""
     job = prepared.job.name
     trials = store.trials(job)
+    by_number = {trial.number: trial for trial in trials}
     done = [trial for trial in trials if trial.state is TrialState.DONE]
     merits = [prepared.merit(trial) for trial in done]
     on_front = dict(zip([t.number for t in done], prepared.scorer.front(done, merits), strict=True))
     finals, measured = results(store, job, FINAL), results(store, job, MEASURED)
     exported = results(store, job, EXPORTED)
     rows = [
-        _row(prepared, trials[number], finals[number], measured.get(number), number in exported)
+        _row(prepared, by_number[number], finals[number], measured.get(number), number in exported)
         for number in sorted(finals)
     ]
     dense_ms = prepared.plan.dense_ms
@@ -66,7 +67,7 @@ def make_report(prepared: Prepared, store: Store) -> Report:
         reference_ms=dense_ms,
         calibration=prepared.scorer.table.calibration,
         frozen={item.name: item.reason for item in prepared.coupling.frozen},
-        warnings=prepared.splits.warnings,
+        warnings=_warnings(prepared, store),
         versions={**prepared.profile.device.versions, **_versions()},
         seconds=_seconds(done),
         export_folder=str(prepared.place.export) if exported else "",
@@ -203,6 +204,21 @@ def _budget_text(prepared: Prepared) -> str:
     levels = prepared.job.budget.levels
     texts = [f"{level.value:.0%} of dense" if level.relative else f"{level.value:g}" for level in levels]
     return f"{prepared.kind} at most {', '.join(texts)}"
+
+
+def _warnings(prepared: Prepared, store: Store) -> tuple[str, ...]:
+    found = list(prepared.splits.warnings)
+    if prepared.splits.carved:
+        found.append(
+            "without a validation split trials are ranked by closeness to the dense model's outputs, "
+            "exp(-divergence); accuracies on the carved split are too good"
+        )
+    # A finalist that a resumed job has trained after all is no matter any more.
+    trained = tuple(f"trial {number}:" for number in results(store, prepared.job.name, FINAL))
+    for event in store.events(prepared.job.name):
+        if event.kind == FINALIST_FAILED and not event.message.startswith(trained):
+            found.append(f"a finalist failed: {event.message}")
+    return tuple(dict.fromkeys(found))
 
 
 def _seconds(done: list[Trial]) -> dict[str, float]:

@@ -1,0 +1,102 @@
+"""What the user brings: the model with its checkpoint, the data that fits it, and the groups to prune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hwprofiles.errors import RequestError
+from search.job import Job
+from trials.bundle import Bundle, export_model, read_bundle
+from trials.data import Splits, load
+from trials.factory import call_factory
+from trials.groups import Coupling, analyse
+from trials.proof import prove
+
+
+def open_model(job: Job) -> Bundle:
+    """The job's model as a bundle: read, or exported from the user's code and checkpoint.
+
+    Raises:
+        RequestError: the factory, the checkpoint or the bundle is wrong, or the model cannot be exported.
+    """
+    if job.model.bundle:
+        return read_bundle(job.folder / job.model.bundle)
+    model = call_factory(job.model.factory, job.folder, "model.factory", job.model.args)
+    if not isinstance(model, nn.Module):
+        raise RequestError(
+            f"model.factory {job.model.factory!r} returned {type(model).__name__}, not an nn.Module"
+        )
+    if job.model.checkpoint:
+        _load_checkpoint(model, job.folder / job.model.checkpoint)
+    return export_model(model.float(), job.model.input_specs)
+
+
+def _load_checkpoint(model: nn.Module, path: Path) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format raises classes of its own
+        reason = str(error).splitlines()[0][:200]
+        raise RequestError(
+            f"the checkpoint {path} cannot be read: {reason}; save a plain state dict"
+        ) from None
+    wanted = model.state_dict()
+    # A missing counter of batches changes nothing that a model computes.
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in wanted]
+    if missing or unknown:
+        raise RequestError(
+            f"the checkpoint {path} does not fit the model: it lacks {missing[:3] or 'nothing'} and has "
+            f"unknown {unknown[:3] or 'nothing'}; check model.factory and model.args"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != wanted[name].shape:
+            raise RequestError(
+                f"the checkpoint {path} holds {name!r} as {list(tensor.shape)}, the model has "
+                f"{list(wanted[name].shape)}; check model.args"
+            )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise RequestError(
+                f"the checkpoint {path} holds NaN or infinite numbers in {name!r}; train it again"
+            )
+    model.load_state_dict(state, strict=False)
+
+
+def open_splits(job: Job, bundle: Bundle) -> Splits:
+    """The job's data, held against its model."""
+    splits = load(job.data_spec(), job.folder, job.search.seed)
+    example = bundle.network().eval()(*_zeros(bundle))
+    if not isinstance(example, torch.Tensor) or example.ndim != 2:
+        raise RequestError(
+            "the model does not give one row of logits per example; searches are for classifiers so far"
+        )
+    splits.check_model([item.shape for item in bundle.graph.inputs], example.shape[1])
+    return splits
+
+
+def _zeros(bundle: Bundle) -> tuple[torch.Tensor, ...]:
+    return tuple(
+        torch.zeros((1, *item.shape), dtype=getattr(torch, item.dtype)) for item in bundle.graph.inputs
+    )
+
+
+def open_coupling(bundle: Bundle, *, seed: int) -> Coupling:
+    """The model's groups, each of them proved.
+
+    Raises:
+        RequestError: nothing in the model may be pruned; says why.
+    """
+    coupling = prove(analyse(bundle.graph), bundle.tensors, seed=seed)
+    if not coupling.groups:
+        reasons = (
+            "; ".join(f"{item.name}: {item.reason}" for item in coupling.frozen[:3]) or "it has no layers"
+        )
+        raise RequestError(f"the model has no group that may be pruned ({reasons})")
+    return coupling

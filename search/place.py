@@ -1,0 +1,71 @@
+"""Where a run keeps its files, and the lock that keeps two processes from working on one job."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwprofiles.errors import TransientError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`runs/<job>/`, beside the store that all runs share."""
+
+    runs: Path
+    job: str
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.job
+
+    @property
+    def store(self) -> Path:
+        return self.runs / "prunefront.db"
+
+    @property
+    def bundle(self) -> Path:
+        """The dense model; written when the job has been planned."""
+        return self.folder / "bundle"
+
+    @property
+    def profile(self) -> Path:
+        return self.folder / "profile.parquet"
+
+    @property
+    def export(self) -> Path:
+        return self.folder / "export"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def report_json(self) -> Path:
+        return self.folder / "report.json"
+
+    def finalist(self, trial: int) -> Path:
+        return self.folder / "finalists" / f"trial-{trial}"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Make the folder and keep other processes off it; a process that dies lets go by that.
+
+        Raises:
+            TransientError: another process works on this job.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise TransientError(
+                f"another process works on job {self.job!r} in {self.runs}; wait for it, or stop it first"
+            ) from None
+        finally:
+            os.close(handle)
