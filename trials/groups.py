@@ -26,19 +26,16 @@ class Group:
     """Units that may be removed one by one, each of them with everything it is coupled to.
 
     `units` (size,) are label classes in the order of the first tensor that makes them. `members` are the
-    tensor axes that shrink, as "name:axis"; `width` is how many positions of the first one unit owns (the
-    head width, where units are heads).
+    tensor axes that shrink, as "name:axis"; `width` is how many positions of the first one unit owns. `kind`
+    is "heads" where some of those are neighbours, and "channels" elsewhere, as in a gated unit of two halves.
     """
 
     name: str
+    kind: str
     size: int
     width: int
     units: NDArray[np.int64]
     members: tuple[str, ...]
-
-    @property
-    def kind(self) -> str:
-        return "heads" if self.width > 1 else "channels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,11 +333,12 @@ def _collect(
     frozen: list[Frozen] = []
     names: dict[str, int] = defaultdict(int)
     for sign, units in alike.items():
-        members = [(axis, count) for vector, count in sign for axis in bound.get(vector, ())]
-        makers = [(axis, count) for axis, count in members if axis.role == "out"]
+        members = [(axis, vector) for vector, _ in sign for axis in bound.get(vector, ())]
+        makers = [(axis, vector) for axis, vector in members if axis.role == "out"]
         if not makers:
             continue
-        first, width = makers[0]
+        first, vector = makers[0]
+        positions = np.flatnonzero(vectors[vector] == units[0])
         name = module_of(first.tensor)
         names[name] += 1
         if names[name] > 1:
@@ -351,7 +349,16 @@ def _collect(
             frozen.append(Frozen(name=name, size=1, reason="it is a single unit, so nothing can go"))
         else:
             axes = tuple(dict.fromkeys(f"{axis.tensor}:{axis.axis}" for axis, _ in members))
-            groups.append(Group(name=name, size=len(units), width=width, units=np.array(units), members=axes))
+            groups.append(
+                Group(
+                    name=name,
+                    kind="heads" if 1 in np.diff(positions) else "channels",
+                    size=len(units),
+                    width=len(positions),
+                    units=np.array(units),
+                    members=axes,
+                )
+            )
     return tuple(groups), tuple(frozen)
 
 

@@ -158,6 +158,21 @@ def test_a_channel_shuffle_loses_the_same_channels_from_each_of_its_parts() -> N
     assert (made[:4] == made[4:]).all()
 
 
+def test_a_gated_unit_is_a_channel_of_two_halves() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(4, 32), nn.Linear(16, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            gate, value = self.up(x).chunk(2, -1)
+            out: Tensor = self.down(F.silu(gate) * value)
+            return out
+
+    (group,) = analyse(export_images(Gated(), 4).graph).groups
+    assert (group.name, group.kind, group.size, group.width) == ("up", "channels", 16, 2)
+
+
 def test_halves_of_one_layer_are_groups_of_their_own_names() -> None:
     coupling = analysed(lambda m, x: torch.cat([part.relu() for part in x.chunk(2, 1)[::-1]], 1))
     assert sizes(coupling) == {"a": 4, "a#2": 4}
