@@ -1,0 +1,190 @@
+"""Real jobs that are killed or stopped while they run, and what is left of them when they run again."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+import search
+from tests.search.conftest import finish, start
+from trials.candidate import Facts, Trial, TrialState
+from trials.store import JobState, Store
+
+Moment = Callable[[Store], bool]
+
+
+def finished_trials(count: int) -> Moment:
+    def reached(store: Store) -> bool:
+        return sum(trial.state.finished for trial in store.trials("small")) >= count
+
+    return reached
+
+
+def in_state(*states: JobState) -> Moment:
+    return lambda store: store.job("small").state in states
+
+
+def wait_for(moment: Moment, runs: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until the moment has come, or the process has ended before."""
+    with Store.open(runs / "prunefront.db") as store:
+        while process.poll() is None and not moment(store):
+            time.sleep(0.01)
+
+
+def descendants(pid: int) -> list[int]:
+    """The process and all below it, as Linux sees them now."""
+    found = [pid]
+    for parent in found:
+        try:
+            tasks = list(Path(f"/proc/{parent}/task").iterdir())
+            found += [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def kill_tree(process: subprocess.Popen[str]) -> None:
+    for pid in descendants(process.pid):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.communicate(timeout=60)
+
+
+def stored(runs: Path) -> list[Trial]:
+    with Store.open(runs / "prunefront.db") as store:
+        return store.trials("small")
+
+
+def told(trial: Trial) -> tuple[object, ...]:
+    """What a trial is and found out, but for how long it took and how often it was begun."""
+    facts = None
+    if trial.facts:
+        facts = Facts.from_json({**trial.facts.to_json(), "seconds": {}})
+    return trial.number, trial.candidate, trial.target, trial.origin, trial.state, trial.reason, facts
+
+
+def check_end(runs: Path, undisturbed: Path) -> None:
+    """The job is done, has exactly the trials of the undisturbed one, and its export loads."""
+    with Store.open(runs / "prunefront.db") as store:
+        assert store.job("small").state is JobState.DONE
+        finals = [result.trial for result in store.results("small") if result.kind == "final"]
+    assert [told(trial) for trial in stored(runs)] == [told(trial) for trial in stored(undisturbed)]
+    assert finals
+    network = search.load(runs / "small" / "export")
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def resume_and_kill(runs: Path, moment: Moment, delay_s: float) -> int:
+    """Kill the whole process tree some time after the moment.
+
+    Returns:
+        How many trials were finished just before; they have to stay as they were.
+    """
+    process = start("resume", runs / "small")
+    wait_for(moment, runs, process)
+    time.sleep(delay_s)
+    before = {trial.number: trial for trial in stored(runs) if trial.state.finished}
+    kill_tree(process)
+    after = {trial.number: trial for trial in stored(runs)}
+    assert {number: after[number] for number in before} == before
+    assert sorted(after) == list(range(len(after)))
+    return len(before)
+
+
+def survive(kills: Sequence[tuple[Moment, float]], planned: Path, undisturbed: Path, runs: Path) -> list[int]:
+    """Kill a copy of the planned job so often and let it end; returns the trials finished at each kill."""
+    shutil.copytree(planned, runs)
+    finished = [resume_and_kill(runs, moment, delay_s) for moment, delay_s in kills]
+    ended = finish(start("resume", runs / "small"))
+    assert ended.code == 0, ended.err
+    check_end(runs, undisturbed)
+    return finished
+
+
+def test_killed_with_its_whole_tree_a_job_goes_on_and_finds_what_it_would_have_found(
+    planned_runs: Path, finished_runs: Path, tmp_path: Path
+) -> None:
+    kills = [(finished_trials(4), 0.05), (in_state(JobState.FINISHING), 0.2)]
+    finished = survive(kills, planned_runs, finished_runs, tmp_path / "runs")
+    assert 4 <= finished[0] < finished[1] == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_killed_at_random_points_a_job_goes_on_and_finds_what_it_would_have_found(
+    seed: int, planned_runs: Path, finished_runs: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(seed)
+    moments: list[Moment] = [
+        lambda store: True,
+        finished_trials(rng.randrange(12)),
+        in_state(JobState.FINISHING, JobState.DONE),
+    ]
+    kills = [(rng.choice(moments), rng.uniform(0, 3)) for _ in range(3)]
+    survive(kills, planned_runs, finished_runs, tmp_path / "runs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_while_it_is_planned_a_job_is_planned_again(
+    seed: int, small_job: Path, tmp_path: Path
+) -> None:
+    runs, rng = tmp_path / "runs", random.Random(seed)
+    process = start("run", small_job, "--runs", runs)
+    while process.poll() is None and not (runs / "small").exists():
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, 15))
+    kill_tree(process)
+    ended = finish(start("run", small_job, "--runs", runs))
+    assert ended.code == 0, ended.err
+    trials = stored(runs)
+    assert [trial.number for trial in trials] == list(range(12))
+    assert all(trial.state is TrialState.DONE for trial in trials)
+
+
+def test_stopped_by_ctrl_c_it_says_how_to_go_on_and_then_outlives_a_killed_worker(
+    planned_runs: Path, finished_runs: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(planned_runs, runs)
+    process = start("resume", runs / "small")
+    wait_for(finished_trials(2), runs, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    stopped = finish(process)
+    assert stopped.code == 130, stopped.err
+    assert stopped.err.endswith(f"go on with: prunefront resume {runs}/small\n")
+    with Store.open(runs / "prunefront.db") as store:
+        assert store.job("small").state is JobState.INTERRUPTED
+        assert not [trial for trial in store.trials("small") if trial.state is TrialState.RUNNING]
+    assert 2 <= len([trial for trial in stored(runs) if trial.state.finished]) < 12
+
+    process = start("run", runs / "small")
+    wait_for(lambda store: any(t.state is TrialState.RUNNING for t in store.trials("small")), runs, process)
+    kill_workers(process)
+    ended = finish(process)
+    assert ended.code == 0, ended.err
+    check_end(runs, finished_runs)
+    with Store.open(runs / "prunefront.db") as store:
+        assert "worker died" in [event.kind for event in store.events("small")]
+
+
+def kill_workers(process: subprocess.Popen[str]) -> None:
+    """Kill the processes that run trials, and nothing else of Ray."""
+    for pid in descendants(process.pid):
+        try:
+            name = Path(f"/proc/{pid}/cmdline").read_text()
+            if name.startswith("ray::_Worker"):
+                os.kill(pid, signal.SIGKILL)
+        except OSError:
+            continue
