@@ -79,7 +79,7 @@ def finetune(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _schedule(step, steps)
             arrays, classes = split.batch(rows)
-            inputs = execution.tensors(_augmented(arrays, augment, generator))
+            inputs = execution.tensors(augmented(arrays, augment, generator))
             labels = torch.from_numpy(classes)
             with execution.autocast():
                 outputs = model(*inputs).float()
@@ -128,7 +128,7 @@ def _shuffled(count: int, batch_size: int, generator: np.random.Generator) -> It
             yield order[start : start + size]
 
 
-def _augmented(
+def augmented(
     arrays: tuple[Array, ...], augment: Augment, generator: np.random.Generator
 ) -> tuple[Array, ...]:
     """Shift each image by up to an eighth of its height, zeros moving in; mirror half if asked."""
@@ -159,7 +159,7 @@ def shifted(split: Split, seed: int) -> Split:
     if split.inputs[0].ndim != 4:
         return split
     generator = np.random.default_rng(seed)
-    return replace(split, inputs=_augmented(split.inputs, Augment.SHIFT, generator))
+    return replace(split, inputs=augmented(split.inputs, Augment.SHIFT, generator))
 
 
 def _teacher_logits(

@@ -319,6 +319,9 @@ def sequential(
 ) -> tuple[Kept, dict[str, torch.Tensor]]:
     """Repair layer by layer in running order; returns the units that stay and the dense-sized tensors.
 
+    From the first layer that loses inputs on, every layer is refitted, also one that keeps all of its own: it
+    reads what the layers before it made a little different.
+
     With `by_error`, a group that a single layer reads chooses its units anew, by the error they cause there;
     `kept` then says only how many stay.
     """
@@ -327,13 +330,15 @@ def sequential(
     network = build(coupling.graph, repaired).eval()
     by_node = {layer.node.name: layer for layer in calibration.layers}
     free = _single_readers(coupling, kept) if by_error else {}
+    changed = False
     for node, values in _walk(network, calibration.chunks):
         layer = by_node.get(node.name)
         if layer is None:
             continue
         weight = repaired[layer.weight]
         features = _features(coupling, layer, coupling.alive(chosen), weight)
-        if len(features) == weight[0].numel():
+        changed = changed or len(features) < weight[0].numel()
+        if not changed:
             continue
         inputs = calibration.patches(layer, values)
         beside = None
