@@ -106,7 +106,7 @@ def main() -> None:
         parser.exit(2, "the data folder beside the repository is absent; see benchmarks/README.md\n")
     console = Console()
     results = []
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(prefix="hm-") as folder:
         for seed in options.seeds:
             results.append(run_seed(Path(folder), seed, options, console))
             found = results[-1]

@@ -182,7 +182,7 @@ class Workbench:
         return score(self.recipe.criterion, self.coupling, self.bundle.tensors, inputs, labels)
 
     def _calibration(self, positions: int) -> repair.Calibration:
-        """Of augmented images where the job augments: those the model knows by heart are not like new ones."""
+        """Of augmented images where the job augments: images known by heart are not like new ones."""
         arrays, _ = self._calibration_split.batch(slice(None))
         augment = Augment(self.recipe.augment)
         varied = augmented(arrays, augment, np.random.default_rng(self.recipe.seed))
@@ -217,7 +217,7 @@ class Workbench:
         return network, kept
 
     def _sequential(self, kept: Kept) -> tuple[Network, Kept]:
-        """Units by the criterion, or by the error that each causes: whichever does better on held-out data."""
+        """Units by the criterion or by the error each causes: whichever does better on held-out data."""
         best: tuple[float, Network, Kept] | None = None
         for by_error in (False, True):
             units, tensors = repair.sequential(self._sequential_calibration, kept, by_error=by_error)

@@ -17,7 +17,7 @@ from hwprofiles.errors import InvariantError, RequestError, TrialError
 from tests.models import build
 from trials.data import DataSpec, Split, load
 from trials.evaluate import evaluate, logits
-from trials.finetune import Augment, _augmented, _schedule, _shuffled, finetune
+from trials.finetune import Augment, _schedule, _shuffled, augmented, finetune
 
 
 class SmallNet(nn.Module):
@@ -148,7 +148,7 @@ class TestAugmentation:
 
     @pytest.mark.parametrize("augment", [Augment.SHIFT, Augment.SHIFT_FLIP])
     def test_gives_windows_of_the_padded_image(self, augment: Augment) -> None:
-        ((*shifted,),) = _augmented((self.images,), augment, np.random.default_rng(1))
+        ((*shifted,),) = augmented((self.images,), augment, np.random.default_rng(1))
         mirrored = 0
         for image, result in zip(self.images, shifted, strict=True):
             padded = np.pad(image, ((0, 0), (2, 2), (2, 2)))
@@ -159,11 +159,11 @@ class TestAugmentation:
         assert (mirrored > 10) == (augment is Augment.SHIFT_FLIP)
 
     def test_none_is_none(self) -> None:
-        assert _augmented((self.images,), Augment.NONE, np.random.default_rng(0))[0] is self.images
+        assert augmented((self.images,), Augment.NONE, np.random.default_rng(0))[0] is self.images
 
     def test_of_what_is_no_image_is_refused(self) -> None:
         with pytest.raises(RequestError, match=r"an input has shape \(5,\)"):
-            _augmented((np.zeros((2, 5)),), Augment.SHIFT, np.random.default_rng(0))
+            augmented((np.zeros((2, 5)),), Augment.SHIFT, np.random.default_rng(0))
 
 
 @given(steps=st.integers(1, 500))
