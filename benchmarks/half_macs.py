@@ -47,7 +47,7 @@ seed = {seed}
 finalists = {finalists}
 validation_images = 2000
 round_to = 1
-lowest_keep = 0.2
+lowest_keep = 0.25
 [finetune]
 final_steps = 0
 augment = "shift+flip"
@@ -97,7 +97,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--trials", type=int, default=80)
     parser.add_argument("--finalists", type=int, default=4)
     parser.add_argument("--controller", default="amc")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/half_macs.json"))

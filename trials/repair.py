@@ -13,7 +13,7 @@ Optimal Brain Compression, arXiv 2208.11580, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -225,13 +225,15 @@ class Calibration:
         if not layer.convolution:
             return self.sampled(layer, chunks)
         kernel = self.tensors[layer.weight].shape[2:]
-        results = values[node.name]
+        result = self.coupling.traced[node.name]
+        assert isinstance(result, np.ndarray)
+        height, width = result.shape[2:]
         parts = []
-        for index, (value, result) in enumerate(zip(chunks, results, strict=True)):
+        for index, value in enumerate(chunks):
             padded = F.pad(value, _padding(node, kernel))
-            pick = self._pick(layer, index, result.shape[2] * result.shape[3])
-            rows = (pick // result.shape[3]) * node["stride"][0]
-            columns = (pick % result.shape[3]) * node["stride"][1]
+            pick = self._pick(layer, index, height * width)
+            rows = (pick // width) * node["stride"][0]
+            columns = (pick % width) * node["stride"][1]
             taps_r = torch.arange(kernel[0]) * node["dilation"][0]
             taps_c = torch.arange(kernel[1]) * node["dilation"][1]
             windows = padded[
@@ -260,18 +262,23 @@ def _padding(node: Node, kernel: Sequence[int]) -> tuple[int, int, int, int]:
     return (padding[1], padding[1], padding[0], padding[0])
 
 
+Values = dict[str, list[torch.Tensor]]
+"""Value name → its chunks, of the values that are still to be read."""
+
+
 def _walk(
-    network: Network, chunks: Sequence[tuple[torch.Tensor, ...]]
-) -> Iterator[tuple[Node, dict[str, list[torch.Tensor]]]]:
+    network: Network,
+    chunks: Sequence[tuple[torch.Tensor, ...]],
+    before: Callable[[Node, Values], None] = lambda node, values: None,
+) -> Iterator[tuple[Node, Values]]:
     """Run a network node by node over all chunks, yielding each node as its value appears.
 
-    Whoever changes the node's weights may recompute `values[node.name]` before going on.
+    `before` is called with each node before it runs, and may change its weights.
     """
     graph = network.graph
-    values: dict[str, list[torch.Tensor]] = {
-        item.name: [chunk[i] for chunk in chunks] for i, item in enumerate(graph.inputs)
-    }
+    values: Values = {item.name: [chunk[i] for chunk in chunks] for i, item in enumerate(graph.inputs)}
     for step, dead in zip(network.steps, network.release, strict=True):
+        before(step.node, values)
         values[step.name] = run_chunks(network, step.name, values, chunks)
         yield step.node, values
         for name in dead:
@@ -331,20 +338,22 @@ def sequential(
     by_node = {layer.node.name: layer for layer in calibration.layers}
     free = _single_readers(coupling, kept) if by_error else {}
     changed = False
-    for node, values in _walk(network, calibration.chunks):
+
+    def repair(node: Node, values: Values) -> None:
+        nonlocal changed
         layer = by_node.get(node.name)
         if layer is None:
-            continue
+            return
         weight = repaired[layer.weight]
         features = _features(coupling, layer, coupling.alive(chosen), weight)
         changed = changed or len(features) < weight[0].numel()
         if not changed:
-            continue
-        inputs = calibration.patches(layer, values)
+            return
         beside = None
         if layer.beside:
             beside = values.get(layer.beside) or run_chunks(network, layer.beside, values, calibration.chunks)
-        moments = Moments.of(inputs, _wanted(calibration, layer, beside, repaired))
+        wanted = _wanted(calibration, layer, beside, repaired)
+        moments = Moments.of(calibration.patches(layer, values), wanted)
         group = free.get(layer.weight)
         if group is not None and weight[0].numel() <= MAX_FEATURES:
             blocks = _blocks(coupling, layer, group, weight)
@@ -352,7 +361,9 @@ def sequential(
             chosen[group.name] = np.sort(stay.numpy())
             features = blocks[stay].flatten().sort().values
         _refit(repaired, layer, moments, features)
-        values[node.name] = run_chunks(network, node.name, values, calibration.chunks)
+
+    for _ in _walk(network, calibration.chunks, repair):
+        pass
     return chosen, repaired
 
 

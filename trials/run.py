@@ -29,7 +29,7 @@ from trials.network import Network, build
 from trials.prune import prune
 
 CALIBRATION_IMAGES = 2_560
-FAST_POSITIONS, SEQUENTIAL_POSITIONS = 8, 16
+FAST_POSITIONS, SEQUENTIAL_POSITIONS = 8, 10
 """Places looked at per image and layer by the two repairs."""
 
 
@@ -77,6 +77,14 @@ class Outcome:
         return {"facts": self.facts.to_json(), "kept": dict(self.kept), "test": self.test}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Judge:
+    """Images to judge by, and what the dense model answers there: (images, classes) logits."""
+
+    split: Split
+    reference: torch.Tensor
+
+
 def merit(found: Evaluation | Facts, carved: bool) -> float:
     """What a search maximises, 0..1: accuracy, or closeness to the dense model on a carved split.
 
@@ -106,14 +114,15 @@ class Workbench:
         seconds: dict[str, float] = {}
         history: dict[str, float] = {}
         started = time.perf_counter()
+        judge = self._whole if request.final else self._sample
         network, kept = self._prune_and_repair(request)
         seconds["repair"] = time.perf_counter() - started
-        evaluation = self._timed_evaluation(network, seconds)
+        evaluation = self._timed_evaluation(network, judge, seconds)
         history["repaired"] = evaluation.accuracy
         steps = self.recipe.final_steps if request.final else self.recipe.brief_steps
         if steps:
             trained = self._finetuned(network, steps, request.seed, seconds)
-            after = self._timed_evaluation(trained, seconds)
+            after = self._timed_evaluation(trained, judge, seconds)
             history["fine-tuned"] = after.accuracy
             # Fine-tuning a well repaired model can cost accuracy: keep what is better on held-out data.
             if self._merit(after) >= self._merit(evaluation) or not request.final:
@@ -139,23 +148,29 @@ class Workbench:
     def dense(self) -> tuple[Evaluation, Mapping[str, float] | None]:
         """The dense model on the validation and the test split."""
         network = self.bundle.network()
-        evaluation = evaluate(network, self.validation, execution=self.execution)
+        evaluation = evaluate(network, self._whole.split, execution=self.execution)
         return evaluation, self._test(network)
 
     def _merit(self, evaluation: Evaluation) -> float:
         return merit(evaluation, self.splits.carved)
 
     @cached_property
-    def validation(self) -> Split:
-        """The validation images of a trial; of a carved split, shifted: they must not be the ones learnt."""
-        split, limit = self.splits.validation, self.recipe.validation_images
-        if 0 < limit < len(split):
-            split = split.take(np.linspace(0, len(split), limit, endpoint=False).astype(np.int64))
-        return shifted(split, self.recipe.seed) if self.splits.carved else split
+    def _whole(self) -> Judge:
+        """All validation images; of a carved split, shifted: they must not be the ones learnt."""
+        split = self.splits.validation
+        return self._judge(shifted(split, self.recipe.seed) if self.splits.carved else split)
 
     @cached_property
-    def _reference(self) -> torch.Tensor:
-        return logits(self.bundle.network(), self.validation, execution=self.execution)
+    def _sample(self) -> Judge:
+        """The validation images that a trial is judged by, evenly spaced over all of them."""
+        limit, whole = self.recipe.validation_images, self._whole
+        if not 0 < limit < len(whole.split):
+            return whole
+        rows = np.linspace(0, len(whole.split), limit, endpoint=False).astype(np.int64)
+        return Judge(whole.split.take(rows), whole.reference[torch.from_numpy(rows)])
+
+    def _judge(self, split: Split) -> Judge:
+        return Judge(split, logits(self.bundle.network(), split, execution=self.execution))
 
     @cached_property
     def _teacher(self) -> Network | torch.Tensor:
@@ -222,7 +237,7 @@ class Workbench:
         for by_error in (False, True):
             units, tensors = repair.sequential(self._sequential_calibration, kept, by_error=by_error)
             network = self._pruned(units, tensors)
-            worth = self._merit(self._timed_evaluation(network, {}))
+            worth = self._merit(self._timed_evaluation(network, self._whole, {}))
             if best is None or worth > best[0]:
                 best = worth, network, units
         assert best is not None
@@ -268,9 +283,9 @@ class Workbench:
         seconds["fine-tune"] = time.perf_counter() - started
         return trained
 
-    def _timed_evaluation(self, network: nn.Module, seconds: dict[str, float]) -> Evaluation:
+    def _timed_evaluation(self, network: nn.Module, judge: Judge, seconds: dict[str, float]) -> Evaluation:
         started = time.perf_counter()
-        found = evaluate(network, self.validation, reference_logits=self._reference, execution=self.execution)
+        found = evaluate(network, judge.split, reference_logits=judge.reference, execution=self.execution)
         seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - started
         return found
 
