@@ -301,18 +301,20 @@ def trial(
     if as_json:
         _print_json(found)
         return
-    table = Table("accuracy", "±", "predicted ms", "±", "measured ms", "MACs", "parameters")
-    for item in found:
-        if item.get("failed"):
-            table.add_row(f"failed: {item['failed']}")
+    table = Table("candidate", "accuracy", "±", "predicted ms", "±", "measured ms", "MACs", "parameters")
+    for number, item in enumerate(found, start=1):
+        if "failed" in item:
+            _say(out, f"candidate {number} failed: {item['failed']}")
             continue
         facts, predicted = item["facts"], item["predicted"]
         table.add_row(
-            f"{facts['accuracy']:.2%}", f"{facts['accuracy_error']:.2%}", f"{predicted['latency_ms']:.3g}",
-            f"{predicted['error_ms']:.2g}", f"{item['measured_ms']:.3g}" if measure else "–",
+            str(number), f"{facts['accuracy']:.2%}", f"{facts['accuracy_error']:.2%}",
+            f"{predicted['latency_ms']:.3g}", f"{predicted['error_ms']:.2g}",
+            f"{item['measured_ms']:.3g}" if measure else "–",
             f"{facts['macs']:,}", f"{facts['parameters']:,}",
         )  # fmt: skip
-    out.print(table)
+    if table.row_count:
+        out.print(table)
 
 
 @app.command()

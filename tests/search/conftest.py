@@ -25,16 +25,15 @@ from trials.factory import call_factory
 from trials.store import Store
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
-SMALL_MODEL = """
+SMALL_JOB = """
+name = "small"
+
 [model]
 factory = "model:resnet"
 args = { width = 32, blocks = 1 }
 checkpoint = "small.safetensors"
 input = { shape = [1, 8, 8] }
-"""
-SMALL_JOB = f"""
-name = "small"
-{SMALL_MODEL}
+
 [data]
 source = "digits"
 
@@ -43,11 +42,23 @@ latency = ["50%", "75%"]
 
 [search]
 trials = 12
+workers = 2
 round_to = 4
 finalists = 1
 
 [finetune]
 final_steps = 3
+"""
+
+
+NOT_FOR_PRUNING = """
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def nothing() -> None:
+    return None
 """
 
 
@@ -99,7 +110,8 @@ def finish(process: subprocess.Popen[str]) -> Ran:
 def small_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A job file on the digits whose network has two blocks and three epochs of training."""
     folder = tmp_path_factory.mktemp("job")
-    shutil.copy(DIGITS / "model.py", folder)
+    model_file = (DIGITS / "model.py").read_text()
+    (folder / "model.py").write_text(model_file + NOT_FOR_PRUNING)
     (folder / "job.toml").write_text(SMALL_JOB)
     torch.manual_seed(0)
     model = call_factory("model:resnet", folder, "model", {"width": 32, "blocks": 1})
