@@ -198,20 +198,23 @@ class Report:
 
 def table(report: Report) -> Table:
     """Return what a run prints at its end: every network, slowest first, the exported one with a star."""
-    printed = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption_style="dim")
+    printed = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim"
+    )
     printed.caption = "★ exported   ● on the front   ~ predicted, not measured   * validation split"
-    printed.add_column("")
-    printed.add_column("network")
-    for heading in ("accuracy %", "predicted ms", "measured ms", "MACs", "parameters", "faster"):
-        printed.add_column(heading, justify="right")
+    printed.add_column("", no_wrap=True, min_width=1)
+    # Narrow enough for 80 columns, where a wrapped cell would be unreadable.
+    printed.add_column("network", no_wrap=True)
+    for heading in ("accuracy %", "predicted ms", "measured", "MACs", "params", "faster"):
+        printed.add_column(heading, justify="right", no_wrap=True)
     for row in report.ordered:
         style = {"dense": "dim", "uniform": "yellow"}.get(row.origin, "bold green" if row.exported else "")
         split = " " if row.test_accuracy is not None else "*"
         cells = (
             "★" if row.exported else "●" if row.on_front else "",
             row.label,
-            f"{percent(row.accuracy)} ± {percent(row.accuracy_error)}{split}",
-            f"{significant(row.predicted_ms)} ± {significant(row.predicted_error_ms, 2)}",
+            f"{percent(row.accuracy)}±{percent(row.accuracy_error)}{split}",
+            f"{significant(row.predicted_ms)}±{significant(row.predicted_error_ms, 2)}",
             significant(row.measured_ms),
             count(row.macs),
             count(row.parameters),

@@ -126,7 +126,7 @@ def _row(
     facts, test = Facts.from_json(final["facts"]), final["test"] or {}
     score = _score(prepared, trial.candidate)
     return Row(
-        label=f"{'uniform, ' if trial.origin == 'uniform' else ''}trial {trial.number}",
+        label=f"{'uniform' if trial.origin == 'uniform' else 'trial'} {trial.number}",
         trial=trial.number,
         origin=trial.origin,
         target=trial.target,

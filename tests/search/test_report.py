@@ -308,12 +308,12 @@ def test_names_of_networks_on_one_spot_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_the_printed_table_stars_the_winner_and_marks_what_was_only_predicted() -> None:
-    console = Console(width=140, record=True, color_system=None)
+    console = Console(width=80, record=True, color_system=None)
     console.print(table(replace(REPORT, rows=(replace(UNIFORM, label="[red]half"), FOUND))))
     lines = console.export_text().splitlines()
     (winner,) = [line for line in lines if "trial 3" in line]
     (baseline,) = [line for line in lines if "[red]half" in line]
-    assert winner.split() == "★ trial 3 96.70 ± 0.70 1.00 ± 0.060 1.05 80.0 M 850 k 2.00×".split()
+    assert winner.split() == "★ trial 3 96.70±0.70 1.00±0.060 1.05 80.0 M 850 k 2.00×".split()
     assert baseline.split()[-1] == "~2.02×"
 
 
