@@ -5,6 +5,8 @@ graph.json           the trainable network as data, with
 model.safetensors    its tensors
 model.onnx           the same in eval mode with a free batch, checked against it
 README.md            how to load them
+
+A run adds its report.html, which may be drawn again.
 """
 
 from __future__ import annotations

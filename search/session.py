@@ -215,13 +215,15 @@ def export_winner(prepared: Prepared, store: Store, listener: Listener) -> None:
 
 
 def export_trial(prepared: Prepared, store: Store, number: int, folder: Path) -> Path:
-    """Write one finalist as a folder to deploy.
+    """Write one finalist as a folder to deploy, with the report of its job.
 
     Raises:
         RequestError: something else stands at `folder`.
     """
     bundle = read_bundle(prepared.place.finalist(number))
-    return write_export(folder, bundle=bundle, config=export_config(prepared, store, number))
+    write_export(folder, bundle=bundle, config=export_config(prepared, store, number))
+    (folder / "report.html").write_text(render_html(make_report(prepared, store)), encoding="utf-8")
+    return folder
 
 
 def finish_trial(prepared: Prepared, store: Store, number: int, listener: Listener) -> None:
@@ -242,7 +244,10 @@ def finish_trial(prepared: Prepared, store: Store, number: int, listener: Listen
 def write_report(prepared: Prepared, store: Store) -> Report:
     """Write the report as page, picture and JSON; returns what is in them."""
     report, place = make_report(prepared, store), prepared.place
-    place.report.write_text(render_html(report), encoding="utf-8")
+    page = render_html(report)
+    place.report.write_text(page, encoding="utf-8")
+    if place.export.is_dir():
+        (place.export / "report.html").write_text(page, encoding="utf-8")
     place.report_json.write_text(json.dumps(report.to_json()), encoding="utf-8")
     for suffix in ("svg", "png"):
         draw_front(report, place.folder / f"front.{suffix}")
