@@ -187,8 +187,8 @@ def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
         _say(out, f"open     python -m webbrowser {place.report}")
     if not report.export_folder:
         failed = [point.failed for point in report.points if point.failed]
-        reason = f"; the first that failed: {failed[0]}" if failed else ""
-        _fail(f"job {job.name!r} found nothing to export: {len(failed)} trials failed{reason}", 1)
+        reason = f"; {len(failed)} failed, the first because {failed[0]}" if failed else ""
+        _fail(f"job {job.name!r} found nothing to export in {len(report.points)} trials{reason}", 1)
 
 
 def _make_folder(folder: Path) -> None:

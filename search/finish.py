@@ -163,6 +163,8 @@ def nearest_trial(prepared: Prepared, store: Store, latency_ms: float) -> int:
         RequestError: none does; names the fastest.
     """
     done = [trial for trial in store.trials(prepared.job.name) if trial.state is TrialState.DONE]
+    if not done:
+        raise RequestError(f"job {prepared.job.name!r} has no finished trial yet; resume it first")
     scores = prepared.scorer.score([trial.candidate for trial in done])
     fits = [
         trial
@@ -170,7 +172,7 @@ def nearest_trial(prepared: Prepared, store: Store, latency_ms: float) -> int:
         if score.latency_ms + score.error_ms <= latency_ms
     ]
     if not fits:
-        least = min((score.latency_ms + score.error_ms for score in scores), default=float("nan"))
+        least = min(score.latency_ms + score.error_ms for score in scores)
         raise RequestError(
             f"no trial of job {prepared.job.name!r} is predicted to take at most {latency_ms:g} ms; the "
             f"fastest takes up to {least:.3g} ms: ask for that, or search with a lower budget"

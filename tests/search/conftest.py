@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from search import cli, profiling
 from search.job import Job
 from search.place import Place
+from search.plan import Prepared, prepare
 from search.progress import Silent
 from search.session import _prepare
 from trials.data import DataSpec, load
@@ -45,6 +46,7 @@ trials = 12
 workers = 2
 round_to = 4
 finalists = 1
+final_repair = "least_squares"
 
 [finetune]
 final_steps = 3
@@ -142,6 +144,23 @@ def planned_runs(small_job: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
+def prepared(planned_runs: Path) -> Prepared:
+    """The small job, ready to search."""
+    place = Place(planned_runs, "small")
+    with Store.open(place.store) as store:
+        record = store.job("small")
+    return prepare(Job.from_json(record.spec), place, record.plan, Silent())
+
+
+@pytest.fixture
+def planned_store(planned_runs: Path, tmp_path: Path) -> Iterator[Store]:
+    """A store of its own with the planned job and no trial."""
+    shutil.copy(planned_runs / "prunefront.db", tmp_path)
+    with Store.open(tmp_path / "prunefront.db") as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
 def finished_runs(planned_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A runs folder in which the small job ran to its end, undisturbed."""
     runs = tmp_path_factory.mktemp("finished") / "runs"
@@ -155,9 +174,3 @@ def finished_runs(planned_runs: Path, tmp_path_factory: pytest.TempPathFactory) 
 def runs(finished_runs: Path, tmp_path: Path) -> Path:
     """A copy of the finished runs that a test may change."""
     return Path(shutil.copytree(finished_runs, tmp_path / "runs"))
-
-
-@pytest.fixture
-def finished_store(finished_runs: Path) -> Iterator[Store]:
-    with Store.open(finished_runs / "prunefront.db") as store:
-        yield store

@@ -1,0 +1,193 @@
+"""Which trials are trained to the end, what happens when that fails, and which one wins."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwprofiles.errors import RequestError
+from search.finish import (
+    FINAL,
+    FINALIST_FAILED,
+    MEASURED,
+    choose_finalists,
+    choose_winner,
+    nearest_trial,
+    results,
+    train_finalists,
+)
+from search.place import Place
+from search.plan import Prepared
+from search.progress import Silent
+from search.summary import make_report
+from tests.search.test_score import FACTS, made_trials
+from trials.candidate import Trial, TrialState
+from trials.pool import Finished
+from trials.run import Outcome
+from trials.store import Store
+
+
+def trial(prepared: Prepared, number: int, target: float, accuracy: float, origin: str = "amc") -> Trial:
+    [made] = made_trials(prepared, 1, seed=number)
+    return replace(made, number=number, target=target, origin=origin, facts=replace(FACTS, accuracy=accuracy))
+
+
+def with_finalists(prepared: Prepared, count: int) -> Prepared:
+    search = prepared.job.search.model_copy(update={"finalists": count})
+    return replace(prepared, job=prepared.job.model_copy(update={"search": search}))
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen"),
+    [(1, [0, 3]), (2, [0, 1, 3, 5]), (3, [0, 1, 2, 3, 5]), (99, [0, 1, 2, 3, 4, 5, 6])],
+)
+def test_finalists_are_the_best_of_each_level_in_turn_beside_its_baseline(
+    count: int, chosen: list[int], prepared: Prepared
+) -> None:
+    trials = [
+        trial(prepared, 0, 1.0, 0.99, origin="uniform"),
+        trial(prepared, 1, 2.0, 0.99, origin="uniform"),
+        trial(prepared, 2, 1.0, 0.7),
+        trial(prepared, 3, 1.0, 0.8),
+        trial(prepared, 4, 2.0, 0.6),
+        trial(prepared, 5, 2.0, 0.9),
+        trial(prepared, 6, 1.0, 0.5),
+    ]
+    assert choose_finalists(with_finalists(prepared, count), trials) == chosen
+
+
+def test_where_nothing_but_baselines_worked_they_are_the_finalists(prepared: Prepared) -> None:
+    failed = replace(trial(prepared, 1, 1.0, 0.5), state=TrialState.FAILED, facts=None, reason="NaN")
+    assert choose_finalists(prepared, [trial(prepared, 0, 1.0, 0.9, origin="uniform"), failed]) == [0]
+    assert choose_finalists(prepared, [failed]) == []
+
+
+def fill(store: Store, trials: Sequence[Trial]) -> None:
+    """Store trials that are done."""
+    queued = [replace(each, state=TrialState.QUEUED, facts=None) for each in trials]
+    store.add_trials("small", queued)
+    for before, after in zip(queued, trials, strict=True):
+        started = before.start()
+        store.save("small", started)
+        assert after.facts is not None
+        store.save("small", started.finish(after.facts))
+
+
+def add_final(store: Store, number: int, accuracy: float, latency_ms: float | None) -> None:
+    found = Outcome(facts=replace(FACTS, accuracy=accuracy), kept={})
+    store.add_result("small", number, FINAL, found.to_json())
+    if latency_ms is not None:
+        measured = {"latency_ms": latency_ms, "spread": 0.0, "dense_ms": 1.0, "dense_spread": 0.0}
+        store.add_result("small", number, MEASURED, measured)
+
+
+@pytest.mark.parametrize(
+    ("finals", "winner"),
+    [
+        ({}, None),
+        ({0: (0.995, None)}, None),
+        ({0: (0.995, 0.9), 1: (0.991, 0.8), 2: (0.985, 0.1)}, 1),
+        ({0: (0.5, 0.1), 1: (0.8, 0.9), 2: (0.7, 0.2)}, 1),
+        ({0: (0.999, None), 2: (0.7, 0.2)}, 2),
+    ],
+)
+def test_the_winner_is_the_fastest_measured_within_a_point_of_dense_or_else_the_most_accurate(
+    finals: Mapping[int, tuple[float, float | None]],
+    winner: int | None,
+    prepared: Prepared,
+    planned_store: Store,
+) -> None:
+    prepared = replace(prepared, plan=replace(prepared.plan, dense_accuracy=1.0))
+    fill(planned_store, made_trials(prepared, 3))
+    for number, (accuracy, latency_ms) in finals.items():
+        add_final(planned_store, number, accuracy, latency_ms)
+    assert choose_winner(prepared, planned_store) == winner
+
+
+class FakeWorkers:
+    """Two workers: trial 1 kills its worker once and trial 2 always; trial 3 fails, unless told otherwise."""
+
+    free = 2
+
+    def __init__(self, fails: Sequence[int] = (3,)) -> None:
+        self.fails = fails
+        self.attempts: Counter[int] = Counter()
+        self.ended: list[Finished] = []
+
+    def submit(self, key: int, request: Any) -> None:
+        assert not request.folder.exists()
+        request.folder.mkdir(parents=True)
+        self.attempts[key] += 1
+        if key == 2 or (key == 1 and self.attempts[key] == 1):
+            self.ended.append(Finished(key=key, died=True))
+        elif key in self.fails:
+            self.ended.append(Finished(key=key, error="the outputs are NaN"))
+        else:
+            self.ended.append(Finished(key=key, value=Outcome(facts=FACTS, kept={})))
+
+    def wait(self, timeout_s: float) -> list[Finished]:
+        ended, self.ended = self.ended, []
+        return ended
+
+
+@pytest.fixture
+def in_own_folder(prepared: Prepared, tmp_path: Path) -> Prepared:
+    return replace(prepared, place=Place(tmp_path, "small"))
+
+
+def test_finalists_are_tried_again_when_their_worker_dies_and_given_up_with_a_reason(
+    in_own_folder: Prepared, planned_store: Store
+) -> None:
+    fill(planned_store, made_trials(in_own_folder, 4))
+    workers = FakeWorkers()
+    train_finalists(in_own_folder, planned_store, workers, [0, 1, 2, 3], Silent())
+    assert workers.attempts == {0: 1, 1: 2, 2: 3, 3: 1}
+    assert sorted(results(planned_store, "small", FINAL)) == [0, 1]
+    events = [event.message for event in planned_store.events("small") if event.kind == FINALIST_FAILED]
+    assert sorted(events) == ["trial 2: its worker died 3 times", "trial 3: the outputs are NaN"]
+    assert make_report(in_own_folder, planned_store).warnings[-2:] == tuple(
+        f"a finalist failed: {event}" for event in events
+    )
+
+    again = FakeWorkers(fails=())
+    train_finalists(in_own_folder, planned_store, again, [0, 1, 3], Silent())
+    assert again.attempts == {3: 1}  # what is trained is not trained again
+    warnings = make_report(in_own_folder, planned_store).warnings
+    assert [warning for warning in warnings if "finalist" in warning] == [
+        "a finalist failed: trial 2: its worker died 3 times"
+    ]
+
+
+def test_without_finalists_there_is_nothing_to_train(in_own_folder: Prepared, planned_store: Store) -> None:
+    workers = FakeWorkers()
+    train_finalists(in_own_folder, planned_store, workers, [], Silent())
+    assert not workers.attempts
+
+
+def test_the_nearest_trial_is_the_most_accurate_that_holds_the_budget_with_its_error_bar(
+    prepared: Prepared, planned_store: Store
+) -> None:
+    trials = [
+        replace(each, facts=replace(FACTS, accuracy=0.5 + each.number / 20))
+        for each in made_trials(prepared, 8)
+    ]
+    fill(planned_store, trials)
+    upper = [
+        score.latency_ms + score.error_ms for score in prepared.scorer.score([t.candidate for t in trials])
+    ]
+    for limit in upper:
+        assert nearest_trial(prepared, planned_store, limit) == max(
+            number for number, cost in enumerate(upper) if cost <= limit
+        )
+    with pytest.raises(RequestError, match=f"the fastest takes up to {min(upper):.3g} ms"):
+        nearest_trial(prepared, planned_store, min(upper) * 0.99)
+
+
+def test_where_nothing_is_done_no_trial_is_near(prepared: Prepared, planned_store: Store) -> None:
+    with pytest.raises(RequestError, match="job 'small' has no finished trial yet"):
+        nearest_trial(prepared, planned_store, 1.0)

@@ -1,0 +1,125 @@
+"""What is decided before the first trial: targets, a plan that is kept, and a profile that fits."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hwprofiles import Profile
+from hwprofiles.errors import InvariantError, ProfileError, RequestError
+from search import profiling
+from search.job import Job
+from search.place import Place
+from search.plan import Plan, Prepared, budget_targets, features, prepare
+from search.profiling import open_profile
+from search.progress import Silent
+from trials.candidate import Axis, Counts, Space
+
+SPACE = Space((Axis(name="a", size=100, lowest=10), Axis(name="b", size=50, step=5, lowest=10)))
+
+
+def cost(counts: Counts) -> NDArray[np.float64]:
+    """From 20 to 150."""
+    return counts.sum(axis=1).astype(np.float64)
+
+
+def job_with(small_job: Path, budget: str) -> Job:
+    text = small_job.read_text().replace('latency = ["50%", "75%"]', budget)
+    path = small_job.with_name("budget.toml")
+    path.write_text(text)
+    return Job.load(path)
+
+
+def test_percentages_are_of_the_dense_cost(small_job: Path) -> None:
+    job = job_with(small_job, 'macs = ["20%", "100%"]')
+    assert budget_targets(job, SPACE, cost) == pytest.approx((30, 150))
+    assert budget_targets(job, SPACE, cost, dense_cost=120.0) == pytest.approx((24, 120))
+
+
+def test_the_smallest_cost_there_is_may_be_asked_for_and_no_less(small_job: Path) -> None:
+    assert budget_targets(job_with(small_job, "macs = 20"), SPACE, cost) == (20,)
+    with pytest.raises(RequestError) as refused:
+        budget_targets(job_with(small_job, "macs = [30, 19]"), SPACE, cost)
+    assert str(refused.value) == (
+        "the budget macs = 19 cannot be met: the smallest reachable is 20 (13% of dense); "
+        "raise it, or lower search.lowest_keep"
+    )
+
+
+def test_a_plan_comes_back_from_the_store_as_it_was(prepared: Prepared) -> None:
+    assert Plan.from_json(prepared.plan.to_json()) == prepared.plan
+    with pytest.raises(RequestError, match="format version 0; allowed: 1; run the job under another name"):
+        Plan.from_json({**prepared.plan.to_json(), "version": 0})
+
+
+def test_targets_are_shares_of_the_measured_dense_latency(prepared: Prepared) -> None:
+    assert prepared.plan.targets == pytest.approx((prepared.plan.dense_ms / 2, prepared.plan.dense_ms * 0.75))
+    assert prepared.plan.in_flight == 2 * prepared.job.search.workers
+    assert prepared.plan.dense_test is not None
+
+
+def test_controllers_are_told_five_finite_features_of_each_group(prepared: Prepared) -> None:
+    told = features(prepared.scorer)
+    assert told.shape == (len(prepared.coupling.groups), 5)
+    assert np.isfinite(told).all()
+    assert (np.abs(told) <= 1).all()
+
+
+@pytest.fixture
+def place(planned_runs: Path, tmp_path: Path) -> Place:
+    """A copy of the planned run that a test may damage."""
+    return Place(Path(shutil.copytree(planned_runs, tmp_path / "runs")), "small")
+
+
+def test_files_that_are_not_those_of_the_plan_are_refused(prepared: Prepared, place: Place) -> None:
+    changed = {**prepared.plan.to_json(), "bundle_sha256": "0" * 64}
+    with pytest.raises(InvariantError, match="are not those that the job was planned with"):
+        prepare(prepared.job, place, changed, Silent())
+
+
+def test_a_planned_job_whose_profile_is_of_another_device_is_refused(
+    prepared: Prepared, place: Place
+) -> None:
+    job = prepared.job.model_copy(update={"devices": (prepared.job.device.model_copy(update={"batch": 2}),)})
+    with pytest.raises(ProfileError, match=r"measured with batch 1, not 2; .* under another name"):
+        prepare(job, place, prepared.plan.to_json(), Silent())
+
+
+class MeasuredError(Exception):
+    """A profile was about to be measured."""
+
+
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*arguments: object) -> Profile:
+        raise MeasuredError
+
+    monkeypatch.setattr(profiling, "measure_profile", measure)
+
+
+def test_a_profile_that_fits_is_not_measured_again(prepared: Prepared, place: Place, measuring: None) -> None:
+    profile, _ = open_profile(
+        place.profile, prepared.job, prepared.bundle, prepared.coupling, Silent(), planned=False
+    )
+    assert profile == prepared.profile
+
+
+@pytest.mark.parametrize("change", ["another device", "wider space", "damaged"])
+def test_before_there_is_a_plan_a_profile_that_does_not_fit_is_measured_again(
+    change: str, prepared: Prepared, place: Place, measuring: None
+) -> None:
+    job = prepared.job
+    if change == "another device":
+        job = job.model_copy(update={"devices": (job.device.model_copy(update={"batch": 2}),)})
+    if change == "wider space":
+        # Below a sixteenth of 32 channels other kernels run than those that were measured.
+        search = job.search.model_copy(update={"lowest_keep": 0.01, "round_to": 1})
+        job = job.model_copy(update={"search": search})
+    if change == "damaged":
+        place.profile.write_bytes(place.profile.read_bytes()[:100])
+    with pytest.raises(MeasuredError):
+        open_profile(place.profile, job, prepared.bundle, prepared.coupling, Silent(), planned=False)

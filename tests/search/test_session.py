@@ -1,0 +1,197 @@
+"""Jobs that end otherwise than well, jobs without validation split, and what is said of both."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sqlalchemy import create_engine, text
+
+from search import profiling, session
+from search.job import Job
+from search.place import Place
+from search.progress import Silent
+from tests.search.conftest import Prunefront
+from trials.candidate import TrialState
+from trials.store import JobState, Store
+
+
+@pytest.fixture(autouse=True)
+def quick_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "PASSES", 1)
+    monkeypatch.setattr(profiling, "ROUNDS", 2)
+
+
+def changed(small_job: Path, name: str, **replaced: str) -> Path:
+    """The small job under another name with other lines, each given by how it starts."""
+    lines = [
+        next((new for old, new in replaced.items() if line.startswith(f"{old} =")), line)
+        for line in small_job.read_text().splitlines()
+    ]
+    path = small_job.with_name(f"{name}.toml")
+    path.write_text("\n".join(lines).replace('name = "small"', f'name = "{name}"'))
+    return path
+
+
+def test_without_validation_split_closeness_to_dense_decides_and_the_report_says_so(
+    prunefront: Prunefront, small_job: Path, tmp_path: Path
+) -> None:
+    pixels, labels = load_digits(return_X_y=True)
+    np.savez(tmp_path / "digits.npz", x=(pixels.reshape(-1, 1, 8, 8) / 16).astype(np.float32), y=labels)
+    job = changed(
+        small_job, "carved", source=f'source = "npz"\ntrain = "{tmp_path / "digits.npz"}"',
+        latency='macs = ["40%", "60%"]', trials="trials = 5",
+    )  # fmt: skip
+    ran = prunefront("run", job, "--runs", tmp_path / "runs")
+    assert ran.code == 0, ran.err
+    said = ran.out.replace("\n", " ")
+    assert "warning: no validation split: 17" in said
+    assert "warning: no test split" in said
+
+    report = json.loads((tmp_path / "runs" / "carved" / "report.json").read_text())
+    assert any("ranked by closeness to the dense model" in warning for warning in report["warnings"])
+    assert report["target_unit"] == "MACs"
+    assert all(row["macs"] <= row["target"] for row in report["rows"])
+    assert all(row["test_accuracy"] is None for row in report["rows"])
+    with Store.open(tmp_path / "runs" / "prunefront.db") as store:
+        trials = [trial for trial in store.trials("carved") if trial.facts]
+    by_merit = {t.number: np.exp(-t.facts.divergence) for t in trials if t.facts}
+    best = max(by_merit, key=lambda number: by_merit[number])
+    assert next(point["on_front"] for point in report["points"] if point["number"] == best)
+
+
+def test_a_job_of_which_every_trial_fails_exports_nothing_and_exits_with_1(
+    prunefront: Prunefront, small_job: Path, tmp_path: Path
+) -> None:
+    """A budget that the dense model holds leaves nothing to prune."""
+    job = changed(small_job, "all", latency='macs = "100%"', trials="trials = 3")
+    ran = prunefront("run", job, "--runs", tmp_path / "runs", "--workers", "1")
+    assert ran.code == 1
+    assert ran.err == (
+        "error: job 'all' found nothing to export in 1 trials; 1 failed, the first because "
+        "the candidate keeps every unit, so there is nothing to prune\n"
+    )
+    assert "the search is over after 1 of 3 trials" in ran.out
+    assert (tmp_path / "runs" / "all" / "report.html").exists()
+    again = prunefront("run", tmp_path / "runs" / "all")
+    assert (again.code, again.err) == (1, ran.err)
+
+
+def test_a_bug_in_the_search_is_noted_with_the_job(
+    planned_runs: Path, small_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy_of_planned(planned_runs, tmp_path)
+    job = Job.load(small_job)
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("1 / 0")
+
+    with Store.open(place.store) as store:
+        monkeypatch.setattr(session, "Pool", broken)
+        with pytest.raises(ZeroDivisionError):
+            session.run_job(job, place, store, Silent())
+        assert store.job("small").state is JobState.FAILED
+        assert [event.message for event in store.events("small")] == ["ZeroDivisionError: 1 / 0"]
+
+
+def copy_of_planned(planned_runs: Path, tmp_path: Path) -> Place:
+    return Place(Path(shutil.copytree(planned_runs, tmp_path / "planned")), "small")
+
+
+def test_stopped_while_it_is_planned_a_job_keeps_its_place(
+    prunefront: Prunefront, small_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "prepare", stopped)
+    ran = prunefront("run", small_job, "--runs", tmp_path / "runs")
+    assert ran.code == 130
+    assert ran.err.endswith(f"go on with: prunefront resume {tmp_path}/runs/small\n")
+    with Store.open(tmp_path / "runs" / "prunefront.db") as store:
+        assert store.job("small").state is JobState.INTERRUPTED
+    ran = prunefront("front", "small", "--runs", tmp_path / "runs")
+    assert (ran.code, ran.out) == (2, "")
+    assert "has not been planned yet; run `prunefront resume" in ran.err
+
+
+def test_a_planned_job_that_cannot_go_on_stays_as_it_was(
+    prunefront: Prunefront, planned_runs: Path, tmp_path: Path
+) -> None:
+    place = copy_of_planned(planned_runs, tmp_path)
+    with Store.open(place.store) as store:
+        store.set_job_state("small", JobState.INTERRUPTED)
+    profile = place.profile.read_bytes()
+    place.profile.write_bytes(b"not a profile")
+    ran = prunefront("resume", place.folder)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    with Store.open(place.store) as store:
+        assert store.job("small").state is JobState.INTERRUPTED
+        assert store.job("small").plan
+    assert place.bundle.exists()
+    place.profile.write_bytes(profile)
+    assert prunefront("front", place.folder).code == 0
+
+
+def test_a_refused_job_leaves_the_profile_that_was_measured_before_it(
+    prunefront: Prunefront, small_job: Path, planned_runs: Path, tmp_path: Path
+) -> None:
+    place = Place(tmp_path / "runs", "refused")
+    place.folder.mkdir(parents=True)
+    place.profile.write_bytes(Place(planned_runs, "small").profile.read_bytes())
+    job = changed(small_job, "refused", latency="latency_ms = 1e-6")
+    ran = prunefront("run", job, "--runs", place.runs)
+    assert ran.code == 2
+    assert "cannot be met" in ran.err
+    assert [path.name for path in place.folder.iterdir()] == ["profile.parquet"]
+
+
+def test_a_job_of_another_version_is_shown_and_refused_in_a_sentence(
+    prunefront: Prunefront, small_job: Path, runs: Path
+) -> None:
+    engine = create_engine(f"sqlite:///{runs / 'prunefront.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE jobs SET spec = json_set(spec, '$.version', 0)"))
+    engine.dispose()
+    assert prunefront("ls", "--runs", runs).code == 0
+    for command in (
+        ["run", small_job, "--runs", runs],
+        ["resume", runs / "small"],
+        ["front", runs / "small"],
+    ):
+        ran = prunefront(*command)
+        assert (ran.code, ran.out) == (2, "")
+        assert "the stored job has format version 0; allowed: 1" in ran.err
+
+
+def test_a_failed_job_can_be_resumed_and_trials_of_a_stopped_one_are_not_left_running(
+    planned_runs: Path, small_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy_of_planned(planned_runs, tmp_path)
+
+    class Stopped:
+        free = 2
+
+        def submit(self, key: int, request: object) -> None: ...
+
+        def wait(self, timeout_s: float) -> None:
+            raise KeyboardInterrupt
+
+        def __init__(self, *arguments: object, **options: object) -> None: ...
+
+        def __enter__(self) -> Stopped:
+            return self
+
+        def __exit__(self, *ended: object) -> None: ...
+
+    monkeypatch.setattr(session, "Pool", Stopped)
+    with Store.open(place.store) as store:
+        store.set_job_state("small", JobState.FAILED)
+        with pytest.raises(KeyboardInterrupt):
+            session.run_job(Job.load(small_job), place, store, Silent())
+        assert {trial.state for trial in store.trials("small")} == {TrialState.QUEUED}
+        assert store.job("small").state is JobState.INTERRUPTED

@@ -1,0 +1,94 @@
+"""What a finished job says of itself, held against its store and against what it exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.finish import EXPORTED, FINAL, MEASURED, results
+from search.plan import Prepared
+from search.summary import export_config, make_report
+from trials.candidate import Trial
+from trials.store import Store
+
+
+@pytest.fixture(scope="module")
+def report(finished_runs: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((finished_runs / "small" / "report.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def trials(finished_runs: Path) -> list[Trial]:
+    with Store.open(finished_runs / "prunefront.db") as store:
+        return store.trials("small")
+
+
+def test_every_trial_is_a_point_with_the_accuracy_that_is_stored(
+    report: dict[str, Any], trials: list[Trial]
+) -> None:
+    assert [(p["number"], p["accuracy"], p["origin"], p["failed"]) for p in report["points"]] == [
+        (t.number, t.facts.accuracy if t.facts else None, t.origin, t.reason) for t in trials
+    ]
+
+
+def test_the_hypervolume_never_falls_and_ends_with_that_of_all_trials(
+    report: dict[str, Any], trials: list[Trial], prepared: Prepared
+) -> None:
+    done = [trial for trial in trials if trial.facts]
+    merits = [prepared.merit(trial) for trial in done]
+    assert report["hypervolume"] == sorted(report["hypervolume"])
+    assert len(report["hypervolume"]) == len(done)
+    whole = prepared.scorer.hypervolume(done, merits, prepared.plan.dense_ms)
+    assert report["hypervolume"][-1] == pytest.approx(whole)
+
+
+def test_rows_are_the_finalists_and_their_baselines_measured_and_the_winner_is_starred(
+    report: dict[str, Any], finished_runs: Path
+) -> None:
+    with Store.open(finished_runs / "prunefront.db") as store:
+        finals, measured = results(store, "small", FINAL), results(store, "small", MEASURED)
+        [winner] = results(store, "small", EXPORTED)
+    assert [row["trial"] for row in report["rows"]] == sorted(finals) == sorted(measured)
+    assert {"uniform", "amc"} == {row["origin"] for row in report["rows"]}
+    for row in report["rows"]:
+        assert row["measured_ms"] == measured[row["trial"]]["latency_ms"]
+        assert row["test_accuracy"] == finals[row["trial"]]["test"]["accuracy"]
+        assert row["exported"] == (row["trial"] == winner)
+    assert report["export_folder"] == str(finished_runs / "small" / "export")
+
+
+def test_a_row_is_on_the_front_where_no_other_is_as_accurate_and_as_fast(report: dict[str, Any]) -> None:
+    points = [(row["validation_accuracy"], -row["measured_ms"]) for row in report["rows"]]
+    for row, (accuracy, speed) in zip(report["rows"], points, strict=True):
+        better = [p for p in points if p[0] >= accuracy and p[1] >= speed and p != (accuracy, speed)]
+        assert row["on_front"] == (not better)
+
+
+def test_the_budget_is_told_in_its_own_unit(report: dict[str, Any]) -> None:
+    assert report["budget"] == "latency_ms at most 50% of dense, 75% of dense"
+    assert report["target_unit"] == "ms"
+
+
+def test_the_configuration_of_an_export_is_what_store_and_plan_say(
+    prepared: Prepared, finished_runs: Path
+) -> None:
+    written = json.loads((finished_runs / "small" / "export" / "config.json").read_text())
+    with Store.open(finished_runs / "prunefront.db") as store:
+        made = json.loads(json.dumps(export_config(prepared, store, written["trial"])))
+        trial = store.trials("small")[written["trial"]]
+    assert {key: written[key] for key in made if key != "versions"} == {
+        key: made[key] for key in made if key != "versions"
+    }
+    assert tuple(written["widths"].values()) == trial.candidate.kept
+    assert written["seed"] == trial.seed
+    assert written["table_sha256"] == prepared.plan.profile_sha256
+
+
+def test_a_job_without_trials_has_a_report(prepared: Prepared, planned_store: Store) -> None:
+    report = make_report(prepared, planned_store)
+    assert (report.points, report.rows, report.hypervolume) == ((), (), ())
+    assert report.headline.startswith("No network is on the front")
