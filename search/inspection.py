@@ -30,7 +30,7 @@ from trials.run import Request, Workbench
 
 def _model(job: Job) -> tuple[Bundle, Coupling]:
     bundle = open_model(job)
-    return bundle, open_coupling(bundle, seed=job.search.seed)
+    return bundle, open_coupling(bundle, seed=job.search.seed, whole=job.search.whole)
 
 
 def inspect_job(job: Job, place: Place) -> dict[str, Any]:

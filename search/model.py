@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from hwprofiles.errors import RequestError
+from hwprofiles.errors import RequestError, nearest
 from search.job import Job
 from trials.bundle import Bundle, export_model, read_bundle
 from trials.data import Splits, load
@@ -87,13 +89,21 @@ def _zeros(bundle: Bundle) -> tuple[torch.Tensor, ...]:
     )
 
 
-def open_coupling(bundle: Bundle, *, seed: int) -> Coupling:
-    """The model's groups, each of them proved.
+def open_coupling(bundle: Bundle, *, seed: int, whole: Sequence[str] = ()) -> Coupling:
+    """The model's groups, each of them proved, without those that the job leaves whole.
 
     Raises:
-        RequestError: nothing in the model may be pruned; says why.
+        RequestError: nothing in the model may be pruned, says why; or a pattern of `whole` fits no group.
     """
     coupling = prove(analyse(bundle.graph), bundle.tensors, seed=seed)
+    names = [group.name for group in coupling.groups]
+    for pattern in whole:
+        if not fnmatch.filter(names, pattern):
+            raise RequestError(
+                f"search.whole names {pattern!r}, which fits no group; {nearest(pattern, names)}"
+            )
+    left = {name for pattern in whole for name in fnmatch.filter(names, pattern)}
+    coupling = coupling.without(dict.fromkeys(left, "the job leaves it whole"))
     if not coupling.groups:
         reasons = (
             "; ".join(f"{item.name}: {item.reason}" for item in coupling.frozen[:3]) or "it has no layers"

@@ -121,7 +121,7 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
         bundle = open_model(job)
         splits = open_splits(job, bundle)
         listener.update(0.5, "finding what may be pruned")
-        coupling = open_coupling(bundle, seed=job.search.seed)
+        coupling = open_coupling(bundle, seed=job.search.seed, whole=job.search.whole)
     for warning in splits.warnings:
         listener.note(f"warning: {warning}")
     costs = Costs(coupling)
