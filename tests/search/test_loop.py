@@ -173,7 +173,7 @@ def outcome(trials: Sequence[Trial]) -> list[tuple[Any, ...]]:
     return [(t.number, t.candidate, t.seed, t.target, t.origin, t.state, t.facts, t.reason) for t in trials]
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 5))
 def test_the_same_candidates_are_asked_for_and_told_in_order_whatever_finishes_when(
     seed: int, workers: int, in_flight: int
@@ -188,7 +188,7 @@ def test_the_same_candidates_are_asked_for_and_told_in_order_whatever_finishes_w
     assert [trial.number for trial in mixed] == list(range(TRIALS))
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 5))
 def test_trial_n_is_asked_for_after_exactly_n_minus_in_flight_plus_1_tells(seed: int, in_flight: int) -> None:
     controller = Historian(size=10**6)  # large enough never to propose one candidate twice
@@ -197,7 +197,7 @@ def test_trial_n_is_asked_for_after_exactly_n_minus_in_flight_plus_1_tells(seed:
     assert controller.tells_at_ask == [max(0, n - in_flight + 1) for n in numbers]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 25), st.booleans()), max_size=4), st.integers(0, 2**32))
 def test_killed_at_any_change_it_goes_on_as_if_nothing_had_happened(
     kills: list[tuple[int, bool]], seed: int
