@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -216,16 +216,20 @@ def inspect(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> No
     if as_json:
         _print_json(found)
         return
-    table = Table(title=f"{job.name}: {found['macs']:,} MACs, {found['parameters']:,} parameters")
-    for column in ("group", "kind", "units", "MACs share", "latency share", "coupled tensors"):
+    table = Table(
+        title=f"{job.name}: {found['macs']:,} MACs, {found['parameters']:,} parameters",
+        caption="shares are of all layers that a group touches; groups overlap",
+    )
+    for column in ("group", "kind", "units", "MACs", "latency", "couples the layers"):
+        number = column in ("units", "MACs", "latency")
         table.add_column(
-            column, justify="left" if column in ("group", "kind", "coupled tensors") else "right"
+            column, justify="right" if number else "left", no_wrap=column != "couples the layers"
         )
     for group in found["groups"]:
         share = group["latency_share"]
         table.add_row(
             group["name"], group["kind"], str(group["size"]), f"{group['macs_share']:.1%}",
-            "–" if share is None else f"{share:.1%}", ", ".join(group["members"]),
+            "–" if share is None else f"{share:.1%}", _layers(group["members"]),
         )  # fmt: skip
     out.print(table)
     if found["profile"] is None:
@@ -234,6 +238,12 @@ def inspect(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> No
         out.print(
             f"frozen: {item['name']} ({item['size']} units): {item['reason']}", highlight=False, markup=False
         )
+
+
+def _layers(members: Sequence[str], most: int = 4) -> str:
+    """The layers behind tensor axes such as "layer1.conv.weight:0", shortened."""
+    names = list(dict.fromkeys(member.rpartition(":")[0].rpartition(".")[0] for member in members))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @app.command()
@@ -301,20 +311,26 @@ def trial(
     if as_json:
         _print_json(found)
         return
-    table = Table("candidate", "accuracy", "±", "predicted ms", "±", "measured ms", "MACs", "parameters")
+    from search.report import count
+
+    table = Table()
+    for column in ("", "accuracy %", "predicted ms", "measured ms", "MACs", "params"):
+        table.add_column(column, justify="right", no_wrap=True)
     for number, item in enumerate(found, start=1):
         if "failed" in item:
             _say(out, f"candidate {number} failed: {item['failed']}")
             continue
         facts, predicted = item["facts"], item["predicted"]
         table.add_row(
-            str(number), f"{facts['accuracy']:.2%}", f"{facts['accuracy_error']:.2%}",
-            f"{predicted['latency_ms']:.3g}", f"{predicted['error_ms']:.2g}",
+            str(number), f"{facts['accuracy'] * 100:.2f}±{facts['accuracy_error'] * 100:.2f}",
+            f"{predicted['latency_ms']:.3g}±{predicted['error_ms']:.2g}",
             f"{item['measured_ms']:.3g}" if measure else "–",
-            f"{facts['macs']:,}", f"{facts['parameters']:,}",
+            count(facts["macs"]), count(facts["parameters"]),
         )  # fmt: skip
     if table.row_count:
         out.print(table)
+    if any("failed" in item for item in found):
+        sys.exit(1)
 
 
 @app.command()

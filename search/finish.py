@@ -157,7 +157,7 @@ def choose_winner(prepared: Prepared, store: Store) -> int | None:
 
 
 def nearest_trial(prepared: Prepared, store: Store, latency_ms: float) -> int:
-    """The most accurate trial predicted, with its error bar, to take at most this long.
+    """The most accurate trial predicted, with its error bar, to take at most this long; finalists come first.
 
     Raises:
         RequestError: none does; names the fastest.
@@ -177,4 +177,12 @@ def nearest_trial(prepared: Prepared, store: Store, latency_ms: float) -> int:
             f"no trial of job {prepared.job.name!r} is predicted to take at most {latency_ms:g} ms; the "
             f"fastest takes up to {least:.3g} ms: ask for that, or search with a lower budget"
         )
-    return max(fits, key=prepared.merit).number
+    finals = results(store, prepared.job.name, FINAL)
+    trained = [trial for trial in fits if trial.number in finals]
+
+    def merit_so_far(trial: Trial) -> float:
+        facts = Facts.from_json(finals[trial.number]["facts"])
+        return merit(facts, prepared.splits.carved)
+
+    # What was trained to the end is known better than what was not: the two are not compared.
+    return (max(trained, key=merit_so_far) if trained else max(fits, key=prepared.merit)).number

@@ -36,6 +36,10 @@ PLAN_VERSION = 1
 """Of the JSON that the store holds."""
 
 
+CHANCE_FACTOR = 1.5
+"""A dense model less accurate than this times guessing is warned about."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is decided before the first trial and never changes after; stored with the job.
@@ -144,6 +148,11 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
         raise InvariantError(
             f"the files in {place.folder} are not those that the job was planned with; restore them, or run "
             "the job under another name"
+        )
+    if before.dense_accuracy < CHANCE_FACTOR / len(splits.classes):
+        listener.note(
+            f"warning: the dense model gets {before.dense_accuracy:.1%} right of {len(splits.classes)} classes, "
+            "hardly more than guessing; check its checkpoint, [data] normalize and the labels"
         )
     recipe = recipe_of(job, before.frozen, before.execution)
     return Prepared(

@@ -302,6 +302,11 @@ def _from_factory(spec: DataSpec, base: Path) -> dict[str, Examples]:
                 "return (inputs, labels), with a tuple of arrays as inputs where there are several"
             )
         inputs, labels = pair
+        if isinstance(inputs, Mapping):
+            raise RequestError(
+                f"[data] factory {spec.factory!r} returned {name} inputs by name; "
+                "return a tuple of arrays in the order of [[model.inputs]]"
+            )
         several = inputs if isinstance(inputs, tuple) else (inputs,)
         splits[name] = tuple(np.asarray(values) for values in several), np.asarray(labels)
     return splits

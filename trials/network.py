@@ -33,7 +33,15 @@ class Network(nn.Module):
         for name, spec in graph.tensors.items():
             _hold(self, name, tensors[name], trainable=spec.trainable)
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
+        if named:
+            inputs += tuple(
+                named.pop(item.name) for item in self.graph.inputs[len(inputs) :] if item.name in named
+            )
+        if named:
+            raise TypeError(
+                f"the model has no inputs {sorted(named)}; it has {[i.name for i in self.graph.inputs]}"
+            )
         if len(inputs) != len(self.graph.inputs):
             raise TypeError(f"the model takes {len(self.graph.inputs)} inputs, got {len(inputs)}")
         values: dict[str, Any] = {item.name: x for item, x in zip(self.graph.inputs, inputs, strict=True)}
