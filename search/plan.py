@@ -151,8 +151,8 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
         )
     if before.dense_accuracy < CHANCE_FACTOR / len(splits.classes):
         listener.note(
-            f"warning: the dense model gets {before.dense_accuracy:.1%} right, hardly more than guessing; check "
-            "its checkpoint, [data] normalize and the labels"
+            f"warning: the dense model gets {before.dense_accuracy:.1%} right, hardly more than guessing; "
+            "check its checkpoint, [data] normalize and the labels"
         )
     recipe = recipe_of(job, before.frozen, before.execution)
     return Prepared(
