@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # Tests run beside each other; more threads only make them wait for one another, and change rounding.
 torch.set_num_threads(1)
+
+# A busy machine makes any example slow; how long one takes is no fault of the code.
+settings.register_profile("prunefront", deadline=None)
+settings.load_profile("prunefront")
 
 
 @pytest.fixture(scope="session")
