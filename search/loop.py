@@ -98,17 +98,15 @@ class Loop:
         """
         waiting, running = self._advance(), set[int]()
         while waiting or running:
-            while waiting and workers.free > 0:
-                number = waiting.pop(0)
-                trial = self._save(self.trials[number].start())
-                workers.submit(number, self.requests.request(trial))
-                running.add(number)
+            self._start(waiting, running, workers)
             self._report()
             for finished in workers.wait(1.0):
                 number = self._settle(finished)
                 running.discard(number)
                 if not self.trials[number].state.finished:
                     waiting.insert(0, number)
+            # Workers get what is waiting before the controller takes its time to learn and to ask.
+            self._start(waiting, running, workers)
             waiting += self._advance()
         self._report()
         if len(self.trials) < self.total:
@@ -117,6 +115,14 @@ class Loop:
                 f"{self.name} has no other candidate that meets the budget"
             )
         return self.trials
+
+    def _start(self, waiting: list[int], running: set[int], workers: Workers) -> None:
+        """Give every free worker a trial."""
+        while waiting and workers.free > 0:
+            number = waiting.pop(0)
+            trial = self._save(self.trials[number].start())
+            workers.submit(number, self.requests.request(trial))
+            running.add(number)
 
     def _advance(self) -> list[int]:
         """Ask and tell as far as finished trials allow; returns the numbers of new trials to run."""

@@ -1,0 +1,278 @@
+"""One trial, top to bottom, of a small network that has learnt the digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hwprofiles.errors import TrialError
+from tests.bundles import export_images
+from trials.bundle import Bundle, read_bundle
+from trials.candidate import Candidate, Facts
+from trials.data import DataSpec, Split, Splits, load
+from trials.evaluate import Evaluation, evaluate, logits
+from trials.finetune import finetune, shifted
+from trials.network import Network
+from trials.run import Outcome, Recipe, Request, Workbench, merit
+
+HALF = Candidate((8, 8))
+REPAIRS = ("none", "batchnorm", "least_squares", "sequential")
+
+
+class DigitsNet(nn.Module):
+    """Two convolutions of 16 channels on 8x8 pixels, a pool and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.conv2, self.norm2 = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.linear = nn.Linear(16 * 16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
+        logits: Tensor = self.linear(x.flatten(1))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return load(DataSpec("digits"), Path(), seed=0)
+
+
+@pytest.fixture(scope="module")
+def bundle(splits: Splits) -> Bundle:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DigitsNet()
+    finetune(model, splits.train, steps=80, seed=0, batch_size=64, learning_rate=0.05)
+    return export_images(model, 1, 8, 8)
+
+
+Bench = Callable[..., Workbench]
+
+
+@pytest.fixture(scope="module")
+def bench(bundle: Bundle, splits: Splits) -> Bench:
+    """Makes a workbench of a recipe's settings."""
+    return lambda **settings: Workbench(bundle, splits, Recipe(**settings))
+
+
+def trial(workbench: Workbench, candidate: Candidate = HALF, seed: int = 0) -> Facts:
+    facts: Facts = workbench(Request(candidate=candidate, seed=seed)).facts
+    return facts
+
+
+def final(workbench: Workbench, folder: Path) -> tuple[Outcome, Network]:
+    """A final request's outcome, and the network that it wrote."""
+    outcome = workbench(Request(candidate=HALF, seed=0, final=True, folder=folder))
+    return outcome, read_bundle(folder).network().eval()
+
+
+def timeless(facts: Facts) -> Facts:
+    return replace(facts, seconds={})
+
+
+# Facts.
+
+
+def test_macs_and_parameters_are_those_worked_out_by_hand(bench: Bench) -> None:
+    facts = trial(bench(), Candidate((6, 10)))
+    assert facts.macs == 64 * 9 * 6 + 64 * 9 * 6 * 10 + 16 * 10 * 10
+    assert facts.parameters == (9 * 6 + 2 * 6) + (9 * 6 * 10 + 2 * 10) + (16 * 10 * 10 + 10)
+
+
+@pytest.mark.parametrize("repair", REPAIRS)
+def test_facts_are_those_of_the_network_that_is_kept(
+    bench: Bench, bundle: Bundle, splits: Splits, repair: str, tmp_path: Path
+) -> None:
+    outcome, network = final(bench(final_repair=repair), tmp_path / "final")
+    reference = logits(bundle.network(), splits.validation)
+    found = evaluate(network, splits.validation, reference_logits=reference)
+    facts = outcome.facts
+    assert facts.accuracy == found.accuracy
+    assert facts.accuracy_error == found.accuracy_error
+    assert facts.class_accuracy == found.class_accuracy
+    assert facts.loss == pytest.approx(found.loss, rel=1e-5)
+    assert facts.divergence == pytest.approx(found.divergence, rel=1e-4)
+    assert facts.history == {"repaired": found.accuracy}
+    assert facts.parameters == sum(parameter.numel() for parameter in network.parameters())
+    assert outcome.test is not None
+    assert splits.test is not None
+    assert outcome.test["accuracy"] == evaluate(network, splits.test).accuracy
+    assert {name: len(units) for name, units in outcome.kept.items()} == {"conv1": 8, "conv2": 8}
+
+
+def test_each_better_repair_is_nearer_to_the_dense_model(bench: Bench) -> None:
+    none, batchnorm, least_squares, sequential = (
+        trial(bench(repair=repair)).divergence for repair in REPAIRS
+    )
+    assert none > batchnorm > least_squares > sequential
+
+
+def test_one_seed_gives_one_answer_in_any_worker_after_any_other_trial(bench: Bench) -> None:
+    settings = {"brief_steps": 3, "augment": "shift", "criterion": "taylor"}
+    first, second = bench(**settings), bench(**settings)
+    trial(first, Candidate((3, 16)))
+    assert timeless(trial(first, seed=5)) == timeless(trial(second, seed=5))
+    assert trial(first, seed=5).loss != trial(first, seed=6).loss
+
+
+def test_trials_are_judged_by_evenly_spaced_images_and_finalists_by_all(
+    bench: Bench, splits: Splits, tmp_path: Path
+) -> None:
+    workbench = bench(repair="none", final_repair="none", validation_images=90)
+    outcome, network = final(workbench, tmp_path / "final")
+    count = len(splits.validation)
+    rows = np.arange(90) * count // 90
+    assert outcome.facts.accuracy == evaluate(network, splits.validation).accuracy
+    assert trial(workbench).accuracy == evaluate(network, splits.validation.take(rows)).accuracy
+
+
+def test_the_dense_model_is_judged_as_it_is(bench: Bench, bundle: Bundle, splits: Splits) -> None:
+    evaluation, test = bench().dense()
+    assert splits.test is not None
+    assert test is not None
+    assert evaluation.accuracy == evaluate(bundle.network(), splits.validation).accuracy > 0.9
+    assert test["accuracy"] == evaluate(bundle.network(), splits.test).accuracy
+
+
+def test_without_a_test_split_nothing_is_said_about_it(bundle: Bundle, splits: Splits) -> None:
+    workbench = Workbench(bundle, replace(splits, test=None), Recipe())
+    assert workbench.dense()[1] is None
+    assert workbench(Request(candidate=HALF, seed=0, final=True)).test is None
+
+
+def test_only_finalists_look_at_the_test_split(bench: Bench) -> None:
+    assert bench()(Request(candidate=HALF, seed=0)).test is None
+
+
+def test_a_frozen_group_is_no_longer_part_of_candidates(bench: Bench) -> None:
+    workbench = bench(frozen={"conv1": "its proof failed"})
+    outcome = workbench(Request(candidate=Candidate((8,)), seed=0))
+    assert list(outcome.kept) == ["conv2"]
+
+
+# Batch norms.
+
+
+def test_recalibrated_statistics_are_those_worked_out_by_hand(
+    bench: Bench, bundle: Bundle, splits: Splits, tmp_path: Path
+) -> None:
+    outcome, network = final(bench(final_repair="batchnorm"), tmp_path / "final")
+    kept = outcome.kept["conv1"]
+    means, variances = [], []
+    for arrays, _ in splits.train.batches(256):
+        made = F.conv2d(torch.from_numpy(arrays[0]), bundle.tensors["conv1.weight"][kept], padding=1)
+        means.append(made.mean(dim=(0, 2, 3)))
+        variances.append(made.var(dim=(0, 2, 3)))
+    norm = network.get_submodule("norm1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack(variances).mean(0))
+    assert norm.momentum == bundle.network().get_submodule("norm1").momentum
+    assert torch.equal(norm.weight, bundle.tensors["norm1.weight"][kept])
+
+
+# Fine-tuning.
+
+
+def test_a_brief_fine_tune_teaches_and_is_written_down(bench: Bench) -> None:
+    facts = trial(bench(repair="none", brief_steps=30, learning_rate=0.05))
+    assert list(facts.history) == ["repaired", "fine-tuned"]
+    assert facts.history["repaired"] + 0.1 < facts.history["fine-tuned"] == facts.accuracy
+    assert set(facts.seconds) == {"repair", "evaluate", "fine-tune"}
+
+
+def test_a_finalist_that_training_spoils_stays_as_it_was_repaired(bench: Bench, tmp_path: Path) -> None:
+    spoiling = {"learning_rate": 0.5, "distill": 0.0, "batch_size": 64}
+    facts = final(bench(final_steps=4, **spoiling), tmp_path / "final")[0].facts
+    assert facts.history["fine-tuned"] < facts.history["repaired"] == facts.accuracy
+    facts = trial(bench(brief_steps=4, **spoiling))
+    assert facts.history["repaired"] > facts.history["fine-tuned"] == facts.accuracy
+
+
+# Trials that fail, and requests that come twice.
+
+
+def test_a_candidate_that_keeps_everything_fails_with_its_reason(bench: Bench) -> None:
+    with pytest.raises(TrialError, match="keeps every unit"):
+        trial(bench(), Candidate((16, 16)))
+
+
+@pytest.mark.parametrize("repair", REPAIRS)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_fail_the_trial(
+    bundle: Bundle, splits: Splits, repair: str, value: float
+) -> None:
+    weight = bundle.tensors["conv2.weight"].clone()
+    weight[3, 2, 1, 1] = value
+    broken = replace(bundle, tensors={**bundle.tensors, "conv2.weight": weight})
+    with pytest.raises(TrialError, match=r"NaN or infinite"):
+        trial(Workbench(broken, splits, Recipe(repair=repair)))
+
+
+@pytest.mark.parametrize("repair", REPAIRS[1:])
+def test_images_to_learn_from_that_are_no_numbers_fail_the_trial(
+    bundle: Bundle, splits: Splits, repair: str
+) -> None:
+    images = splits.train.inputs[0].copy()
+    images[7, 0, 4, 4] = math.nan
+    broken = replace(splits, train=Split((images,), splits.train.labels))
+    with pytest.raises(TrialError, match=r"NaN or infinite|has no solution"):
+        trial(Workbench(bundle, broken, Recipe(repair=repair)))
+
+
+def test_a_bundle_that_stands_already_is_left_alone(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "final"
+    final(bench(final_repair="none"), folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    final(bench(), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+# Validation images that the model was trained on.
+
+
+def test_merit_is_accuracy_or_on_carved_images_closeness_to_the_dense_model() -> None:
+    found = Evaluation(
+        accuracy=0.9, accuracy_error=0.0, loss=0.2, divergence=math.log(2), class_accuracy=(), images=1
+    )
+    assert merit(found, carved=False) == 0.9
+    assert merit(found, carved=True) == pytest.approx(0.5)
+    assert merit(replace(found, divergence=0.0), carved=True) == 1
+
+
+def test_a_carved_split_is_judged_on_shifted_images(bundle: Bundle, splits: Splits, tmp_path: Path) -> None:
+    workbench = Workbench(bundle, replace(splits, carved=True), Recipe(final_repair="none", seed=3))
+    outcome, network = final(workbench, tmp_path / "final")
+    judged = shifted(splits.validation, seed=3)
+    reference = logits(bundle.network(), judged)
+    found = evaluate(network, judged, reference_logits=reference)
+    assert outcome.facts.accuracy == found.accuracy
+    assert outcome.facts.divergence == pytest.approx(found.divergence, rel=1e-4)
+    assert workbench.dense()[0].accuracy == evaluate(bundle.network(), judged).accuracy
+    assert found.loss != evaluate(network, splits.validation).loss
+
+
+def test_a_finalist_of_a_carved_split_stays_trained_if_that_brought_it_nearer_to_the_dense_model(
+    bundle: Bundle, splits: Splits
+) -> None:
+    """Judged by wrong labels, what imitates its teacher better is less accurate."""
+    wrong = replace(splits.validation, labels=(splits.validation.labels + 1) % 10)
+    recipe = Recipe(final_repair="none", final_steps=30, learning_rate=0.05, distill=1.0)
+    stays = {}
+    for carved in (True, False):
+        workbench = Workbench(bundle, replace(splits, validation=wrong, carved=carved), recipe)
+        facts = workbench(Request(candidate=HALF, seed=0, final=True)).facts
+        assert facts.history["fine-tuned"] < facts.history["repaired"]
+        stays[carved] = next(stage for stage, found in facts.history.items() if found == facts.accuracy)
+    assert stays == {True: "fine-tuned", False: "repaired"}
