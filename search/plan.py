@@ -195,6 +195,7 @@ def _plan(
     targets = budget_targets(job, space, scorer.cost(kind), dense_ms if kind == "latency_ms" else None)
     execution = probe_execution(bundle.network(), splits.train)
     found = {group.name for group in analyse(bundle.graph).groups}
+    found -= {group.name for group in coupling.groups}  # a layer may be frozen in part, under the same name
     refused = {item.name: item.reason for item in coupling.frozen if item.name in found}
     try:
         evaluation, test = Workbench(bundle, splits, recipe_of(job, refused, execution.value)).dense()

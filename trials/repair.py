@@ -54,6 +54,10 @@ class Layer:
         return self.node.op.startswith("aten.conv2d")
 
     @property
+    def holds_intercept(self) -> bool:
+        return bool(self.bias) or self.norm is not None
+
+    @property
     def changes(self) -> list[str]:
         """The tensors that a repair of this layer writes."""
         mean = "" if self.norm is None or self.bias else self.norm["running_mean"].name
@@ -122,9 +126,9 @@ class Moments:
     y_mean: torch.Tensor
 
     @classmethod
-    def of(cls, x: torch.Tensor, y: torch.Tensor) -> Moments:
-        """From (samples, features) and (samples, outputs)."""
-        x_mean, y_mean = x.mean(0), y.mean(0)
+    def of(cls, x: torch.Tensor, y: torch.Tensor, *, centred: bool = True) -> Moments:
+        """From (samples, features) and (samples, outputs); about zero where no intercept can go."""
+        x_mean, y_mean = x.mean(0) * centred, y.mean(0) * centred
         x, y = x - x_mean, y - y_mean
         return cls((x.T @ x).double() / len(x), (x.T @ y).double() / len(x), x_mean.double(), y_mean.double())
 
@@ -200,7 +204,9 @@ class Calibration:
             layer = by_node.get(node.name)
             if layer is not None:
                 outputs = self.sampled(layer, values[node.name])
-                self.moments[node.name] = Moments.of(self.patches(layer, values), outputs)
+                self.moments[node.name] = Moments.of(
+                    self.patches(layer, values), outputs, centred=layer.holds_intercept
+                )
             if node.name in by_target:
                 layer = by_target[node.name]
                 self.targets[layer.node.name] = self.sampled(layer, values[node.name])
@@ -353,7 +359,7 @@ def sequential(
         if layer.beside:
             beside = values.get(layer.beside) or run_chunks(network, layer.beside, values, calibration.chunks)
         wanted = _wanted(calibration, layer, beside, repaired)
-        moments = Moments.of(calibration.patches(layer, values), wanted)
+        moments = Moments.of(calibration.patches(layer, values), wanted, centred=layer.holds_intercept)
         group = free.get(layer.weight)
         if group is not None and weight[0].numel() <= MAX_FEATURES:
             blocks = _blocks(coupling, layer, group, weight)
