@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 # Tests run beside each other; more threads only make them wait for one another, and change rounding.
 torch.set_num_threads(1)
+
+# Where the suite was started in the background, Ctrl-C is ignored, and programs that it starts inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine makes any example slow; how long one takes is no fault of the code.
 settings.register_profile("prunefront", deadline=None)
