@@ -34,8 +34,8 @@ def per_unit(coupling: Coupling, elements: Callable[[str, int], torch.Tensor | N
 
 
 def _over(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """Sum over every axis but one."""
-    return tensor.sum(dim=[other for other in range(tensor.ndim) if other != axis])
+    """Sum over every axis but one, of which a bias has none."""
+    return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1).sum(1)
 
 
 def l1(coupling: Coupling, tensors: Tensors) -> Scores:

@@ -13,6 +13,7 @@ Optimal Brain Compression, arXiv 2208.11580, section 4.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,55 +55,64 @@ class Layer:
         return self.node.op.startswith("aten.conv2d")
 
     @property
-    def holds_intercept(self) -> bool:
-        return bool(self.bias) or self.norm is not None
+    def intercept(self) -> str:
+        """The tensor that can shift the layer's outputs: its bias, or the mean its norm takes off; or ""."""
+        if self.bias or self.norm is None:
+            return self.bias
+        mean: str = self.norm["running_mean"].name
+        return mean
 
     @property
     def changes(self) -> list[str]:
         """The tensors that a repair of this layer writes."""
-        mean = "" if self.norm is None or self.bias else self.norm["running_mean"].name
-        return [name for name in (self.weight, self.bias, mean) if name]
+        return [name for name in (self.weight, self.intercept) if name]
 
 
 def layers(coupling: Coupling) -> list[Layer]:
-    """The layers to repair, in running order."""
+    """The layers to repair, in running order; one that shares a tensor with another use of it is left out."""
     graph = coupling.graph
+    uses = Counter(name for node in graph.nodes for name in node.tensors)
     consumers = graph.consumers()
-    outputs = {value.name for value in graph.outputs}
-    used = [name for node in graph.nodes for name in node.tensors]
     found = []
     for node in graph.nodes:
-        weight = node.args.get("weight")
+        weight, bias = node.args.get("weight"), node.args.get("bias")
         if not node.op.startswith(("aten.conv2d", "aten.linear")) or not isinstance(weight, Tensor):
             continue
-        if (weight.name, 1) not in coupling.contracted or used.count(weight.name) > 1:
+        if (weight.name, 1) not in coupling.contracted:
             continue
-        norm, tail = None, node.name
-        target, beside = node.name, ""
-        while len(consumers[tail]) == 1 and tail not in outputs:
-            after = consumers[tail][0]
-            if (
-                after.op == "aten.batch_norm.default"
-                and norm is None
-                and all(
-                    isinstance(after[name], Tensor)
-                    for name in ("weight", "bias", "running_mean", "running_var")
-                )
-            ):
-                norm = after
-            elif after.op == "aten.add.Tensor" and len(after.values) == 2 and after.args.get("alpha") == 1:
-                other = next((name for name in after.values if name != tail), tail)
-                if _ready_before(graph, other, node.name):
-                    target, beside = after.name, other
-                break
-            elif after.op != "aten.dropout.default":
-                break
-            tail = after.name
-        bias = node.args.get("bias")
-        found.append(
-            Layer(node, weight.name, bias.name if isinstance(bias, Tensor) else "", norm, target, beside)
-        )
+        bias_name = bias.name if isinstance(bias, Tensor) else ""
+        layer = Layer(node, weight.name, bias_name, *_aim(graph, consumers, node))
+        if all(uses[name] == 1 for name in layer.changes):
+            found.append(layer)
     return found
+
+
+def _aim(graph: Graph, consumers: Mapping[str, list[Node]], layer: Node) -> tuple[Node | None, str, str]:
+    """`norm`, `target` and `beside` of a layer: follow its output for as long as one node alone reads it."""
+    outputs = {value.name for value in graph.outputs}
+    norm, tail = None, layer.name
+    while len(consumers[tail]) == 1 and tail not in outputs:
+        after = consumers[tail][0]
+        if _is_residual_sum(after):
+            other = next((name for name in after.values if name != tail), tail)
+            if _ready_before(graph, other, layer.name):
+                return norm, after.name, other
+            break
+        if norm is None and _is_norm(after):
+            norm = after
+        elif after.op != "aten.dropout.default":
+            break
+        tail = after.name
+    return norm, layer.name, ""
+
+
+def _is_residual_sum(node: Node) -> bool:
+    return node.op == "aten.add.Tensor" and len(node.values) == 2 and node.args.get("alpha") == 1
+
+
+def _is_norm(node: Node) -> bool:
+    parts = ("weight", "bias", "running_mean", "running_var")
+    return node.op == "aten.batch_norm.default" and all(isinstance(node[name], Tensor) for name in parts)
 
 
 def _ready_before(graph: Graph, value: str, layer: str) -> bool:
@@ -118,7 +128,10 @@ def _ready_before(graph: Graph, value: str, layer: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Second moments of a layer's inputs x (features) and wanted outputs y, about their means, in float64."""
+    """Second moments of a layer's inputs x (features) and wanted outputs y, in float64.
+
+    They are about the means where the layer can shift its outputs, else about zero, and the means are zero.
+    """
 
     xx: torch.Tensor
     xy: torch.Tensor
@@ -126,9 +139,9 @@ class Moments:
     y_mean: torch.Tensor
 
     @classmethod
-    def of(cls, x: torch.Tensor, y: torch.Tensor, *, centred: bool = True) -> Moments:
-        """From (samples, features) and (samples, outputs); about zero where no intercept can go."""
-        x_mean, y_mean = x.mean(0) * centred, y.mean(0) * centred
+    def of(cls, x: torch.Tensor, y: torch.Tensor, *, shift: bool = True) -> Moments:
+        """From (samples, features) and (samples, outputs)."""
+        x_mean, y_mean = (values.mean(0) if shift else values.new_zeros(values.shape[1]) for values in (x, y))
         x, y = x - x_mean, y - y_mean
         return cls((x.T @ x).double() / len(x), (x.T @ y).double() / len(x), x_mean.double(), y_mean.double())
 
@@ -203,13 +216,18 @@ class Calibration:
         for node, values in _walk(network, self.chunks):
             layer = by_node.get(node.name)
             if layer is not None:
-                outputs = self.sampled(layer, values[node.name])
-                self.moments[node.name] = Moments.of(
-                    self.patches(layer, values), outputs, centred=layer.holds_intercept
+                self.moments[node.name] = self.regression(
+                    layer, values, self.sampled(layer, values[node.name])
                 )
             if node.name in by_target:
                 layer = by_target[node.name]
                 self.targets[layer.node.name] = self.sampled(layer, values[node.name])
+
+    def regression(
+        self, layer: Layer, values: Mapping[str, Sequence[torch.Tensor]], wanted: torch.Tensor
+    ) -> Moments:
+        """Of what a layer reads and the (samples, outputs) it should give."""
+        return Moments.of(self.patches(layer, values), wanted, shift=bool(layer.intercept))
 
     def sampled(self, layer: Layer, chunks: Sequence[torch.Tensor]) -> torch.Tensor:
         """(samples, outputs) of a value with the layer's output shape."""
@@ -358,8 +376,7 @@ def sequential(
         beside = None
         if layer.beside:
             beside = values.get(layer.beside) or run_chunks(network, layer.beside, values, calibration.chunks)
-        wanted = _wanted(calibration, layer, beside, repaired)
-        moments = Moments.of(calibration.patches(layer, values), wanted, centred=layer.holds_intercept)
+        moments = calibration.regression(layer, values, _wanted(calibration, layer, beside, repaired))
         group = free.get(layer.weight)
         if group is not None and weight[0].numel() <= MAX_FEATURES:
             blocks = _blocks(coupling, layer, group, weight)
@@ -440,6 +457,6 @@ def _refit(tensors: Tensors, layer: Layer, moments: Moments, features: torch.Ten
     weight.copy_(matrix.reshape(weight.shape))
     if layer.bias:
         tensors[layer.bias].copy_(intercept)
-    elif layer.norm is not None:
+    elif layer.intercept:
         # The norm subtracts its running mean from the layer's output: an intercept moves that instead.
-        tensors[layer.norm["running_mean"].name].sub_(intercept.to(weight.dtype))
+        tensors[layer.intercept].sub_(intercept.to(weight.dtype))
