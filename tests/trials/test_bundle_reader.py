@@ -294,7 +294,13 @@ junk = st.one_of(
 
 def mutate(graph: Json, data: st.DataObject) -> None:
     """Change, drop, double or exchange one place, most often in the arguments of a node."""
-    part = graph if data.draw(st.integers(0, 3)) == 0 else [node["args"] for node in graph["nodes"]]
+    nodes = graph.get("nodes")
+    arguments = (
+        [node["args"] for node in nodes if isinstance(node, dict) and node.get("args")]
+        if isinstance(nodes, list)
+        else []
+    )
+    part = arguments if arguments and data.draw(st.integers(0, 3)) else graph
     found = list(places(part))
     container, key = data.draw(st.sampled_from(found))
     match data.draw(st.sampled_from(["junk", "drop", "double", "exchange", "number"])):
