@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hwprofiles.errors import InvariantError, RequestError, nearest
 
@@ -29,9 +30,22 @@ class Axis:
     lowest: int = 1
 
     @property
-    def allowed(self) -> Counts:
-        start = -(-self.lowest // self.step) * self.step
-        return np.unique(np.append(np.arange(start, self.size, self.step, dtype=np.int64), self.size))
+    def allowed(self) -> NDArray[np.int64]:
+        return _allowed(self)
+
+    def round(self, wanted: ArrayLike) -> NDArray[np.int64]:
+        """Round wanted counts to the nearest allowed ones; ties go up."""
+        allowed = _allowed(self)
+        middles = (allowed[1:] + allowed[:-1]) / 2
+        return allowed[np.searchsorted(middles, wanted, side="right")]
+
+
+@cache
+def _allowed(axis: Axis) -> NDArray[np.int64]:
+    start = -(-axis.lowest // axis.step) * axis.step
+    allowed = np.append(np.arange(start, axis.size, axis.step, dtype=np.int64), axis.size)
+    allowed.flags.writeable = False  # shared by all who ask
+    return allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +92,7 @@ class Space:
 
     def round(self, wanted: NDArray[np.float64]) -> Counts:
         """Round (candidates, groups) of wanted counts to the nearest allowed ones; ties go up."""
-        rounded = np.empty(wanted.shape, dtype=np.int64)
-        for column, axis in enumerate(self.axes):
-            allowed = axis.allowed
-            middles = (allowed[1:] + allowed[:-1]) / 2
-            rounded[:, column] = allowed[np.searchsorted(middles, wanted[:, column], side="right")]
-        return rounded
+        return np.stack([axis.round(wanted[:, i]) for i, axis in enumerate(self.axes)], axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,8 +94,10 @@ class AmcController:
         state = self._features.shape[1] + 4
         self._actor = _network(state, self._generator)
         self._critic = _network(state + 1, self._generator)
-        self._actor_optimizer = torch.optim.Adam(self._actor.parameters(), LEARNING_RATE)
-        self._critic_optimizer = torch.optim.Adam(self._critic.parameters(), LEARNING_RATE, weight_decay=1e-4)
+        self._actor_optimizer = torch.optim.Adam(self._actor.parameters(), LEARNING_RATE, fused=True)
+        self._critic_optimizer = torch.optim.Adam(
+            self._critic.parameters(), LEARNING_RATE, weight_decay=1e-4, fused=True
+        )
 
         self._walks: list[Tensor] = []  # the replay, a trial each: (groups, state)
         self._keeps: list[Tensor] = []  # (groups,)
@@ -133,7 +135,7 @@ class AmcController:
                 keep = self._act(state, self._lowest[group]).item()
             wanted[group] = np.clip(keep * noise[group] * size, 1, size)
             # A measured table knows the costs of allowed counts alone.
-            counts[group] = self._space.round(wanted[None])[0, group]
+            counts[group] = self._space.axes[group].round(wanted[group])
         return wanted
 
     def _states(self, groups: Counts, counts: Counts, target: float) -> Tensor:
