@@ -23,6 +23,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from hwprofiles.errors import BundleError, RequestError, UnsupportedOpError
 from trials.graph import Arg, Batch, Dtype, Graph, Input, Node, Tensor, TensorSpec, Value
@@ -33,6 +34,8 @@ from trials.oprules import RULES, rule_of
 FORMAT = 1
 MAX_GRAPH_BYTES = 256 * 2**20
 MAX_WEIGHT_BYTES = 16 * 2**30
+TOLERANCE = 1e-4
+"""By how much an exported model may differ from the user's, relative to its largest output."""
 _DROPPED_ARGUMENTS = {"device", "layout", "pin_memory", "memory_format", "non_blocking", "copy"}
 _SAFETENSORS_DTYPES = {
     "F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
@@ -227,37 +230,99 @@ def file_sha256(path: Path) -> str:
 def export_model(model: nn.Module, inputs: Sequence[Input]) -> Bundle:
     """Turn a model into a bundle with `torch.export`. Its mode and tensors stay as they are.
 
-    It is exported in training mode, so that dropout and batch norm keep both of their behaviours.
+    It is exported in training mode, so that dropout and batch norm keep both of their behaviours, and then
+    compared with the model in eval mode, on random inputs.
 
     Raises:
         UnsupportedOpError: an op without a rule.
-        RequestError: the model cannot be exported with a dynamic batch; torch.export's reason is quoted.
+        RequestError: the model cannot be exported with a dynamic batch, torch.export's reason is quoted; or
+            the bundle computes something else than the model does in eval mode.
     """
-    examples = tuple(_example(item) for item in inputs)
+    generator = torch.Generator().manual_seed(0)
+    examples = tuple(_example(item, generator) for item in inputs)
+    name = type(model).__name__
+    with _left_alone(model):
+        model.eval()
+        wanted, again = _tensors(model(*examples)), _tensors(model(*examples))
+        model.train()
+        program = _exported(model, examples)
+    bundle = _Exporter(program, inputs).bundle()
+    trace(bundle.graph)
+    if not _alike(again, wanted):
+        raise RequestError(
+            f"{name} gives other outputs at each call in eval mode, so a random op in it stays on, such as "
+            "F.dropout without training=self.training; pass that, or use nn.Dropout"
+        )
+    if not _alike(_tensors(bundle.network().eval()(*examples)), wanted):
+        raise RequestError(
+            f"{name} as exported computes something else than {name} in eval mode; its forward most likely "
+            "branches on self.training: leave what differs between the modes to nn.Dropout and batch norms"
+        )
+    return bundle
+
+
+def _exported(model: nn.Module, examples: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
+    """The model as a program of ATen ops, axis 0 of each input free."""
     batch = torch.export.Dim("batch", min=1, max=2**16)
-    modes = {module: module.training for module in model.modules()}
-    model.train()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, examples, dynamic_shapes=tuple({0: batch} for _ in inputs))
+            return torch.export.export(
+                model, tuple(examples), dynamic_shapes=tuple({0: batch} for _ in examples)
+            )
     except Exception as error:  # whatever the user's code or the exporter raises is the user's to see
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise RequestError(
             f"torch.export cannot export {type(model).__name__} with a dynamic batch: {first[:300]}"
         ) from error
+
+
+def _example(item: Input, generator: torch.Generator) -> torch.Tensor:
+    """A batch of two: floats from 0 to 1, as pixels are, or integers below the input's `high`."""
+    shape, dtype = (2, *item.shape), getattr(torch, item.dtype)
+    if dtype.is_floating_point:
+        return torch.rand(shape, generator=generator).to(dtype)
+    return torch.randint(item.high, shape, generator=generator).to(dtype)
+
+
+@contextmanager
+def _left_alone(model: nn.Module) -> Iterator[None]:
+    """Let the model run and change its mode; modes, buffers and torch's random state come back."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = {
+        (module, name): (buffer, buffer.clone())
+        for module in modes
+        for name, buffer in module.named_buffers(recurse=False)
+    }
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         for module, training in modes.items():
             module.training = training
-    bundle = _Exporter(program, inputs).bundle()
-    trace(bundle.graph)
-    return bundle
+        for (module, name), (buffer, value) in buffers.items():
+            module._buffers[name] = buffer.copy_(value)
 
 
-def _example(item: Input) -> torch.Tensor:
-    shape = (2, *item.shape)
-    dtype = getattr(torch, item.dtype)
-    return torch.rand(shape).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+def _tensors(result: object) -> list[torch.Tensor]:
+    """The tensors that a model returns, in the order in which torch.export lists them."""
+    return [leaf.detach() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+
+def _alike(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> bool:
+    """Whether the same tensors, up to rounding: `TOLERANCE` of the largest finite number of each."""
+    if [tensor.shape for tensor in found] != [tensor.shape for tensor in wanted]:
+        return False
+    return all(
+        torch.allclose(
+            one.double(),
+            other.double(),
+            rtol=0.0,
+            atol=TOLERANCE * float(other.double().nan_to_num(0.0, 0.0, 0.0).abs().max()),
+            equal_nan=True,
+        )
+        for one, other in zip(found, wanted, strict=True)
+    )
 
 
 class _Exporter:

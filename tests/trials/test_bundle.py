@@ -97,6 +97,30 @@ def test_export_leaves_the_mode_and_the_tensors_of_the_model_alone() -> None:
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
+class Random(nn.Module):
+    """Random numbers in eval mode too, and a buffer that counts the calls."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1.0
+        return F.dropout(x)
+
+
+def test_a_refused_export_leaves_buffers_and_random_numbers_alone() -> None:
+    model = Random()
+    held, random_state = model.calls, torch.get_rng_state()
+    with pytest.raises(RequestError):
+        export_images(model, 3, 4, 4)
+    assert model.calls is held
+    assert held == 0
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
 def test_frozen_parameters_stay_frozen() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     model[0].weight.requires_grad_(False)
@@ -173,6 +197,46 @@ class Counter(nn.Module):
 class FixedBatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.view(2, -1)
+
+
+class TrainingBranch(nn.Module):
+    """Doubles its output in eval mode only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out if self.training else out * 2
+
+
+class TrainingOutputs(nn.Module):
+    """Has a second output in training mode, as networks with an auxiliary head do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        out: Tensor = self.conv(x)
+        return (out, out.relu()) if self.training else out
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (TrainingBranch(), "branches on self.training"),
+        (TrainingOutputs(), "branches on self.training"),
+        (Module(lambda x: F.dropout(x, 0.5)), "a random op in it stays on"),
+    ],
+    ids=["another formula", "another number of outputs", "dropout that is always on"],
+)
+def test_a_model_that_is_another_one_in_eval_mode_is_refused_with_the_cause(
+    model: nn.Module, words: str
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        export_images(model, 3, 4, 4)
 
 
 @pytest.mark.parametrize(
