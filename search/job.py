@@ -272,6 +272,7 @@ class Search(_Table):
     repair: Repair = "least_squares"
     final_repair: Repair = "sequential"
     validation_images: CountOrZero = 0
+    execution: Literal["auto", "float32", "channels_last", "bfloat16"] = "auto"
     round_to: CountOrZero = 0
     finalists: Count = 4
 

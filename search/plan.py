@@ -45,8 +45,9 @@ class Plan:
     """What is decided before the first trial and never changes after; stored with the job.
 
     `in_flight`: the controller is asked for trial n once exactly the trials up to n - in_flight have been
-    told to it, whatever finished when, so a search does not depend on timing. `targets` are in the unit of
-    the budget; `dense_ms` is measured.
+    told to it, whatever finished when, so a search does not depend on timing. `execution` is how torch
+    computes accuracies; unless the job says so, what was fastest here. The same seed gives the same candidates
+    where both are the same. `targets` are in the unit of the budget; `dense_ms` is measured.
     """
 
     bundle_sha256: str
@@ -193,19 +194,21 @@ def _plan(
     dense_ms = dense_latency_ms(profile)
     kind = job.budget.kind
     targets = budget_targets(job, space, scorer.cost(kind), dense_ms if kind == "latency_ms" else None)
-    execution = probe_execution(bundle.network(), splits.train)
+    execution = job.search.execution
+    if execution == "auto":
+        execution = probe_execution(bundle.network(), splits.train).value
     found = {group.name for group in analyse(bundle.graph).groups}
     found -= {group.name for group in coupling.groups}  # a layer may be frozen in part, under the same name
     refused = {item.name: item.reason for item in coupling.frozen if item.name in found}
     try:
-        evaluation, test = Workbench(bundle, splits, recipe_of(job, refused, execution.value)).dense()
+        evaluation, test = Workbench(bundle, splits, recipe_of(job, refused, execution)).dense()
     except TrialError as error:
         raise RequestError(f"the dense model: {error}; check its checkpoint and [data] normalize") from None
     return Plan(
         bundle_sha256=bundle.sha256,
         profile_sha256=profile_sha256,
         frozen=refused,
-        execution=execution.value,
+        execution=execution,
         in_flight=2 * job.search.workers,
         targets=targets,
         dense_ms=dense_ms,

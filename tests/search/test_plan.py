@@ -89,6 +89,15 @@ def test_a_planned_job_whose_profile_is_of_another_device_is_refused(
         prepare(job, place, prepared.plan.to_json(), Silent())
 
 
+def test_a_job_may_say_how_torch_computes(prepared: Prepared, place: Place) -> None:
+    search = prepared.job.search
+    assert search.execution == "auto"
+    for execution in ("float32", "channels_last"):
+        job = prepared.job.model_copy(update={"search": search.model_copy(update={"execution": execution})})
+        again = prepare(job, place, {}, Silent())
+        assert again.plan.execution == again.recipe.execution == execution
+
+
 class MeasuredError(Exception):
     """A profile was about to be measured."""
 
