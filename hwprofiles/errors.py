@@ -20,7 +20,10 @@ from collections.abc import Iterable
 
 
 class PrunefrontError(Exception):
-    """Root of the tree; never raised itself."""
+    """Root of the tree; never raised itself. Its message is one line, whatever it quotes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class RequestError(PrunefrontError):
@@ -53,6 +56,11 @@ class TransientError(PrunefrontError):
 
 class InvariantError(PrunefrontError):
     """Something that only a bug can break is broken."""
+
+
+def one_line(text: str) -> str:
+    """Return a text with a space in place of each line break and of the indentation after it."""
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def nearest(wanted: str, allowed: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ from trials import data, graph
 
 FORMAT_VERSION = 1
 """Of the JSON that the store holds; the job file itself has no version."""
+
+NESTED = "lists or tables lie in one another too deep to be a job; mend that first"
 
 # What a key may hold; the description is what a message says is allowed.
 Count = Annotated[int, Field(ge=1, description="an integer of 1 or more")]
@@ -323,7 +326,7 @@ class Job(_JobFile):
         name = written.name or _default_name(folder.name if path.stem == "job" else path.stem)
         job = cls.model_validate({**dict(written), "name": name, "folder": folder})
         for key, file in job._files():
-            if not (folder / file).exists():
+            if not os.path.exists(folder / file):  # unlike Path.exists, False for a name that is too long
                 given = f"{key} = {json.dumps(file, ensure_ascii=False)}"
                 raise RequestError(f"{path}: {given} does not exist; {_beside(folder / file)}")
         return job
@@ -377,14 +380,18 @@ class Job(_JobFile):
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise RequestError(f"{path} is a folder; name the job file in it, such as {path / 'job.toml'}")
-    if not path.exists():
+    if not os.path.exists(path):
         raise RequestError(f"the job file {path} does not exist; {_beside(path)}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise RequestError(f"the job file {path} cannot be read: {error.strerror}; mend that first") from None
+    except ValueError as error:
         raise RequestError(f"{path} is not valid TOML: {error}; mend that place first") from None
+    except RecursionError:
+        raise RequestError(f"{path}: {NESTED}") from None
 
 
 def _default_name(text: str) -> str:
@@ -393,7 +400,7 @@ def _default_name(text: str) -> str:
 
 def _beside(path: Path) -> str:
     """Name the nearest thing to a missing path."""
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"there is no folder {path.parent}"
     names = [each.name for each in path.parent.iterdir()]
     return nearest(path.name, names) if names else f"the folder {path.parent} is empty"
@@ -413,6 +420,8 @@ def _sentence(table: type[_Table], problem: ErrorDetails) -> str:
             return f"{key} is missing; allowed: {allowed}"
         case "value_error":
             return f"{key or 'the job'} {problem['ctx']['error']}"
+        case "json_invalid":  # of what was valid TOML, only how deep it goes
+            return NESTED
         case "literal_error":
             return f"{given} is none of {allowed}; {nearest(str(problem['input']), options)}"
         case _:

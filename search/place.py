@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwprofiles.errors import TransientError
+from hwprofiles.errors import RequestError, TransientError
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,21 @@ class Place:
         """Make the folder and keep other processes off it; a process that dies lets go by that.
 
         Raises:
+            RequestError: something else goes by the job's name there, or the folder cannot be made.
             TransientError: another process works on this job.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.job.startswith(self.store.name):  # SQLite names its own files after the store's
+            raise RequestError(
+                f"no job can be called {self.job!r}: {self.runs} keeps its store under that name; run it "
+                "under another name with --name"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(
+                f"the folder {self.folder} of job {self.job!r} cannot be made: {error.strerror}; run it "
+                "under another name with --name, or move away what is in its place"
+            ) from None
         handle = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

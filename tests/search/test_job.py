@@ -291,6 +291,29 @@ def test_a_file_that_is_not_toml_is_refused_with_the_place(folder: Path) -> None
         load(folder, "[model]\nfactory = resnet\n")
 
 
+@pytest.mark.parametrize("depth", [250, 2000])
+def test_lists_in_lists_without_end_are_refused(folder: Path, depth: int) -> None:
+    """TOML's own reader gives up at one depth, the check of the keys at another."""
+    sentence = refusal(folder, f"x = {'[' * depth}{']' * depth}")
+    assert sentence == "lists or tables lie in one another too deep to be a job; mend that first"
+
+
+def test_a_number_of_too_many_digits_is_refused(folder: Path) -> None:
+    with pytest.raises(RequestError, match=r"job\.toml is not valid TOML: Exceeds the limit"):
+        load(folder, f"x = {'1' * 5000}")
+
+
+def test_a_file_name_that_no_system_takes_is_a_file_that_is_not_there(folder: Path) -> None:
+    sentence = refusal(folder, job_with("data", f'test = "{"x" * 300}"'))
+    assert "does not exist; did you mean" in sentence or "does not exist; allowed" in sentence
+
+
+def test_a_job_file_that_may_not_be_read_is_named(folder: Path) -> None:
+    (folder / "job.toml").symlink_to("/proc/self/mem")
+    with pytest.raises(RequestError, match=r"job\.toml cannot be read: Input/output error"):
+        Job.load(folder / "job.toml")
+
+
 def test_a_missing_job_file_or_a_folder_in_its_place_is_named(folder: Path) -> None:
     load(folder, JOB)
     with pytest.raises(RequestError, match=r"jobs\.toml does not exist; did you mean 'job\.toml'"):

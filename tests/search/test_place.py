@@ -1,0 +1,32 @@
+"""Where a run lies: names that a job cannot have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwprofiles.errors import RequestError
+from search.place import Place
+
+
+@pytest.mark.parametrize("name", ["prunefront.db", "prunefront.db-wal"])
+def test_a_job_cannot_go_by_the_name_of_the_store(name: str, tmp_path: Path) -> None:
+    with (
+        pytest.raises(
+            RequestError, match=f"no job can be called '{name}': .* under another name with --name"
+        ),
+        Place(tmp_path, name).lock(),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_cannot_go_by_the_name_of_a_file_that_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    with (
+        pytest.raises(RequestError, match="of job 'notes' cannot be made: File exists; run it under another"),
+        Place(tmp_path, "notes").lock(),
+    ):
+        pass
+    assert (tmp_path / "notes").read_text() == "mine"
