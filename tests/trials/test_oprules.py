@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from tests.bundles import export_images
 from trials.bundle import Bundle
 from trials.graph import Batch, Node
 from trials.groups import analyse, trace
+from trials.onnx_file import write_onnx
 from trials.oprules import RULES, rule_of
-from trials.proof import prove
+from trials.proof import TOLERANCE, largest_difference, prove
 from trials.prune import prune
 
 Body = Callable[["Line", Tensor], Tensor]
@@ -129,8 +131,8 @@ IMAGES: dict[str, Body] = {
     "aten.unflatten.int": lambda m, x: x.unflatten(1, (4, 2)),
     "aten.permute.default": lambda m, x: x.permute(0, 2, 3, 1),
     "aten.transpose.int": lambda m, x: x.transpose(1, -1),
-    "aten.squeeze.dim": lambda m, x: x.mean(2, keepdim=True).squeeze(2),
-    "aten.squeeze.dims": lambda m, x: x.mean((2, 3), keepdim=True).squeeze((2, 3)),
+    "aten.squeeze.dim": lambda m, x: x.mean(2, keepdim=True).squeeze(2).squeeze(1).transpose(1, 2),
+    "aten.squeeze.dims": lambda m, x: x.mean((2, 3), keepdim=True).squeeze((-1, 2, 1)),
     "aten.unsqueeze.default": lambda m, x: x.unsqueeze(-1),
     "aten.expand.default": lambda m, x: x.mean((2, 3), keepdim=True).expand(-1, 8, 4, 4),
     "aten.repeat.default": lambda m, x: x.repeat(1, 2, 1, 3),
@@ -233,6 +235,27 @@ def test_literals_follow_the_units_that_stay(
 ) -> None:
     node = pruned(op, op, kept)
     assert (node.op, node[argument]) == (op, literal)
+
+
+@pytest.mark.parametrize(
+    ("op", "ops", "dims"),
+    [
+        ("aten.squeeze.dim", ["aten.squeeze.dims", "aten.alias.default"], [(2,)]),
+        ("aten.squeeze.dims", ["aten.squeeze.dims"], [(2, 3)]),
+    ],
+)
+def test_an_axis_that_is_left_with_one_unit_is_not_squeezed_away(
+    op: str, ops: list[str], dims: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    bundle = line(IMAGES[op], False)
+    coupling = analyse(bundle.graph)
+    one = {"front": np.array([3])}
+    assert largest_difference(coupling, bundle.tensors, one, seed=0) <= TOLERANCE
+    graph, tensors = prune(coupling, bundle.tensors, one)
+    squeezes = [node for node in graph.nodes if node.op in ops]
+    assert [node.op for node in squeezes] == ops
+    assert [node["dim"] for node in squeezes if "dim" in node.args] == dims
+    write_onnx(graph, tensors, tmp_path / "one.onnx")
 
 
 def test_a_depthwise_convolution_has_as_many_groups_as_units_stay() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from hwprofiles.errors import UnsupportedOpError, nearest
 from trials.oprules import movement as move
 from trials.oprules.contractions import Attention, Conv2d, Embedding, Linear, Matmul
-from trials.oprules.movement import Item, Move, Pad, Pick, Range, Reshape, Slice, Split
+from trials.oprules.movement import Item, Move, Pad, Pick, Range, Reshape, Slice, Split, Squeeze
 from trials.oprules.pointwise import (
     AdaptiveMaxPool2d,
     AdaptivePool2d,
@@ -75,8 +75,8 @@ RULES: dict[str, Rule] = {
     "aten.flatten.using_ints": Move(move.flatten),
     "aten.permute.default": Move(np.transpose, costs="transpose"),
     "aten.transpose.int": Move(np.swapaxes, costs="transpose"),
-    "aten.squeeze.dim": Move(move.squeeze),
-    "aten.squeeze.dims": Move(move.squeeze),
+    "aten.squeeze.dim": Squeeze(move.squeeze),
+    "aten.squeeze.dims": Squeeze(move.squeeze),
     "aten.unsqueeze.default": Move(np.expand_dims),
     "aten.repeat.default": Move(move.repeat, costs="repeat"),
     "aten.cat.default": Move(move.concatenate, costs="cat"),

@@ -66,6 +66,19 @@ class Reshape(Move):
         return with_args(node, **{self.sized: tuple(resized)})
 
 
+class Squeeze(Move):
+    """Only axes of size 1 in the dense value go; one that pruning brings to size 1 stays."""
+
+    def resize(self, node: Node, sizes: Sizes) -> Node:
+        if not isinstance(node["self"], Value):
+            return node
+        read, dims = node["self"].name, _dims(node["dim"], sizes.rank(node["self"].name))
+        dropped = tuple(dim for dim in dims if len(sizes.mask(read, dim)) == 1)
+        if not dropped:
+            return replace(node, op="aten.alias.default", args={"self": node["self"]})
+        return replace(node, op="aten.squeeze.dims", args={"self": node["self"], "dim": dropped})
+
+
 class Slice(Move):
     def rigid(self, node: Node, rank: int) -> list[int]:
         return [] if node["step"] == 1 else [node["dim"] % rank]
@@ -205,8 +218,12 @@ def unflatten(x: LabelArray, dim: int, sizes: tuple[int, ...]) -> LabelArray:
 
 
 def squeeze(x: LabelArray, dim: int | tuple[int, ...]) -> LabelArray:
-    dims = {d % x.ndim for d in (dim if isinstance(dim, tuple) else (dim,))}
-    return x.squeeze(tuple(d for d in dims if x.shape[d] == 1))
+    return x.squeeze(tuple(d for d in _dims(dim, x.ndim) if x.shape[d] == 1))
+
+
+def _dims(dim: int | tuple[int, ...], rank: int) -> list[int]:
+    """One axis or several as axes counted from the front, ascending."""
+    return sorted({d % rank for d in (dim if isinstance(dim, tuple) else (dim,))})
 
 
 def expand(x: LabelArray, size: tuple[int, ...], implicit: bool = False) -> LabelArray:
