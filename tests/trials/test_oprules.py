@@ -23,6 +23,7 @@ from trials.graph import Batch, Node
 from trials.groups import analyse, trace
 from trials.onnx_file import write_onnx
 from trials.oprules import RULES, rule_of
+from trials.oprules.movement import Move, squeeze
 from trials.proof import TOLERANCE, largest_difference, prove
 from trials.prune import prune
 
@@ -256,6 +257,13 @@ def test_an_axis_that_is_left_with_one_unit_is_not_squeezed_away(
     assert [node.op for node in squeezes] == ops
     assert [node["dim"] for node in squeezes if "dim" in node.args] == dims
     write_onnx(graph, tensors, tmp_path / "one.onnx")
+
+
+def test_a_rule_that_is_wrong_for_one_unit_alone_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = line(IMAGES["aten.squeeze.dim"], False)
+    monkeypatch.setitem(RULES, "aten.squeeze.dim", Move(squeeze))
+    assert [group.name for group in analyse(bundle.graph).groups] == ["front"]
+    assert not prove(analyse(bundle.graph), bundle.tensors).groups
 
 
 def test_a_depthwise_convolution_has_as_many_groups_as_units_stay() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hwprofiles.errors import RequestError
+from tests import models
 from tests.bundles import coupled, export_images, exported
 from tests.models import MODELS, example_input
 from trials.groups import Coupling, Kept, analyse
@@ -160,6 +161,14 @@ def test_a_wrong_coupling_is_caught_and_its_group_frozen(
     assert "not the same as masking" in refused[group]
     others = {item.name for item in coupled(name).groups} - {group}
     assert not others & set(refused)
+
+
+def test_a_norm_that_starts_at_zero_hides_no_wrong_coupling() -> None:
+    model = models.build("resnet_pad")
+    torch.nn.init.zeros_(model.get_parameter("layer1.0.bn2.weight"))
+    tensors = export_images(model, 3, 16, 16).tensors
+    wrong = shifted(coupled("resnet_pad"), "layer1.0.bn1.weight", 0, "layer1.0.conv1")
+    assert "layer1.0.conv1" not in {group.name for group in prove(wrong, tensors).groups}
 
 
 def test_a_pruned_model_that_does_not_run_is_a_failed_proof() -> None:
