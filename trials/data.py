@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from hwprofiles.errors import RequestError, nearest
@@ -163,6 +164,11 @@ def load(spec: DataSpec, base: Path, seed: int) -> Splits:
     carved = validation is None
     if validation is None:
         kept, taken = stratified(train.labels, CARVED_FRACTION, seed)
+        if not len(kept):
+            raise RequestError(
+                f"[data] train has {len(train)} examples of {len(taken)} classes: when one of each steers "
+                "the search, none is left to train on; name a split of its own in [data] validation"
+            )
         train, validation = train.take(kept), train.take(taken)
         warnings.append(
             f"no validation split: {len(taken)} training examples steer the search, and the model may have "
@@ -219,18 +225,21 @@ def _as_model_input(values: Array) -> Array:
 
 def _checked(inputs: tuple[Array, ...], labels: Array, normalize: Normalize | None, name: str) -> Split:
     """Refuse what no classifier can learn from; store the rest as it is read."""
-    for values in inputs:
-        if len(values) != len(labels):
-            raise RequestError(
-                f"[data] {name} has {len(values)} inputs but {len(labels)} labels; store one each"
-            )
-        if values.dtype.kind not in "fiub":
-            raise RequestError(f"[data] {name} has inputs of type {values.dtype}; allowed: numbers")
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise RequestError(
             f"[data] {name} has labels of type {labels.dtype} and shape {labels.shape}; "
             "allowed: one integer class per example"
         )
+    if not inputs:
+        raise RequestError(f"[data] {name} has labels but no inputs; give at least one array of them")
+    for number, values in enumerate(inputs, start=1):
+        if values.dtype.kind not in "fiub":
+            raise RequestError(f"[data] {name} has inputs of type {values.dtype}; allowed: numbers")
+        if values.shape[:1] != labels.shape:
+            raise RequestError(
+                f"[data] {name} has {len(labels)} labels but its input {number} of {len(inputs)} has shape "
+                f"{values.shape}; store one row per label"
+            )
     if not len(labels):
         raise RequestError(f"[data] {name} is empty; name a file with examples in it")
     for label in (labels.min(), labels.max()):
@@ -241,16 +250,25 @@ def _checked(inputs: tuple[Array, ...], labels: Array, normalize: Normalize | No
             f"[data] {name} has examples of class {labels[0]} only, which any constant answer gets right; "
             "shuffle the file or widen its rows"
         )
-    for values in inputs:
+    arrays = tuple(np.ascontiguousarray(_single(values)) for values in inputs)
+    for values in arrays:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0])
-            raise RequestError(f"[data] {name} has a NaN or infinite input in row {row}; clean the data")
+            raise RequestError(
+                f"[data] {name} has a NaN or infinite input in row {row}, as float32, which ends at 3.4e38; "
+                "clean the data"
+            )
     if normalize is not None:
-        _check_normalize(normalize, inputs[0])
-    # Doubles would take twice the memory and be cut to float32 in every batch.
-    singles = (values.astype(np.float32) if values.dtype == np.float64 else values for values in inputs)
-    arrays = tuple(np.ascontiguousarray(values) for values in singles)
+        _check_normalize(normalize, arrays[0])
     return Split(arrays, np.ascontiguousarray(labels, dtype=np.int64), normalize)
+
+
+def _single(values: Array) -> Array:
+    """Cut doubles to float32: they would take twice the memory and be cut in every batch."""
+    if values.dtype.kind != "f" or values.dtype.itemsize <= 4:
+        return values
+    with np.errstate(over="ignore"):  # what becomes infinite by that is refused by its row
+        return values.astype(np.float32)
 
 
 def _check_normalize(normalize: Normalize, values: Array) -> None:
@@ -260,8 +278,14 @@ def _check_normalize(normalize: Normalize, values: Array) -> None:
             f"[data] normalize has {len(normalize.mean)} means and {len(normalize.std)} deviations "
             f"but the input has {channels} channels; give one of each per channel"
         )
-    if min(normalize.std) <= 0:
-        raise RequestError(f"[data] normalize has the deviation {min(normalize.std)}; it must be above 0")
+    with np.errstate(over="ignore", under="ignore"):
+        mean, std = (np.array(numbers, dtype=np.float32) for numbers in (normalize.mean, normalize.std))
+    if not np.isfinite(mean).all():
+        raise RequestError(f"[data] normalize has the means {normalize.mean}; allowed: finite in float32")
+    if not (np.isfinite(std) & (std > 0)).all():
+        raise RequestError(
+            f"[data] normalize has the deviations {normalize.std}; allowed: finite and above 0 in float32"
+        )
     if values.dtype.kind != "f" and values.dtype != np.uint8:
         raise RequestError(f"[data] normalize is for images and floats, but the input holds {values.dtype}")
 
@@ -308,7 +332,13 @@ def _from_factory(spec: DataSpec, base: Path) -> dict[str, Examples]:
                 "return a tuple of arrays in the order of [[model.inputs]]"
             )
         several = inputs if isinstance(inputs, tuple) else (inputs,)
-        splits[name] = tuple(np.asarray(values) for values in several), np.asarray(labels)
+        try:
+            splits[name] = tuple(np.asarray(values) for values in several), np.asarray(labels)
+        except Exception as error:  # tensors and data frames have reasons of their own
+            raise RequestError(
+                f"[data] factory {spec.factory!r} returned {name} examples that make no arrays ({error}); "
+                "return NumPy arrays with one row per example, and several inputs as a tuple"
+            ) from None
     return splits
 
 
@@ -346,12 +376,16 @@ def _from_files(spec: DataSpec, base: Path) -> tuple[dict[str, Examples], tuple[
 def _read_npz(path: Path, select: Select) -> tuple[Examples, tuple[str, ...]]:
     """Arrays by name: `y` holds the labels, every other one is an input, in the file's order."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
+            arrays = {name: np.asarray(archive[name]) for name in archive.files}
+    except Exception as error:  # archives and array headers break in many ways, each with a class of its own
+        reason = str(error) or type(error).__name__
         raise RequestError(
-            f"{path.name} cannot be read as npz ({error}); write it with numpy.savez"
+            f"{path.name} cannot be read as npz ({reason}); write it with numpy.savez"
         ) from None
+    for name, values in arrays.items():
+        if not values.ndim:
+            raise RequestError(f"{path.name} holds no rows as {name!r}; store one row per example")
     labels = arrays.pop("y", None)
     if labels is None or not arrays:
         raise RequestError(f"{path.name} holds {sorted(arrays)}; it needs inputs (x) and labels (y)")
@@ -367,7 +401,7 @@ def _read_parquet(path: Path, select: Select) -> tuple[Examples, tuple[str, ...]
 
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise RequestError(f"{path.name} cannot be read as Parquet ({error})") from None
     columns = dict(zip(table.column_names, table.schema.types, strict=True))
     lists = [
@@ -377,6 +411,11 @@ def _read_parquet(path: Path, select: Select) -> tuple[Examples, tuple[str, ...]
         raise RequestError(
             f"{path.name} has the columns {list(columns)}; it needs 'label' and 'image' (encoded bytes), "
             "or 'label' and columns of lists"
+        )
+    if columns.get("image", pa.binary()) not in (pa.binary(), pa.large_binary()):
+        raise RequestError(
+            f"{path.name} has a column 'image' of type {columns['image']}; allowed: binary, the bytes of "
+            "image files"
         )
     rows = select(table.num_rows)
     table = table.slice(rows.start, rows.stop - rows.start)
@@ -400,6 +439,8 @@ def _list_column(column: Any, name: str, path: Path) -> Array:
 
 def _read_folder(path: Path, select: Select) -> tuple[Examples, tuple[str, ...]]:
     """One folder per class, in the order of their names; every file in it is an image."""
+    if not path.is_dir():
+        raise RequestError(f"{path} is a file; name a folder that holds one folder of images per class")
     classes = sorted(folder.name for folder in path.iterdir() if folder.is_dir())
     files = [
         (label, file)
@@ -417,7 +458,7 @@ def _read_folder(path: Path, select: Select) -> tuple[Examples, tuple[str, ...]]
 
 def _decode(sources: Iterator[tuple[str, Any]], count: int) -> NDArray[np.uint8]:
     """Decode images into (count, channels, height, width); grey stays one channel, all else becomes RGB."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     pixels: NDArray[np.uint8] | None = None
     mode = ""
@@ -426,7 +467,7 @@ def _decode(sources: Iterator[tuple[str, Any]], count: int) -> NDArray[np.uint8]
             with Image.open(source) as image:
                 mode = mode or ("L" if image.mode in ("L", "1") else "RGB")
                 values = np.asarray(image.convert(mode)).reshape(image.height, image.width, -1)
-        except (UnidentifiedImageError, OSError) as error:
+        except Exception as error:  # Pillow has a class for each format's way to be damaged
             raise RequestError(
                 f"{where} is no image that can be read ({error}); remove or replace it"
             ) from None

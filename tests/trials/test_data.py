@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,34 @@ LABELS = np.arange(20) % 4
 def npz(path: Path, **arrays: Any) -> DataSpec:
     np.savez(path / "train.npz", **arrays)
     return DataSpec("npz", SplitSpec("train.npz"))
+
+
+def npy_of(values: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values)
+    return stream.getvalue()
+
+
+def zipped(arrays: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in arrays.items():
+            archive.writestr(f"{name}.npy", content)
+    return stream.getvalue()
+
+
+def good(path: Path) -> bytes:
+    npz(path, x=PIXELS, y=LABELS)
+    return (path / "train.npz").read_bytes()
+
+
+def bytes_as_npz(path: Path, content: bytes) -> DataSpec:
+    (path / "train.npz").write_bytes(content)
+    return DataSpec("npz", SplitSpec("train.npz"))
+
+
+def npz_normalized(path: Path, normalize: Normalize) -> DataSpec:
+    return DataSpec("npz", npz(path, x=PIXELS, y=LABELS).train, normalize=normalize)
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -200,7 +229,54 @@ REFUSALS: dict[str, tuple[Callable[[Path], DataSpec], str]] = {
     "unknown source": (lambda path: DataSpec("digit"), "did you mean 'digits'"),
     "missing file": (lambda path: DataSpec("npz", SplitSpec("no.npz")), "no.npz.* is not there"),
     "no labels": (lambda path: npz(path, x=PIXELS), "needs inputs .* and labels"),
-    "one label too few": (lambda path: npz(path, x=PIXELS, y=LABELS[1:]), "20 inputs but 19 labels"),
+    "one label too few": (
+        lambda path: npz(path, x=PIXELS, y=LABELS[1:]),
+        r"19 labels but its input 1 of 1 has shape \(20, 3, 4, 4\)",
+    ),
+    "inputs of different lengths": (
+        lambda path: npz(path, x=PIXELS, mask=LABELS[1:], y=LABELS),
+        r"20 labels but its input 2 of 2 has shape \(19,\)",
+    ),
+    "one input for all": (lambda path: npz(path, x=np.float32(1), y=LABELS), "holds no rows as 'x'"),
+    "one label for all": (lambda path: npz(path, x=PIXELS, y=1), "holds no rows as 'y'"),
+    "an array alone": (
+        lambda path: bytes_as_npz(path, npy_of(PIXELS)),
+        r"cannot be read as npz \(File is not a zip file\)",
+    ),
+    "an empty file": (lambda path: bytes_as_npz(path, b""), "cannot be read as npz"),
+    "half a file": (lambda path: bytes_as_npz(path, good(path)[:1500]), "cannot be read as npz"),
+    "a changed byte": (
+        lambda path: bytes_as_npz(path, good(path).replace(b"NUMPY", b"MUMPY", 1)),
+        "cannot be read as npz .*CRC",
+    ),
+    "an array that is text": (
+        lambda path: bytes_as_npz(path, zipped({"x": b"twenty images", "y": b""})),
+        "holds no rows as 'x'",
+    ),
+    "an array that ends early": (
+        lambda path: bytes_as_npz(path, zipped({"x": npy_of(PIXELS)[:200], "y": npy_of(LABELS)})),
+        "cannot be read as npz",
+    ),
+    "beyond float32": (
+        lambda path: npz(path, x=np.where(PIXELS == 53, 1e300, 1.0), y=LABELS),
+        "infinite input in row 1, as float32",
+    ),
+    "as many classes as examples": (
+        lambda path: npz(path, x=PIXELS, y=np.arange(20)),
+        "has 20 examples of 20 classes: .* none is left to train on",
+    ),
+    "a deviation that is zero in float32": (
+        lambda path: npz_normalized(path, Normalize((0.0,), (1e-300,))),
+        "finite and above 0 in float32",
+    ),
+    "an infinite deviation": (
+        lambda path: npz_normalized(path, Normalize((0.0,), (np.inf,))),
+        "finite and above 0 in float32",
+    ),
+    "a mean that is none": (
+        lambda path: npz_normalized(path, Normalize((np.nan,), (1.0,))),
+        r"the means \(nan,\); allowed: finite in float32",
+    ),
     "float labels": (lambda path: npz(path, x=PIXELS, y=LABELS / 2), "one integer class per example"),
     "negative label": (lambda path: npz(path, x=PIXELS, y=LABELS - 1), "label -1"),
     "an id for a label": (lambda path: npz(path, x=PIXELS, y=LABELS + 10**12), "label 1000000000000"),
@@ -219,6 +295,14 @@ REFUSALS: dict[str, tuple[Callable[[Path], DataSpec], str]] = {
     "missing column": (lambda path: parquet(path, {"image": [b""] * 20}), "it needs 'label'"),
     "unreadable image": (
         lambda path: parquet(path, {"image": [png(PIXELS[0]), b"no image"], "label": [0, 1]}),
+        "row 1 of train.parquet is no image",
+    ),
+    "images that are words": (
+        lambda path: parquet(path, {"image": ["a.png", "b.png"], "label": [0, 1]}),
+        "column 'image' of type string; allowed: binary",
+    ),
+    "an image that is cut off": (
+        lambda path: parquet(path, {"image": [png(PIXELS[0]), png(PIXELS[1])[:40]], "label": [0, 1]}),
         "row 1 of train.parquet is no image",
     ),
     "missing image": (
@@ -241,6 +325,10 @@ REFUSALS: dict[str, tuple[Callable[[Path], DataSpec], str]] = {
         lambda path: DataSpec("parquet", SplitSpec(npz(path, x=PIXELS, y=LABELS).train.path)),
         "cannot be read as Parquet",
     ),
+    "a file for a folder": (
+        lambda path: DataSpec("folder", npz(path, x=PIXELS, y=LABELS).train),
+        "is a file; name a folder",
+    ),
     "empty folder": (lambda path: DataSpec("folder", SplitSpec(".")), "no folder of images"),
     "two means for three channels": (
         lambda path: DataSpec(
@@ -248,12 +336,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], DataSpec], str]] = {
         ),
         "2 means and 2 deviations but the input has 3 channels",
     ),
-    "deviation of zero": (
-        lambda path: DataSpec(
-            "npz", npz(path, x=PIXELS, y=LABELS).train, normalize=Normalize((0.0,), (0.0,))
-        ),
-        "must be above 0",
-    ),
+    "deviation of zero": (lambda path: npz_normalized(path, Normalize((0.0,), (0.0,))), "above 0"),
     "rows of a source that has its own splits": (
         lambda path: DataSpec("digits", SplitSpec(rows=(0, 10))),
         "makes its own splits",
@@ -261,6 +344,24 @@ REFUSALS: dict[str, tuple[Callable[[Path], DataSpec], str]] = {
     "a factory that returns no pairs": (
         lambda path: DataSpec("factory", factory="builtins:dict", args={"train": 3}),
         "returned int as train",
+    ),
+    "a factory that returns ragged rows": (
+        lambda path: DataSpec("factory", factory="builtins:dict", args={"train": [[[1], [1, 2]], [0, 1]]}),
+        "returned train examples that make no arrays",
+    ),
+    "a factory that returns one number": (
+        lambda path: DataSpec("factory", factory="builtins:dict", args={"train": (3, [0, 1])}),
+        r"2 labels but its input 1 of 1 has shape \(\)",
+    ),
+    "a factory that returns inputs of different lengths": (
+        lambda path: DataSpec(
+            "factory", factory="builtins:dict", args={"train": (([1, 2], [1, 2, 3]), [0, 1])}
+        ),
+        r"2 labels but its input 2 of 2 has shape \(3,\)",
+    ),
+    "a factory that returns no inputs": (
+        lambda path: DataSpec("factory", factory="builtins:dict", args={"train": ((), [0, 1])}),
+        "has labels but no inputs",
     ),
     "a factory that returns no splits": (
         lambda path: DataSpec("factory", factory="builtins:list"),
