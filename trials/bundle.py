@@ -129,7 +129,17 @@ def read_model(folder: Path, weights: str, checksums: Any) -> Bundle:
     for node in graph.nodes:
         _check_call(node)
     trace(graph)
-    return Bundle(graph, load_file(folder / weights))
+    tensors = load_file(folder / weights)
+    if odd := _not_finite(tensors):
+        raise BundleError(
+            f"{folder / weights} holds NaN or infinite numbers in {odd!r}; train the model again"
+        )
+    return Bundle(graph, tensors)
+
+
+def _not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The name of the first tensor that holds NaN or an infinite number, or ""."""
+    return next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), "")
 
 
 @contextmanager
@@ -248,6 +258,10 @@ def export_model(model: nn.Module, inputs: Sequence[Input]) -> Bundle:
         program = _exported(model, examples)
     bundle = _Exporter(program, inputs).bundle()
     trace(bundle.graph)
+    if odd := _not_finite(bundle.tensors):
+        raise RequestError(
+            f"{name} holds NaN or infinite numbers in {odd!r}; train it again, or mask with -1e9 instead"
+        )
     if not _alike(again, wanted):
         raise RequestError(
             f"{name} gives other outputs at each call in eval mode, so a random op in it stays on, such as "

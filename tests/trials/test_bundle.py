@@ -263,6 +263,13 @@ def test_a_model_that_no_bundle_can_hold_is_refused_with_the_reason(
         export_images(model, 3, 4, 4)
 
 
+def test_a_model_with_infinite_weights_is_refused_by_their_name() -> None:
+    model = nn.Linear(3, 4)
+    nn.init.constant_(model.bias, float("inf"))
+    with pytest.raises(RequestError, match=r"infinite numbers in 'bias'"):
+        export_images(model, 3)
+
+
 def test_the_batch_of_a_bundle_is_free() -> None:
     network = exported("vit").network().eval()
     x = example_input("vit", batch=5)

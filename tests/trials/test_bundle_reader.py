@@ -138,6 +138,16 @@ def test_weights_that_disagree_with_the_graph_are_refused(
         read_bundle(folder)
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_no_numbers_are_refused(folder: Path, number: float) -> None:
+    tensors = dict(exported("vgg_flatten").tensors)
+    tensors["features.0.bias"] = torch.full_like(tensors["features.0.bias"], number)
+    save_file(tensors, folder / WEIGHTS)
+    sign(folder)
+    with pytest.raises(BundleError, match=r"NaN or infinite numbers in 'features.0.bias'"):
+        read_bundle(folder)
+
+
 CONV = "aten.conv2d.default"
 POOL = "aten.max_pool2d.default"
 VIEW = "aten.view.default"
