@@ -6,15 +6,15 @@ Exit codes: 0 ok, 1 failed, 2 wrong usage or job, 3 something cannot be reached 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from hwprofiles.errors import InvariantError, PrunefrontError, RequestError, TransientError
 from search.place import Place
@@ -30,7 +30,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out, err = Console(), Console(stderr=True)
+# In a file or a pipe nothing cuts lines, so tables there are as wide as they need.
+_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+out, err = Console(width=_width), Console(stderr=True)
 
 JobFile = Annotated[Path, typer.Argument(help="A job file; docs/job.md explains its keys.")]
 JobName = Annotated[str, typer.Argument(help="A job's name, or the folder of its run.")]
@@ -154,7 +156,7 @@ def resume(
 
 
 def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
-    from search import report as reports
+    from search import tables
     from search.progress import Bars, Silent
     from search.session import run_job
     from trials.store import JobState, Store
@@ -179,7 +181,7 @@ def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
     else:
         if done:
             _say(out, f"job {job.name!r} is done; this is its result")
-        out.print(reports.table(report))
+        out.print(tables.networks(report))
         _say(out, f"report   {place.report}")
         if report.export_folder:
             _say(out, f"export   {report.export_folder}")
@@ -205,9 +207,15 @@ def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _say_facts(facts: Mapping[str, Any]) -> None:
+    for key, value in facts.items():
+        _say(out, f"{key:<16} {value}")
+
+
 @app.command()
 def inspect(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> None:
     """Print a model's groups: sizes, couplings, shares of MACs and latency, and what is frozen and why."""
+    from search import tables
     from search.inspection import inspect_job
     from search.job import Job
 
@@ -216,34 +224,12 @@ def inspect(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> No
     if as_json:
         _print_json(found)
         return
-    table = Table(
-        title=f"{job.name}: {found['macs']:,} MACs, {found['parameters']:,} parameters",
-        caption="shares are of all layers that a group touches; groups overlap",
-    )
-    for column in ("group", "kind", "units", "MACs", "latency", "couples the layers"):
-        number = column in ("units", "MACs", "latency")
-        table.add_column(
-            column, justify="right" if number else "left", no_wrap=column != "couples the layers"
-        )
-    for group in found["groups"]:
-        share = group["latency_share"]
-        table.add_row(
-            group["name"], group["kind"], str(group["size"]), f"{group['macs_share']:.1%}",
-            "–" if share is None else f"{share:.1%}", _layers(group["members"]),
-        )  # fmt: skip
-    out.print(table)
+    _say(out, f"{job.name}: {found['macs']:,} MACs, {found['parameters']:,} parameters")
+    out.print(tables.groups(found))
     if found["profile"] is None:
-        out.print(f"latency shares need a profile: prunefront profile {job_file}", highlight=False)
+        _say(out, f"latency shares need a profile: prunefront profile {job_file}")
     for item in found["frozen"]:
-        out.print(
-            f"frozen: {item['name']} ({item['size']} units): {item['reason']}", highlight=False, markup=False
-        )
-
-
-def _layers(members: Sequence[str], most: int = 4) -> str:
-    """The layers behind tensor axes such as "layer1.conv.weight:0", shortened."""
-    names = list(dict.fromkeys(member.rpartition(":")[0].rpartition(".")[0] for member in members))
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+        _say(out, f"frozen: {item['name']} ({item['size']} units): {item['reason']}")
 
 
 @app.command()
@@ -260,8 +246,7 @@ def profile(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> No
         return
     with Bars(out) as bars:
         found = profile_job(job, place, bars)
-    for key, value in found.items():
-        out.print(f"{key:<16} {value}", highlight=False, markup=False)
+    _say_facts(found)
 
 
 @app.command()
@@ -303,6 +288,7 @@ def trial(
     runs: Runs = None,
 ) -> None:
     """Make named candidates real: their facts and predicted latency."""
+    from search import tables
     from search.inspection import try_candidates
     from search.job import Job
 
@@ -311,22 +297,10 @@ def trial(
     if as_json:
         _print_json(found)
         return
-    from search.report import count
-
-    table = Table()
-    for column in ("", "accuracy %", "predicted ms", "measured ms", "MACs", "params"):
-        table.add_column(column, justify="right", no_wrap=True)
     for number, item in enumerate(found, start=1):
         if "failed" in item:
             _say(out, f"candidate {number} failed: {item['failed']}")
-            continue
-        facts, predicted = item["facts"], item["predicted"]
-        table.add_row(
-            str(number), f"{facts['accuracy'] * 100:.2f}±{facts['accuracy_error'] * 100:.2f}",
-            f"{predicted['latency_ms']:.3g}±{predicted['error_ms']:.2g}",
-            f"{item['measured_ms']:.3g}" if measure else "–",
-            count(facts["macs"]), count(facts["parameters"]),
-        )  # fmt: skip
+    table = tables.candidates(found)
     if table.row_count:
         out.print(table)
     if any("failed" in item for item in found):
@@ -336,7 +310,7 @@ def trial(
 @app.command()
 def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
     """Print a job's Pareto front as far as it has come, and write its picture and report."""
-    from search import report as reports
+    from search import tables
     from search.session import write_report
 
     with _prepared(job, runs) as (prepared, store):
@@ -344,18 +318,18 @@ def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(report.to_json())
         return
-    table = Table(
-        title=f"front of {report.job} on {report.device.name} (validation accuracy, before fine-tuning)"
-    )
-    for column in ("trial", "proposed by", "accuracy", "predicted ms"):
-        table.add_column(column, justify="right")
-    for point in sorted((p for p in report.points if p.on_front), key=lambda p: p.predicted_ms):
-        table.add_row(str(point.number), point.origin, f"{point.accuracy:.2%}", f"{point.predicted_ms:.3g}")
-    out.print(table if report.hypervolume else f"job {report.job} has no finished trial yet")
-    hypervolume = report.hypervolume[-1] if report.hypervolume else 0.0
-    _say(out, f"hypervolume {hypervolume:.4f} of 1 (accuracy × time saved)")
+    if report.hypervolume:
+        _say(
+            out,
+            f"front of {report.job} on {report.device.name}, as the search saw it on the validation split",
+        )
+        out.print(tables.front(report))
+        _say(out, f"hypervolume {report.hypervolume[-1]:.4f} of 1 (accuracy × time saved)")
+    else:
+        _say(out, f"job {report.job} has no finished trial yet")
     if report.rows:
-        out.print(reports.table(report))
+        _say(out, "\nfinalists and baselines beside the dense network")
+        out.print(tables.networks(report))
     _say(out, f"report   {prepared.place.report}")
 
 
@@ -420,21 +394,55 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a job's state and trials, or everything about one trial."""
-    from search.status import job_facts, trial_facts
+    from search.status import job_facts, trial_facts, trial_rows
 
     place = _place(job, runs)
     with _store(place) as store:
-        found = job_facts(store, place.job) if trial is None else trial_facts(store, place.job, trial)
+        if trial is not None:
+            found = trial_facts(store, place, trial)
+        else:
+            found = {**job_facts(store, place.job), "all_trials": trial_rows(store, place.job)}
     if as_json:
         _print_json(found)
-        return
-    for key, value in found.items():
-        _say(out, f"{key:<14} {value if isinstance(value, str | int | float) else json.dumps(value)}")
+    elif trial is not None:
+        _show_trial(found)
+    else:
+        _show_job(found)
+
+
+def _show_job(found: Mapping[str, Any]) -> None:
+    from search import tables
+
+    out.print(tables.jobs([found]))
+    if found["all_trials"]:
+        out.print(tables.trials(found["all_trials"]))
+    for line in (*tables.failures(found["all_trials"]), *found["events"]):
+        _say(out, line)
+
+
+def _show_trial(found: Mapping[str, Any]) -> None:
+    from search import tables
+    from search.report import count, significant
+
+    wanted = significant(found["target"]) if found["target_unit"] == "ms" else count(found["target"])
+    _say(
+        out,
+        f"trial {found['trial']}: {found['state']}, proposed by {found['origin']} for at most {wanted} "
+        f"{found['target_unit']} (seed {found['seed']}, attempts {found['attempts']})",
+    )
+    if found["reason"]:
+        _say(out, f"failed: {found['reason']}")
+    if found["facts"]:
+        out.print(tables.stages(found))
+    out.print(tables.widths(found))
+    if "exported" in found["results"]:
+        _say(out, f"exported to {found['results']['exported']['folder']}")
 
 
 @app.command()
 def ls(runs: Runs = None, as_json: AsJson = False) -> None:
     """List all jobs of the runs folder."""
+    from search import tables
     from search.status import job_facts
 
     place = Place(_runs(runs), "")
@@ -448,11 +456,7 @@ def ls(runs: Runs = None, as_json: AsJson = False) -> None:
     if not found:
         _say(out, f"no jobs in {place.runs}; start one with: prunefront run job.toml")
         return
-    table = Table("job", "state", "trials", "failed", "started")
-    for item in found:
-        trials = f"{item['trials']} of {item['planned']}"
-        table.add_row(item["job"], item["state"], trials, str(item["failed"]), item["created"])
-    out.print(table)
+    out.print(tables.jobs(found))
 
 
 @app.command()

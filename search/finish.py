@@ -148,12 +148,16 @@ def choose_winner(prepared: Prepared, store: Store) -> int | None:
     facts = {number: Facts.from_json(finals[number]["facts"]) for number in finals if number in measured}
     if not facts:
         return None
-    merits = {number: merit(found, prepared.splits.carved) for number, found in facts.items()}
-    dense = 1.0 if prepared.splits.carved else prepared.plan.dense_accuracy
-    close = [number for number in facts if merits[number] >= dense - WINNER_DROP]
+    close = [number for number in facts if is_close(prepared, facts[number])]
     if close:
         return min(close, key=lambda number: float(measured[number]["latency_ms"]))
-    return max(facts, key=lambda number: merits[number])
+    return max(facts, key=lambda number: merit(facts[number], prepared.splits.carved))
+
+
+def is_close(prepared: Prepared, facts: Facts) -> bool:
+    """Whether a finalist is within `WINNER_DROP` of the dense model."""
+    dense = 1.0 if prepared.splits.carved else prepared.plan.dense_accuracy
+    return merit(facts, prepared.splits.carved) >= dense - WINNER_DROP
 
 
 def nearest_trial(prepared: Prepared, store: Store, latency_ms: float) -> int:

@@ -1,7 +1,7 @@
 """The report: what a search found, as one record, and the ways to look at it.
 
-Whoever finishes a job fills in a `Report`. From it come the table that the command line prints, the page
-`report.html`, the picture of the front, and the JSON that all of them can be made from again.
+Whoever finishes a job fills in a `Report`. From it come the page `report.html`, the picture of the front, the
+table that the command line prints (`search.tables`), and the JSON that all of them can be made from again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from typing import Any, Literal, Self
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError
@@ -107,7 +104,8 @@ class Report:
     the job file asks for, and `target_unit` the unit of every row's target. `hypervolume` has one value per
     trial so far, in accuracy x milliseconds against (`reference_accuracy`, `reference_ms`). `frozen` maps a
     group that stays whole to the reason, `seconds` a stage to its duration, `commands` what a user may want
-    next to the command that does it. `export_folder` is empty as long as nothing is exported.
+    next to the command that does it. `export_folder` is empty as long as nothing is exported, and so is
+    `choice`, which says why the winner won.
     """
 
     job: str
@@ -128,6 +126,7 @@ class Report:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     export_folder: str = ""
+    choice: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -194,34 +193,6 @@ class Report:
             raise RequestError(
                 f"the stored report is damaged at {where}: {first['msg'].lower()}; make it again from the job"
             ) from None
-
-
-def table(report: Report) -> Table:
-    """Return what a run prints at its end: every network, slowest first, the exported one with a star."""
-    printed = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim"
-    )
-    printed.caption = "★ exported   ● on the front   ~ predicted, not measured   * validation split"
-    printed.add_column("", no_wrap=True, min_width=1)
-    # Narrow enough for 80 columns, where a wrapped cell would be unreadable.
-    printed.add_column("network", no_wrap=True)
-    for heading in ("accuracy %", "predicted ms", "measured", "MACs", "params", "faster"):
-        printed.add_column(heading, justify="right", no_wrap=True)
-    for row in report.ordered:
-        style = {"dense": "dim", "uniform": "yellow"}.get(row.origin, "bold green" if row.exported else "")
-        split = " " if row.test_accuracy is not None else "*"
-        cells = (
-            "★" if row.exported else "●" if row.on_front else "",
-            row.label,
-            f"{percent(row.accuracy)}±{percent(row.accuracy_error)}{split}",
-            f"{significant(row.predicted_ms)}±{significant(row.predicted_error_ms, 2)}",
-            significant(row.measured_ms),
-            count(row.macs),
-            count(row.parameters),
-            f"{'' if report.is_measured(row) else '~'}{report.speedup(row):.2f}×",
-        )
-        printed.add_row(*(Text(cell, style=style) for cell in cells))
-    return printed
 
 
 def draw_front(report: Report, path: Path) -> None:

@@ -1,13 +1,19 @@
-"""What the store knows of jobs and trials, as plain data; loads neither torch nor a model."""
+"""What the store knows of jobs and trials, as plain data; loads neither torch nor the model's weights."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from hwprofiles.errors import RequestError
-from trials.candidate import TrialState
-from trials.store import Store
+from search.place import Place
+from trials.candidate import Trial, TrialState
+from trials.store import JobRecord, Result, Store
+
+FATES = {"exported": "exported", "final": "finalist"}
+"""Kind of a trial's result → what became of the trial; the first that it has counts."""
 
 
 def job_facts(store: Store, name: str) -> dict[str, Any]:
@@ -28,26 +34,77 @@ def job_facts(store: Store, name: str) -> dict[str, Any]:
     }
 
 
-def trial_facts(store: Store, name: str, number: int) -> dict[str, Any]:
-    """Everything stored about one trial.
+def trial_rows(store: Store, name: str) -> list[dict[str, Any]]:
+    """All trials of a job in short; "then" says what became of one after the search."""
+    results = store.results(name)
+    return [_in_short(trial, results) for trial in store.trials(name)]
+
+
+def trial_facts(store: Store, place: Place, number: int) -> dict[str, Any]:
+    """Everything that is known about one trial.
 
     Raises:
-        RequestError: the job has no such trial.
+        RequestError: the job has no such trial, or its graph or profile is gone.
     """
-    trials = {trial.number: trial for trial in store.trials(name)}
+    record = store.job(place.job)
+    trials = {trial.number: trial for trial in store.trials(place.job)}
     if number not in trials:
         shown = f"0 to {len(trials) - 1}" if trials else "none yet"
-        raise RequestError(f"job {name!r} has no trial {number}; its trials: {shown}")
-    trial = trials[number]
+        raise RequestError(f"job {place.job!r} has no trial {number}; its trials: {shown}")
+    trial, results = trials[number], store.results(place.job)
     return {
-        "trial": number,
-        "state": str(trial.state),
-        "origin": trial.origin,
+        **_in_short(trial, results),
         "target": trial.target,
+        "target_unit": _unit(record),
         "seed": trial.seed,
         "attempts": trial.attempts,
+        **_costs(place, record, trial),
+        "results": {r.kind: dict(r.data) for r in results if r.trial == number},
+    }
+
+
+def _in_short(trial: Trial, results: Sequence[Result]) -> dict[str, Any]:
+    kinds = {result.kind for result in results if result.trial == trial.number}
+    return {
+        "trial": trial.number,
+        "state": str(trial.state),
+        "origin": trial.origin,
         "reason": trial.reason,
-        "kept": list(trial.candidate.kept),
         "facts": trial.facts.to_json() if trial.facts else None,
-        "results": {r.kind: dict(r.data) for r in store.results(name) if r.trial == number},
+        "then": next((fate for kind, fate in FATES.items() if kind in kinds), ""),
+    }
+
+
+def _unit(record: JobRecord) -> str:
+    budget = record.spec["budget"]
+    return "MACs" if budget["macs"] else "parameters" if budget["parameters"] else "ms"
+
+
+def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:
+    """What a trial keeps by the names of its groups, and its predicted latency, from graph and profile."""
+    # Only who asks for one trial waits for these.
+    from hwprofiles import open_runtime, read_profile
+    from latency_models import LatencyTable
+    from search.score import Scorer
+    from trials.costs import Costs
+    from trials.graph import Graph
+    from trials.groups import analyse
+
+    path = place.bundle / "graph.json"
+    try:
+        graph = Graph.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        raise RequestError(
+            f"{path} cannot be read; restore it, or run the job again under another name"
+        ) from None
+    coupling = analyse(graph).without(record.plan["frozen"])
+    profile = read_profile(place.profile)
+    table = LatencyTable.from_profile(profile, open_runtime(profile.device.runtime))
+    [score] = Scorer(Costs(coupling), table).score([trial.candidate])
+    return {
+        "widths": {
+            group.name: kept for group, kept in zip(coupling.groups, trial.candidate.kept, strict=True)
+        },
+        "sizes": {group.name: group.size for group in coupling.groups},
+        "predicted": {"latency_ms": score.latency_ms, "error_ms": score.error_ms},
     }

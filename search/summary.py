@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search.finish import EXPORTED, FINAL, FINALIST_FAILED, MEASURED, results
+from search.finish import EXPORTED, FINAL, FINALIST_FAILED, MEASURED, WINNER_DROP, is_close, results
 from search.plan import Prepared, features
 from search.report import GroupRow, Point, Report, Row
 from search.score import Score
@@ -71,6 +71,7 @@ def make_report(prepared: Prepared, store: Store) -> Report:
         versions={**prepared.profile.device.versions, **_versions()},
         seconds=_seconds(done),
         export_folder=str(prepared.place.export) if exported else "",
+        choice=_choice(prepared, [finals[number] for number in exported]),
         commands={
             "look at the front again": f"prunefront front {job}",
             "export another trial": f"prunefront export {job} --trial N",
@@ -198,6 +199,16 @@ def _point(prepared: Prepared, trial: Trial, on_front: bool) -> Point:
 
 def _score(prepared: Prepared, candidate: Candidate) -> Score:
     return prepared.scorer.score([candidate])[0]
+
+
+def _choice(prepared: Prepared, exported: Sequence[Mapping[str, Any]]) -> str:
+    """Why the winner won; empty as long as there is none."""
+    points = f"within {WINNER_DROP * 100:g} point of dense"
+    for final in exported:
+        if is_close(prepared, Facts.from_json(final["facts"])):
+            return f"the fastest {points} on validation"
+        return f"the most accurate on validation; none is {points}"
+    return ""
 
 
 def _budget_text(prepared: Prepared) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import search
 from search import profiling
 from search.place import Place
+from search.report import significant
 from tests.search.conftest import DIGITS, Prunefront, Ran
 from trials.bundle import read_bundle
 from trials.groups import analyse
@@ -116,13 +119,54 @@ def test_a_changed_job_file_under_the_same_name_is_refused_by_key_and_values(
 def test_ls_and_show_tell_how_far_a_job_is(prunefront: Prunefront, finished_runs: Path) -> None:
     [job] = written_json(prunefront("ls", "--runs", finished_runs, "--json"))
     assert (job["job"], job["state"], job["trials"], job["planned"]) == ("small", "done", 12, 12)
-    assert written_json(prunefront("show", finished_runs / "small", "--json")) == job
+    shown = written_json(prunefront("show", finished_runs / "small", "--json"))
+    assert shown == {**job, "all_trials": shown["all_trials"]}
+    assert [trial["trial"] for trial in shown["all_trials"]] == list(range(12))
     assert "12 of 12" in prunefront("ls", "--runs", finished_runs).out
-    assert "state          done\n" in prunefront("show", "small", "--runs", finished_runs).out
-    trial = written_json(prunefront("show", finished_runs / "small", "--trial", 3, "--json"))
-    assert (trial["trial"], trial["state"], trial["origin"]) == (3, "done", "amc")
+    lines = prunefront("show", "small", "--runs", finished_runs).out.splitlines()
+    for trial in shown["all_trials"]:
+        [line] = [line for line in lines if line.split()[:1] == [str(trial["trial"])]]
+        assert line.split()[1:3] == [trial["origin"], trial["state"]]
+        assert line.rstrip().endswith(trial["then"])
+
+
+def test_show_tells_what_a_trial_keeps_by_group_and_predicted_beside_measured(
+    prunefront: Prunefront, finished_runs: Path
+) -> None:
+    config = json.loads((finished_runs / "small" / "export" / "config.json").read_text())
+    number = config["trial"]
+    trial = written_json(prunefront("show", finished_runs / "small", "--trial", number, "--json"))
+    assert (trial["trial"], trial["state"], trial["then"]) == (number, "done", "exported")
+    assert (trial["widths"], trial["predicted"]) == (config["widths"], config["predicted"])
+    shown = prunefront("show", finished_runs / "small", "--trial", number).out
+    for name, kept in config["widths"].items():
+        assert [name, str(kept), "32"] in [line.split()[:3] for line in shown.splitlines()]
+    [finalist] = [line for line in shown.splitlines() if line.split()[:1] == ["finalist"]]
+    assert significant(config["predicted"]["latency_ms"]) + "±" in finalist
+    assert finalist.split()[4] == significant(config["measured"]["latency_ms"])
+
+
+def test_a_trial_that_is_not_there_or_whose_graph_is_gone_is_not_shown(
+    prunefront: Prunefront, runs: Path, finished_runs: Path
+) -> None:
     missing = prunefront("show", finished_runs / "small", "--trial", 12)
     assert (missing.code, missing.err) == (2, "error: job 'small' has no trial 12; its trials: 0 to 11\n")
+    (runs / "small" / "bundle" / "graph.json").unlink()
+    gone = prunefront("show", runs / "small", "--trial", 0)
+    assert (gone.code, gone.out) == (2, "")
+    assert "graph.json cannot be read; restore it" in gone.err
+
+
+def test_in_a_pipe_a_table_is_as_wide_as_it_needs(planned_store: Store, tmp_path: Path) -> None:
+    spec = planned_store.job("small").spec
+    planned_store.create_job("n" * 64, spec, {})
+    command = [sys.executable, "-m", "search.cli", "ls", "--runs", tmp_path]
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    piped = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"n{64} +\w+ +0 of 12", piped)
+    narrow = subprocess.run(command, env={**environment, "COLUMNS": "80"}, capture_output=True, text=True)
+    assert all(len(line) <= 80 for line in narrow.stdout.splitlines())
+    assert narrow.stdout.count("n") >= 64
 
 
 def test_front_shows_the_trials_that_no_other_beats(prunefront: Prunefront, runs: Path) -> None:

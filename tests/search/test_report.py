@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from rich.console import Console
 
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError
@@ -29,7 +28,6 @@ from search.report import (
     render_html,
     signed,
     significant,
-    table,
 )
 
 HOSTILE = """<script>alert("1")</script>&'$x_{1}$ {{ 7 * 7 }} 漢"""
@@ -104,6 +102,7 @@ REPORT = Report(
     versions={"torch": "2.13.0"},
     seconds={"searching": 65.0},
     export_folder="runs/digits/export",
+    choice="the fastest within 1 point of dense on validation",
     commands={"See every trial": "prunefront show digits"},
 )
 BARE = replace(
@@ -117,6 +116,7 @@ BARE = replace(
     versions={},
     seconds={},
     export_folder="",
+    choice="",
     commands={},
 )
 ONE_TRIAL = replace(BARE, points=REPORT.points[:1], hypervolume=(0.1,))
@@ -305,16 +305,6 @@ def test_names_of_networks_on_one_spot_do_not_overlap(tmp_path: Path) -> None:
     places = [(text.get("x"), text.get("y")) for text in texts if (text.text or "").startswith("trial ")]
     assert 1 < len(places) < 30
     assert len(places) == len(set(places))
-
-
-def test_the_printed_table_stars_the_winner_and_marks_what_was_only_predicted() -> None:
-    console = Console(width=80, record=True, color_system=None)
-    console.print(table(replace(REPORT, rows=(replace(UNIFORM, label="[red]half"), FOUND))))
-    lines = console.export_text().splitlines()
-    (winner,) = [line for line in lines if "trial 3" in line]
-    (baseline,) = [line for line in lines if "[red]half" in line]
-    assert winner.split() == "★ trial 3 96.70±0.70 1.00±0.060 1.05 80.0 M 850 k 2.00×".split()
-    assert baseline.split()[-1] == "~2.02×"
 
 
 def test_a_report_survives_json() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from search.finish import EXPORTED, FINAL, MEASURED, results
 from search.plan import Prepared
 from search.summary import export_config, make_report
+from tests.search.test_finish import add_final, fill
+from tests.search.test_score import made_trials
 from trials.candidate import Trial
 from trials.store import Store
 
@@ -66,6 +69,21 @@ def test_a_row_is_on_the_front_where_no_other_is_as_accurate_and_as_fast(report:
     for row, (accuracy, speed) in zip(report["rows"], points, strict=True):
         better = [p for p in points if p[0] >= accuracy and p[1] >= speed and p != (accuracy, speed)]
         assert row["on_front"] == (not better)
+
+
+def test_the_report_says_whether_the_winner_was_the_fastest_or_the_most_accurate(
+    prepared: Prepared, planned_store: Store
+) -> None:
+    assert make_report(prepared, planned_store).choice == ""
+    fill(planned_store, made_trials(prepared, 1))
+    add_final(planned_store, 0, accuracy=0.9, latency_ms=0.5)
+    planned_store.add_result("small", 0, EXPORTED, {"folder": "export"})
+    for dense, choice in {
+        0.909: "the fastest within 1 point of dense on validation",
+        0.911: "the most accurate on validation; none is within 1 point of dense",
+    }.items():
+        plan = replace(prepared.plan, dense_accuracy=dense)
+        assert make_report(replace(prepared, plan=plan), planned_store).choice == choice
 
 
 def test_the_budget_is_told_in_its_own_unit(report: dict[str, Any]) -> None:

@@ -1,0 +1,214 @@
+"""What the command line prints about jobs, trials and networks: tables that 80 columns hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.table import Column, Table
+from rich.text import Text
+
+from search.report import Report, Row, count, percent, significant
+
+BAR = 20
+"""Characters of a bar that stands for a whole group."""
+
+
+def networks(report: Report) -> Table:
+    """What a run prints at its end: every network, slowest first, the exported one with a star."""
+    headings = ("accuracy %", "predicted ms", "measured", "MACs", "params", "faster")
+    table = _table("", "network", *map(_number, headings))
+    marks = ""
+    for row in report.ordered:
+        own = ("★" if row.exported else "") + ("●" if row.on_front else "")
+        split = " " if row.test_accuracy is not None else "*"
+        guessed = "" if report.is_measured(row) else "~"
+        marks += own + split + guessed
+        cells = (
+            own,
+            row.label,
+            _accuracy(row.accuracy, row.accuracy_error) + split,
+            _latency(row.predicted_ms, row.predicted_error_ms),
+            significant(row.measured_ms),
+            count(row.macs),
+            count(row.parameters),
+            f"{guessed}{report.speedup(row):.2f}×",
+        )
+        table.add_row(*(Text(cell, style=_style(row)) for cell in cells))
+    legend = {
+        "★": "exported",
+        "●": "on the front",
+        "~": "predicted, not measured",
+        "*": "validation split",
+    }
+    told = [f"{mark} {meaning}" for mark, meaning in legend.items() if mark in marks]
+    table.caption = "\n".join(filter(None, ["   ".join(told), report.choice and f"★ is {report.choice}"]))
+    return table
+
+
+def front(report: Report) -> Table:
+    """The trials that no other beats, fastest first, as the search saw them."""
+    table = _table(*map(_number, ("trial", "proposed by", "accuracy %", "predicted ms")))
+    for point in sorted((p for p in report.points if p.on_front), key=lambda p: p.predicted_ms):
+        table.add_row(
+            str(point.number), point.origin, percent(point.accuracy), significant(point.predicted_ms)
+        )
+    return table
+
+
+def jobs(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Jobs as `status.job_facts` tells them."""
+    table = _table(_name("job"), "state", "trials", _number("failed"), _number("best %"), "started")
+    for job in found:
+        table.add_row(
+            job["job"],
+            job["state"],
+            f"{job['trials']} of {job['planned']}",
+            str(job["failed"]),
+            percent(job["best"]),
+            moment(job["created"]),
+        )
+    return table
+
+
+def trials(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Trials as `status.trial_rows` tells them."""
+    headings = ("accuracy %", "MACs", "params")
+    table = _table(_number("trial"), "proposed by", "state", *map(_number, headings), "then")
+    for trial in found:
+        facts = trial["facts"]
+        shown = (
+            (_accuracy(facts["accuracy"], facts["accuracy_error"]), *_size(facts)) if facts else ("–",) * 3
+        )
+        table.add_row(str(trial["trial"]), trial["origin"], trial["state"], *shown, trial["then"])
+    return table
+
+
+def failures(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line per reason for which trials failed."""
+    failed = sorted((trial for trial in found if trial["reason"]), key=lambda trial: str(trial["reason"]))
+    return [
+        f"failed: trial {', '.join(str(trial['trial']) for trial in alike)}: {reason}"
+        for reason, alike in groupby(failed, key=lambda trial: trial["reason"])
+    ]
+
+
+def stages(trial: Mapping[str, Any]) -> Table:
+    """One trial as the search saw it and, of a finalist, after full training: predicted beside measured.
+
+    Args:
+        trial: as `status.trial_facts` tells it.
+    """
+    headings = ("validation %", "test %", "predicted ms", "measured", "MACs", "params")
+    table = _table("", *map(_number, headings))
+    final, measured = trial["results"].get("final"), trial["results"].get("measured")
+    predicted = _latency(trial["predicted"]["latency_ms"], trial["predicted"]["error_ms"])
+    known = {"searched": (trial["facts"], None, None)}
+    if final:
+        known["finalist"] = (final["facts"], final["test"], measured)
+    for stage, (facts, test, measurement) in known.items():
+        if facts:
+            table.add_row(
+                stage,
+                _accuracy(facts["accuracy"], facts["accuracy_error"]),
+                _accuracy(test["accuracy"], test["accuracy_error"]) if test else "–",
+                predicted,
+                significant(measurement["latency_ms"]) if measurement else "–",
+                *_size(facts),
+            )
+    return table
+
+
+def widths(trial: Mapping[str, Any]) -> Table:
+    """How many units of each group a trial keeps; takes what `stages` takes."""
+    table = _table(_name("group"), _number("kept"), _number("of"), _number("share"), "")
+    for name, kept in trial["widths"].items():
+        size = trial["sizes"][name]
+        full = round(BAR * kept / size)
+        bar = Text("█" * full, style="green").append("░" * (BAR - full), style="dim")
+        table.add_row(Text(name), str(kept), str(size), f"{kept / size:.0%}", bar)
+    return table
+
+
+def groups(found: Mapping[str, Any]) -> Table:
+    """A model's groups, as `inspection.inspect_job` tells them."""
+    headings = ("units", "MACs", "latency")
+    table = _table(_name("group"), "kind", *map(_number, headings), _name("couples the layers"))
+    for group in found["groups"]:
+        share = group["latency_share"]
+        table.add_row(
+            Text(group["name"]),
+            group["kind"],
+            str(group["size"]),
+            f"{group['macs_share']:.1%}",
+            "–" if share is None else f"{share:.1%}",
+            Text(_layers(group["members"])),
+        )
+    table.caption = "shares are of all layers that a group touches; groups overlap"
+    return table
+
+
+def candidates(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Named candidates made real, as `inspection.try_candidates` tells them, without those that failed."""
+    table = _table(*map(_number, ("", "accuracy %", "predicted ms", "measured", "MACs", "params")))
+    for number, item in enumerate(found, start=1):
+        if "failed" not in item:
+            facts, predicted = item["facts"], item["predicted"]
+            table.add_row(
+                str(number),
+                _accuracy(facts["accuracy"], facts["accuracy_error"]),
+                _latency(predicted["latency_ms"], predicted["error_ms"]),
+                significant(item.get("measured_ms")),
+                *_size(facts),
+            )
+    return table
+
+
+def moment(iso: str) -> str:
+    """An ISO 8601 time in UTC to the minute."""
+    return iso[:16].replace("T", " ") + " UTC"
+
+
+def _table(*columns: str | Column) -> Table:
+    """A plain table; a column given by its heading alone holds short words and is never wrapped."""
+    return Table(
+        *(Column(column, no_wrap=True) if isinstance(column, str) else column for column in columns),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption_justify="left",
+        caption_style="dim",
+    )
+
+
+def _number(heading: str) -> Column:
+    return Column(heading, justify="right", no_wrap=True)
+
+
+def _name(heading: str) -> Column:
+    """Of names as long as users like: one too long for the screen goes on in the next line."""
+    return Column(heading, overflow="fold")
+
+
+def _style(row: Row) -> str:
+    return {"dense": "dim", "uniform": "yellow"}.get(row.origin, "bold green" if row.exported else "")
+
+
+def _accuracy(share: float, error: float | None) -> str:
+    return f"{percent(share)}±{percent(error)}"
+
+
+def _latency(latency_ms: float, error_ms: float) -> str:
+    return f"{significant(latency_ms)}±{significant(error_ms, 2)}"
+
+
+def _size(facts: Mapping[str, Any]) -> tuple[str, str]:
+    return count(facts["macs"]), count(facts["parameters"])
+
+
+def _layers(members: Sequence[str], most: int = 4) -> str:
+    """The layers behind tensor axes such as "layer1.conv.weight:0", shortened."""
+    names = list(dict.fromkeys(member.rpartition(":")[0].rpartition(".")[0] for member in members))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,87 @@
+"""What the command line prints: marks with their meaning, names as they are, and 80 columns held."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search import tables
+from tests.search.test_report import DENSE, FOUND, REPORT, UNIFORM
+
+LONG = "encoder.layers.encoder_layer_11.self_attention.out_projection.parametrized"
+FACTS = {"accuracy": 0.95, "accuracy_error": 0.01, "macs": 80_000_000, "parameters": 850_000}
+
+
+def printed(table: Table, width: int = 80) -> list[str]:
+    console = Console(width=width, record=True, color_system=None)
+    console.print(table)
+    return console.export_text().splitlines()
+
+
+def trial(number: int, reason: str = "") -> dict[str, Any]:
+    return {"trial": number, "origin": "amc", "state": "done", "reason": reason, "facts": FACTS, "then": ""}
+
+
+def test_the_winner_is_starred_and_what_was_only_predicted_is_marked() -> None:
+    lines = printed(tables.networks(replace(REPORT, rows=(replace(UNIFORM, label="[red]half"), FOUND))))
+    (winner,) = [line for line in lines if "trial 3" in line]
+    (baseline,) = [line for line in lines if "[red]half" in line]
+    assert winner.split() == "★● trial 3 96.70±0.70 1.00±0.060 1.05 80.0 M 850 k 2.00×".split()
+    assert baseline.split()[-1] == "~2.02×"
+
+
+def test_the_legend_explains_the_marks_that_are_there_and_no_others() -> None:
+    legends = {
+        "★ exported   ● on the front   ~ predicted, not measured": (UNIFORM, FOUND),
+        "★ exported   ● on the front": (FOUND,),
+        "● on the front   * validation split": (replace(FOUND, exported=False, test_accuracy=None),),
+        "": (replace(FOUND, exported=False, on_front=False),),
+    }
+    for legend, rows in legends.items():
+        assert str(tables.networks(replace(REPORT, rows=rows, choice="")).caption) == legend
+
+
+def test_one_line_says_why_the_winner_won() -> None:
+    lines = printed(tables.networks(REPORT))
+    assert lines[-1].strip() == f"★ is {REPORT.choice}"
+
+
+def test_names_and_numbers_of_any_length_are_whole_at_80_columns() -> None:
+    slow = {"predicted_ms": 1234.5, "predicted_error_ms": 123.4, "measured_ms": 1234.5}
+    dense, row = replace(DENSE, **slow), replace(FOUND, **slow, label="uniform 9999", validation_accuracy=1.0)
+    lines = printed(tables.networks(replace(REPORT, rows=(row,), dense=dense)))
+    assert all("…" not in line for line in lines)
+    shares = {"name": LONG, "kind": "channels", "size": 4096, "macs_share": 1.0, "latency_share": 1.0}
+    group = {**shares, "members": [f"{LONG}.weight:0"] * 9}
+    keeps = {"widths": {LONG: 2048}, "sizes": {LONG: 4096}}
+    for table in (tables.groups({"groups": [group]}), tables.widths(keeps)):
+        lines = printed(table)
+        assert all(len(line) <= 80 for line in lines)
+        assert "".join(line.strip().split(" ")[0] for line in lines[3:]).startswith(LONG)
+
+
+def test_half_a_group_is_half_a_bar() -> None:
+    (line,) = [
+        line
+        for line in printed(tables.widths({"widths": {"stem": 8}, "sizes": {"stem": 16}}))
+        if "stem" in line
+    ]
+    assert line.split() == ["stem", "8", "16", "50%", "█" * 10 + "░" * 10]
+
+
+def test_trials_that_failed_alike_share_a_line() -> None:
+    found = [trial(0), trial(1, "NaN"), trial(2, "its worker died"), trial(3, "NaN")]
+    assert tables.failures(found) == ["failed: trial 1, 3: NaN", "failed: trial 2: its worker died"]
+
+
+def test_predicted_stands_beside_measured() -> None:
+    final = {"facts": {**FACTS, "accuracy": 0.97}, "test": None}
+    predicted = {"latency_ms": 1.0, "error_ms": 0.06}
+    lines = printed(tables.stages({**trial(3), "predicted": predicted, "results": {"final": final}}))
+    assert lines[-3].split() == "searched 95.00±1.00 – 1.00±0.060 – 80.0 M 850 k".split()
+    measured = {"final": {**final, "test": FACTS}, "measured": {"latency_ms": 1.05}}
+    lines = printed(tables.stages({**trial(3), "predicted": predicted, "results": measured}))
+    assert lines[-2].split() == "finalist 97.00±1.00 95.00±1.00 1.00±0.060 1.05 80.0 M 850 k".split()
