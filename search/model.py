@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hwprofiles.errors import RequestError, nearest
+from hwprofiles.errors import RequestError, nearest, one_line
 from search.job import Job
 from trials.bundle import Bundle, export_model, read_bundle
 from trials.data import Splits, load
@@ -45,7 +45,7 @@ def _load_checkpoint(model: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises classes of its own
-        reason = str(error).splitlines()[0][:200]
+        reason = one_line(str(error))[:200] or type(error).__name__
         raise RequestError(
             f"the checkpoint {path} cannot be read: {reason}; save a plain state dict"
         ) from None
@@ -72,10 +72,15 @@ def _load_checkpoint(model: nn.Module, path: Path) -> None:
 
 
 def open_splits(job: Job, bundle: Bundle) -> Splits:
-    """The job's data, held against its model."""
+    """The job's data, held against its model.
+
+    Raises:
+        RequestError: the data is wrong, does not fit the model, or the model is no classifier.
+        BundleError: the model does not run.
+    """
     splits = load(job.data_spec(), job.folder, job.search.seed)
-    example = bundle.network().eval()(*_zeros(bundle))
-    if not isinstance(example, torch.Tensor) or example.ndim != 2:
+    example = bundle.run(*_zeros(bundle, batch=2))
+    if not isinstance(example, torch.Tensor) or example.ndim != 2 or len(example) != 2:
         raise RequestError(
             "the model does not give one row of logits per example; searches are for classifiers so far"
         )
@@ -83,9 +88,9 @@ def open_splits(job: Job, bundle: Bundle) -> Splits:
     return splits
 
 
-def _zeros(bundle: Bundle) -> tuple[torch.Tensor, ...]:
+def _zeros(bundle: Bundle, batch: int) -> tuple[torch.Tensor, ...]:
     return tuple(
-        torch.zeros((1, *item.shape), dtype=getattr(torch, item.dtype)) for item in bundle.graph.inputs
+        torch.zeros((batch, *item.shape), dtype=getattr(torch, item.dtype)) for item in bundle.graph.inputs
     )
 
 

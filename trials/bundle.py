@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from hwprofiles.errors import BundleError, RequestError, UnsupportedOpError
+from hwprofiles.errors import BundleError, RequestError, UnsupportedOpError, one_line
 from trials.graph import Arg, Batch, Dtype, Graph, Input, Node, Tensor, TensorSpec, Value
 from trials.groups import trace
 from trials.network import Network, build
@@ -64,6 +64,21 @@ class Bundle:
     def network(self) -> Network:
         """A trainable module with tensors of its own."""
         return build(self.graph, {name: tensor.clone() for name, tensor in self.tensors.items()})
+
+    @torch.no_grad()
+    def run(self, *inputs: torch.Tensor) -> Any:
+        """What the network computes in eval mode: its first run, which finds what shapes alone do not tell.
+
+        Raises:
+            BundleError: an op cannot run on what it is given, such as integers where it takes floats.
+        """
+        network = self.network().eval()
+        try:
+            return network(*inputs)
+        except Exception as error:  # a graph may hold anything, and each op has its own way to complain
+            raise BundleError(
+                f"the bundle's network does not run: {one_line(str(error))[:300]}; export the model again"
+            ) from error
 
     def write(self, folder: Path) -> None:
         """Write the three files; the folder appears whole or not at all.
@@ -267,7 +282,7 @@ def export_model(model: nn.Module, inputs: Sequence[Input]) -> Bundle:
             f"{name} gives other outputs at each call in eval mode, so a random op in it stays on, such as "
             "F.dropout without training=self.training; pass that, or use nn.Dropout"
         )
-    if not _alike(_tensors(bundle.network().eval()(*examples)), wanted):
+    if not _alike(_tensors(bundle.run(*examples)), wanted):
         raise RequestError(
             f"{name} as exported computes something else than {name} in eval mode; its forward most likely "
             "branches on self.training: leave what differs between the modes to nn.Dropout and batch norms"

@@ -174,8 +174,10 @@ def trace(graph: Graph) -> tuple[Units, dict[str, Traced], list[TensorAxis]]:
                 )
         values[node.name] = result
     for output in graph.outputs:
-        for part in _parts(values[output.name]):
-            units.fix(part, "it is an output of the model")
+        labels = values[output.name]
+        if isinstance(labels, tuple):
+            raise BundleError(f"the graph returns the list {output.name!r}; allowed: single values")
+        units.fix(labels, "it is an output of the model")
     return units, values, axes
 
 

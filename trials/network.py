@@ -15,6 +15,9 @@ from trials.oprules import rule_of
 
 TRAINING_FLAGS = {"training", "train"}
 
+Ranks = Mapping[str, int]
+"""Number of axes of each value as far as the names of ops tell; 0 where that would take a trace."""
+
 
 class Network(nn.Module):
     """Runs a graph. Convolutions, linear layers, norms, embeddings and dropouts are modules of their own.
@@ -26,7 +29,7 @@ class Network(nn.Module):
     def __init__(self, graph: Graph, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.graph = graph
-        ranks = _Ranks(graph)
+        ranks = _ranks(graph)
         self.steps = [Step(self, node, tensors, ranks) for node in graph.nodes]
         self.release = last_uses(graph)
         """For each step, the values that nothing reads after it."""
@@ -71,7 +74,7 @@ def last_uses(graph: Graph) -> list[list[str]]:
 class Step:
     """One node, ready to run: a module on its input, or an ATen op on its arguments."""
 
-    def __init__(self, root: Network, node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> None:
+    def __init__(self, root: Network, node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
         self.node, self.name = node, node.name
         rule_of(node.op)
         main = next(iter(node.values), "")
@@ -120,22 +123,12 @@ def _function(op: str) -> Callable[..., Any]:
     return found
 
 
-class _Ranks:
-    """Number of axes of values, as far back as it takes to know; 0 where that would take a trace."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.known = {item.name: 1 + len(item.shape) for item in graph.inputs}
-        self.nodes = {node.name: node for node in graph.nodes}
-
-    def __getitem__(self, name: str) -> int:
-        while name not in self.known:
-            node = self.nodes[name]
-            if "2d" in node.op:
-                return 4
-            if not node.op.startswith(_KEEP_RANK) or not node.values:
-                return 0
-            name = node.values[0]
-        return self.known[name]
+def _ranks(graph: Graph) -> Ranks:
+    ranks = {item.name: 1 + len(item.shape) for item in graph.inputs}
+    for node in graph.nodes:
+        first = next(iter(node.values), "") if node.op.startswith(_KEEP_RANK) else ""
+        ranks[node.name] = 4 if "2d" in node.op else ranks.get(first, 0)
+    return ranks
 
 
 _KEEP_RANK = tuple(f"aten.{op}." for op in ("add", "cat", "mul", "relu", "hardtanh", "batch_norm", "dropout"))
@@ -162,11 +155,11 @@ def _width_one(cls: Callable[..., nn.Module], widths: tuple[str, ...], **setting
     return cls(**dict.fromkeys(widths, 1), **settings, device="meta")
 
 
-Make = Callable[[Node, Mapping[str, torch.Tensor], _Ranks], nn.Module | None]
+Make = Callable[[Node, Mapping[str, torch.Tensor], Ranks], nn.Module | None]
 """Makes the layer of a node, or None where no module does the same."""
 
 
-def _conv2d(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
+def _conv2d(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
     weight = tensors[node["weight"].name]
     return _layer(
         nn.Conv2d,
@@ -183,13 +176,13 @@ def _conv2d(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> n
     )
 
 
-def _linear(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
+def _linear(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
     weight = tensors[node["weight"].name]
     widths = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
     return _layer(nn.Linear, widths, bias=node["bias"] is not None)
 
 
-def _batch_norm(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
+def _batch_norm(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
     if not all(isinstance(node[name], Tensor) for name in ("weight", "bias", "running_mean", "running_var")):
         return None
     rank = ranks[node["input"].name]
@@ -200,20 +193,20 @@ def _batch_norm(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) 
     return _layer(cls, widths, eps=node["eps"], momentum=node["momentum"])
 
 
-def _layer_norm(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
+def _layer_norm(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
     if not isinstance(node["weight"], Tensor):
         return None
     bias = isinstance(node["bias"], Tensor)
     return _layer(nn.LayerNorm, {}, normalized_shape=node["normalized_shape"], eps=node["eps"], bias=bias)
 
 
-def _embedding(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
+def _embedding(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
     count, width = tensors[node["weight"].name].shape
     padding = node["padding_idx"] if node["padding_idx"] >= 0 else None
     return _layer(nn.Embedding, {"embedding_dim": width}, num_embeddings=count, padding_idx=padding)
 
 
-def _dropout(node: Node, tensors: Mapping[str, torch.Tensor], ranks: _Ranks) -> nn.Module | None:
+def _dropout(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
     return nn.Dropout(node["p"])
 
 

@@ -248,12 +248,13 @@ def test_a_model_that_is_another_one_in_eval_mode_is_refused_with_the_cause(
         (Module(view_of_a_view_in_use), UnsupportedOpError, "shares its memory"),
         (Module(base_changed_under_a_view), UnsupportedOpError, "shares its memory"),
         (Module(lambda x: x[x > 0]), UnsupportedOpError, "index"),
+        (nn.BatchNorm2d(3, track_running_stats=False), UnsupportedOpError, "track_running_stats=True"),
         (Counter(), UnsupportedOpError, "seen"),
         (FixedBatch(), RequestError, "dynamic batch"),
     ],
     ids=[
         "op off the list", "control flow", "half in place", "view of a view in place",
-        "base in place", "data-dependent", "own buffer", "fixed batch",
+        "base in place", "data-dependent", "statistics of the batch", "own buffer", "fixed batch",
     ],
 )  # fmt: skip
 def test_a_model_that_no_bundle_can_hold_is_refused_with_the_reason(

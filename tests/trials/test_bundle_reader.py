@@ -6,7 +6,7 @@ import io
 import json
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, ValuesView
 from copy import deepcopy
 from functools import cache
 from hashlib import sha256
@@ -23,8 +23,9 @@ from hwprofiles.errors import BundleError, RequestError, UnsupportedOpError
 from tests.bundles import exported
 from trials.bundle import Bundle, read_bundle
 from trials.costs import Costs
-from trials.graph import MAX_ELEMENTS, MAX_NODES
+from trials.graph import MAX_ELEMENTS, MAX_NODES, Arg, Graph, Input, Node, Tensor, TensorSpec, Value
 from trials.groups import analyse
+from trials.network import build
 
 GRAPH, WEIGHTS, MANIFEST = "graph.json", "weights.safetensors", "manifest.json"
 Json = Any
@@ -151,6 +152,9 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path, number: float) ->
 CONV = "aten.conv2d.default"
 POOL = "aten.max_pool2d.default"
 VIEW = "aten.view.default"
+LINEAR = "aten.linear.default"
+NORM = "aten.batch_norm.default"
+FLATTEN = "aten.flatten.using_ints"
 
 
 def _duplicate(graph: Json) -> None:
@@ -217,6 +221,40 @@ REFUSED: dict[str, tuple[Callable[[Json], Any], str]] = {
 }
 
 
+REFUSED |= {
+    "a convolution's bias of four axes": (
+        lambda g: node(g, CONV)["args"].update(bias={"tensor": "features.0.weight"}),
+        "one number for each channel",
+    ),
+    "a linear layer's bias of two axes": (
+        lambda g: node(g, LINEAR)["args"].update(bias={"tensor": "classifier.0.weight"}),
+        "one number for each channel or feature",
+    ),
+    "a running mean of four axes": (
+        lambda g: node(g, NORM)["args"].update(running_mean={"tensor": "features.3.weight"}),
+        "one number for each channel",
+    ),
+    "a running mean of another length": (
+        lambda g: node(g, NORM)["args"].update(running_mean={"tensor": "features.0.bias"}),
+        "12 positions on axis 0",
+    ),
+    "no running mean": (
+        lambda g: node(g, NORM)["args"].update(running_mean=None),
+        "keeps no running statistics",
+    ),
+    "flattening from an axis that is not there": (
+        lambda g: _append(g, FLATTEN, start_dim=5, end_dim=5),
+        "out of bounds",
+    ),
+    "flattening backwards": (lambda g: _append(g, FLATTEN, start_dim=2, end_dim=1), "from axis 2 to 1"),
+    "the mean over an axis that is not there": (
+        lambda g: _append(g, "aten.mean.dim", dim=[4], keepdim=False, dtype=None),
+        "out of bounds",
+    ),
+    "a list as output": (lambda g: _append(g, "aten.chunk.default", chunks=2, dim=1), "returns the list"),
+}
+
+
 def _widen(graph: Json) -> None:
     graph["inputs"][0]["shape"] = [3, 16, 8192]
 
@@ -227,6 +265,60 @@ def test_a_graph_that_lies_is_refused(folder: Path, lie: str) -> None:
     edit(folder, change)
     with pytest.raises((BundleError, UnsupportedOpError), match=words):
         read_bundle(folder)
+
+
+def _flatten_batch(graph: Json) -> None:
+    """Make the view in front of the classifier swallow the batch, which shapes at batch 1 do not show."""
+    view = node(graph, VIEW)
+    view["op"], view["args"] = FLATTEN, {"self": view["args"]["self"], "start_dim": 0, "end_dim": -1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda graph: graph["inputs"][0].update(dtype="int64"),
+        lambda graph: graph["inputs"][0].update(dtype="bool"),
+        _flatten_batch,
+    ],
+    ids=["integers into a convolution", "booleans into a convolution", "a batch that is flattened"],
+)
+def test_a_graph_that_reads_well_and_does_not_run_is_refused_at_its_first_run(
+    folder: Path, change: Callable[[Json], Any]
+) -> None:
+    edit(folder, change)
+    bundle = read_bundle(folder)
+    with pytest.raises(BundleError, match=r"^the bundle's network does not run: .*; export the model again$"):
+        bundle.run(torch.zeros(2, 3, 16, 16).to(getattr(torch, bundle.graph.inputs[0].dtype)))
+
+
+def test_a_chain_of_norms_is_built_in_steps_that_grow_with_its_length() -> None:
+    def arguments_read(length: int) -> int:
+        read = 0
+
+        class Counted(dict[str, Arg]):
+            def values(self) -> ValuesView[Arg]:
+                nonlocal read
+                read += 1
+                return super().values()
+
+        kinds = ("weight", "bias", "running_mean", "running_var")
+        held = {kind: Tensor(f"norm.{kind}") for kind in kinds}
+        settings: dict[str, Arg] = {"training": True, "momentum": 0.1, "eps": 1e-5, "cudnn_enabled": False}
+        nodes = tuple(
+            Node(f"v{k + 1}", NORM, Counted({"input": Value(f"v{k}"), **held, **settings}))
+            for k in range(length)
+        )
+        tensors = {f"norm.{kind}": TensorSpec(shape=(2,), dtype="float32", trainable=False) for kind in kinds}
+        graph = Graph(
+            inputs=(Input(name="v0", shape=(2, 4, 4)),),
+            nodes=nodes,
+            outputs=(Value(f"v{length}"),),
+            tensors=tensors,
+        )
+        build(graph, {name: torch.ones(2) for name in tensors})
+        return read
+
+    assert arguments_read(40) == 2 * arguments_read(20)
 
 
 @pytest.mark.parametrize(

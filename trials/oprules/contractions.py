@@ -29,14 +29,13 @@ class Conv2d(Rule):
             made = call.units.new(weight[0])
             call.bind("weight", 0, made, "out")
             call.bind("weight", 1, channels, "in")
-            call.bind("bias", 0, made, "along")
         elif self.depthwise(weight, groups, x.shape[1]):
             made = np.repeat(channels, weight[0] // groups)
             call.bind("weight", 0, made, "along")
-            call.bind("bias", 0, made, "along")
         else:
             call.fix(x, f"grouped convolution {call.node.place} ({groups} groups) has no coupling rule yet")
             made = np.zeros(weight[0], dtype=np.int64)
+        call.ride("bias", made)
         return np.broadcast_to(made[None, :, None, None], (x.shape[0], len(made), *self.out_size(call)))
 
     @staticmethod
@@ -98,7 +97,7 @@ class Linear(Rule):
         made = call.units.new(weight[0])
         call.bind("weight", 0, made, "out")
         call.bind("weight", 1, call.along(x, -1, "linear"), "in")
-        call.bind("bias", 0, made, "along")
+        call.ride("bias", made)
         return np.broadcast_to(made, (*x.shape[:-1], weight[0]))
 
     def operator(self, call: Call, result: Traced) -> OpSpec | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from hwprofiles.errors import BundleError
 from hwprofiles.ops import OpSpec
@@ -208,12 +209,14 @@ def reshape(x: LabelArray, size: tuple[int, ...]) -> LabelArray:
 
 
 def flatten(x: LabelArray, start: int, end: int) -> LabelArray:
-    start, end = start % max(1, x.ndim), end % max(1, x.ndim)
+    start, end = (normalize_axis_index(dim, max(1, x.ndim)) for dim in (start, end))
+    if start > end:
+        raise ValueError(f"flattens from axis {start} to {end}")
     return reshape(x, (*x.shape[:start], -1, *x.shape[end + 1 :]))
 
 
 def unflatten(x: LabelArray, dim: int, sizes: tuple[int, ...]) -> LabelArray:
-    dim %= x.ndim
+    dim = normalize_axis_index(dim, x.ndim)
     return reshape(x, (*x.shape[:dim], *sizes, *x.shape[dim + 1 :]))
 
 
@@ -223,7 +226,7 @@ def squeeze(x: LabelArray, dim: int | tuple[int, ...]) -> LabelArray:
 
 def _dims(dim: int | tuple[int, ...], rank: int) -> list[int]:
     """One axis or several as axes counted from the front, ascending."""
-    return sorted({d % rank for d in (dim if isinstance(dim, tuple) else (dim,))})
+    return sorted({normalize_axis_index(d, rank) for d in (dim if isinstance(dim, tuple) else (dim,))})
 
 
 def expand(x: LabelArray, size: tuple[int, ...], implicit: bool = False) -> LabelArray:
@@ -242,7 +245,7 @@ def repeat(x: LabelArray, repeats: tuple[int, ...]) -> LabelArray:
 
 
 def concatenate(parts: Sequence[LabelArray], dim: int) -> LabelArray:
-    dim %= parts[0].ndim
+    dim = normalize_axis_index(dim, parts[0].ndim)
     outlines = {(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts}
     if len(outlines) > 1:
         raise ValueError(f"parts of shapes {[part.shape for part in parts]} do not fit")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
-from hwprofiles.errors import BundleError
+from hwprofiles.errors import BundleError, UnsupportedOpError
 from hwprofiles.ops import OpSpec
 from trials.graph import Node, Tensor, Value
 from trials.labels import BESIDE_BLANKS, LabelArray, blank, compact, varying
@@ -61,9 +62,14 @@ class Filled(Rule):
 class BatchNorm(Rule):
     def trace(self, call: Call) -> Traced:
         x = call.labels("input")
+        if call.node["running_mean"] is None or call.node["running_var"] is None:
+            raise UnsupportedOpError(
+                f"batch norm {call.node.place!r} keeps no running statistics, so it has no eval mode of its "
+                "own; make it with track_running_stats=True"
+            )
         channels = call.along(x, 1, "batch norm")
         for argument in ("weight", "bias", "running_mean", "running_var"):
-            call.bind(argument, 0, channels, "along")
+            call.ride(argument, channels)
         return x
 
     def operator(self, call: Call, result: Traced) -> OpSpec | None:
@@ -78,7 +84,7 @@ class Statistics(Rule):
 
     def trace(self, call: Call) -> Traced:
         x = call.labels(self.argument)
-        if set(varying(x)) & {axis % x.ndim for axis in self.axes(call.node, x.ndim)}:
+        if set(varying(x)) & {normalize_axis_index(axis, x.ndim) for axis in self.axes(call.node, x.ndim)}:
             kind = self.kind.replace("_", " ")
             call.fix(x, f"{kind} {call.node.place} takes its statistics over all of them")
         return x
@@ -96,7 +102,7 @@ class Reduce(Rule):
     def trace(self, call: Call) -> Traced:
         x, wanted = call.labels("self"), plain(call.node["dim"])
         dims = wanted if isinstance(wanted, tuple) and wanted else range(x.ndim)
-        axes = {axis % x.ndim for axis in dims}
+        axes = {normalize_axis_index(axis, x.ndim) for axis in dims}
         if set(varying(x)) & axes:
             call.fix(x, f"{call.node.name} takes the {self.kind} over them")
         keep = call.node["keepdim"] is True

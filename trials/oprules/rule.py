@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import NDArray
 
 from hwprofiles.errors import BundleError, UnsupportedOpError
@@ -72,7 +73,7 @@ class Call:
 
     def along(self, labels: LabelArray, axis: int, what: str) -> LabelArray:
         """(size,) the unit at each position of an axis; units that change along any other axis are fixed."""
-        axis %= labels.ndim
+        axis = normalize_axis_index(axis, labels.ndim)
         if set(varying(labels)) - {axis}:
             self.units.fix(labels, f"{what} {self.node.place} needs whole slices of them")
             return np.zeros(labels.shape[axis], dtype=np.int64)
@@ -91,6 +92,18 @@ class Call:
                 f"{len(labels)}; export the model again"
             )
         self.axes.append(TensorAxis(tensor, axis, labels, role, (self.node.name, argument)))
+
+    def ride(self, argument: str, labels: LabelArray) -> None:
+        """Record that a tensor, which may be absent (None), holds one number for each of these units."""
+        if self.node[argument] is None:
+            return
+        shape = self.spec(argument).shape
+        if len(shape) != 1:
+            raise BundleError(
+                f"node {self.node.name!r} has a {argument!r} of shape {list(shape)}; allowed: one number for "
+                "each channel or feature"
+            )
+        self.bind(argument, 0, labels, "along")
 
     def fix(self, labels: LabelArray, reason: str) -> None:
         self.units.fix(labels, reason)
