@@ -65,21 +65,22 @@ def train_finalists(
     job = prepared.job.name
     trials = {trial.number: trial for trial in store.trials(job)}
     missing = [number for number in numbers if number not in results(store, job, FINAL)]
-    todo, total = list(missing), max(1, len(missing))
+    todo, running, total = list(missing), list[int](), len(missing)
     attempts = dict.fromkeys(missing, 0)
     while missing:
         while todo and pool.free > 0:
             number = todo.pop(0)
+            running.append(number)
             attempts[number] += 1
             # What an attempt that was killed has left is not this attempt's.
             shutil.rmtree(prepared.place.finalist(number), ignore_errors=True)
             pool.submit(number, final_request(prepared, trials[number]))
-        listener.update(
-            1 - len(missing) / total, f"{total - len(missing)} of {total} finalists and baselines"
-        )
+        done, names = total - len(missing), ", ".join(label(trials[number]) for number in running)
+        listener.update(done / total, f"{done} of {total} done, {final_work(prepared)} {names}")
         for finished in pool.wait(1.0):
             ended = finished.key
             assert isinstance(ended, int)
+            running.remove(ended)
             if finished.died and attempts[ended] < MAX_DEATHS:
                 todo.append(ended)
                 continue
@@ -89,7 +90,8 @@ def train_finalists(
                 store.add_event(job, FINALIST_FAILED, f"trial {ended}: {reason}")
                 continue
             store.add_result(job, ended, FINAL, finished.value.to_json())
-    listener.update(1.0, f"{len(numbers)} finalists and baselines")
+    baselines = sum(trials[number].origin == "uniform" for number in numbers)
+    listener.update(1.0, f"finalists: {len(numbers) - baselines}, uniform baselines: {baselines}")
 
 
 def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> None:
@@ -99,10 +101,13 @@ def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> N
     missing = [number for number in results(store, job, FINAL) if number not in results(store, job, MEASURED)]
     if not missing:
         return
+    trials = {trial.number: trial for trial in store.trials(job)}
+    networks = (None, *missing)
     with TemporaryDirectory() as folder:
         runs = {}
-        for position, number in enumerate((None, *missing)):
-            listener.update(0.4 * position / (len(missing) + 1), "converting")
+        for position, number in enumerate(networks):
+            name = "dense" if number is None else label(trials[number])
+            listener.update(0.4 * position / len(networks), f"preparing {name}")
             path = Path(folder) / f"{position}.onnx"
             bundle = prepared.bundle if number is None else read_bundle(place.finalist(number))
             write_onnx(bundle.graph, bundle.tensors, path)
@@ -131,6 +136,16 @@ def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> N
             },
         )
     listener.update(1.0, f"dense {dense_summary.latency_ms:.3g} ms")
+
+
+def final_work(prepared: Prepared) -> str:
+    """What a finalist goes through, in a word."""
+    return "fine-tuning" if prepared.job.finetune.final_steps else "repairing"
+
+
+def label(trial: Trial) -> str:
+    """What a finalist or baseline is called."""
+    return f"{'uniform' if trial.origin == 'uniform' else 'trial'} {trial.number}"
 
 
 def results(store: Store, job: str, kind: str) -> dict[int, Mapping[str, Any]]:

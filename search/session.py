@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hwprofiles.errors import RequestError
+from hwprofiles.errors import RequestError, one_line
 from search import controllers
 from search.controllers.protocol import Proposal
 from search.export import write_export
@@ -19,6 +19,8 @@ from search.finish import (
     choose_finalists,
     choose_winner,
     final_request,
+    final_work,
+    label,
     measure_finalists,
     results,
     train_finalists,
@@ -102,7 +104,7 @@ def _search_and_finish(prepared: Prepared, store: Store, listener: Listener) -> 
         return report
     except Exception as error:
         store.set_job_state(job.name, JobState.FAILED)
-        store.add_event(job.name, "failed", f"{type(error).__name__}: {error}")
+        store.add_event(job.name, "failed", one_line(f"{type(error).__name__}: {error}"))
         raise
 
 
@@ -235,6 +237,7 @@ def finish_trial(prepared: Prepared, store: Store, number: int, listener: Listen
     if number not in results(store, prepared.job.name, FINAL):
         trial = {trial.number: trial for trial in store.trials(prepared.job.name)}[number]
         shutil.rmtree(prepared.place.finalist(number), ignore_errors=True)  # what a killed attempt left
+        listener.update(0.0, f"{final_work(prepared)} {label(trial)}")
         bench = Workbench(prepared.bundle, prepared.splits, prepared.recipe)
         outcome = bench(final_request(prepared, trial))
         store.add_result(prepared.job.name, number, FINAL, outcome.to_json())
@@ -257,6 +260,9 @@ def write_report(prepared: Prepared, store: Store) -> Report:
 def finished_report(job: Job, place: Place, plan: Mapping[str, Any], store: Store) -> Report:
     """The report of a job that is done, as it was written; needs neither its data nor its device again."""
     try:
-        return Report.from_json(json.loads(place.report_json.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RequestError):  # lost, damaged or of an older version
-        return write_report(prepare(job, place, plan, Silent()), store)
+        written = json.loads(place.report_json.read_text(encoding="utf-8"))
+        if isinstance(written, dict):
+            return Report.from_json(written)
+    except (OSError, ValueError, RecursionError, RequestError):  # lost, damaged or of an older version
+        pass
+    return write_report(prepare(job, place, plan, Silent()), store)

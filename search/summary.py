@@ -10,7 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search.finish import EXPORTED, FINAL, FINALIST_FAILED, MEASURED, WINNER_DROP, is_close, results
+from search.finish import (
+    EXPORTED,
+    FINAL,
+    FINALIST_FAILED,
+    MEASURED,
+    WINNER_DROP,
+    is_close,
+    label,
+    results,
+)
 from search.plan import Prepared, features
 from search.report import GroupRow, Point, Report, Row
 from search.score import Score
@@ -127,7 +136,7 @@ def _row(
     facts, test = Facts.from_json(final["facts"]), final["test"] or {}
     score = _score(prepared, trial.candidate)
     return Row(
-        label=f"{'uniform' if trial.origin == 'uniform' else 'trial'} {trial.number}",
+        label=label(trial),
         trial=trial.number,
         origin=trial.origin,
         target=trial.target,

@@ -110,14 +110,16 @@ def test_the_winner_is_the_fastest_measured_within_a_point_of_dense_or_else_the_
 
 
 class FakeWorkers:
-    """Two workers: trial 1 kills its worker once and trial 2 always; trial 3 fails, unless told otherwise."""
+    """Trial 1 kills its worker once and trial 2 always; trial 3 fails, unless told otherwise."""
 
-    free = 2
-
-    def __init__(self, fails: Sequence[int] = (3,)) -> None:
-        self.fails = fails
+    def __init__(self, fails: Sequence[int] = (3,), workers: int = 2) -> None:
+        self.fails, self.workers = fails, workers
         self.attempts: Counter[int] = Counter()
         self.ended: list[Finished] = []
+
+    @property
+    def free(self) -> int:
+        return self.workers - len(self.ended)
 
     def submit(self, key: int, request: Any) -> None:
         assert not request.folder.exists()
@@ -160,6 +162,32 @@ def test_finalists_are_tried_again_when_their_worker_dies_and_given_up_with_a_re
     warnings = make_report(in_own_folder, planned_store).warnings
     assert [warning for warning in warnings if "finalist" in warning] == [
         "a finalist failed: trial 2: its worker died 3 times"
+    ]
+
+
+class Heard(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def update(self, share: float, text: str = "") -> None:
+        self.texts.append(text)
+
+
+def test_while_finalists_are_trained_it_is_told_which_and_how_many_are_done(
+    in_own_folder: Prepared, planned_store: Store
+) -> None:
+    first, *others = made_trials(in_own_folder, 4)
+    fill(planned_store, [replace(first, origin="uniform"), *others])
+    heard = Heard()
+    train_finalists(in_own_folder, planned_store, FakeWorkers((), workers=1), [0, 1, 3], heard)
+    assert heard.texts == [
+        "0 of 3 done, fine-tuning uniform 0",
+        "1 of 3 done, fine-tuning trial 1",
+        "1 of 3 done, fine-tuning trial 3",
+        "2 of 3 done, fine-tuning trial 1",
+        "finalists: 2, uniform baselines: 1",
     ]
 
 
