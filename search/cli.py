@@ -345,7 +345,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Export a trial, by default the winner; one that is no finalist is trained and measured first."""
-    from search.finish import choose_winner, nearest_trial
+    from search.export import holds_whole
+    from search.finish import EXPORTED, choose_winner, nearest_trial, results
     from search.progress import Bars, Silent
     from search.session import export_trial, finish_trial, write_report
 
@@ -354,7 +355,8 @@ def export(
     with _prepared(job, runs) as (prepared, store), prepared.place.lock():
         number = nearest_trial(prepared, store, _latency_budget(budget)) if budget else trial
         if number is None:
-            number = choose_winner(prepared, store)
+            exported = results(store, prepared.job.name, EXPORTED)
+            number = next(iter(exported), choose_winner(prepared, store))
         known = [t.number for t in store.trials(prepared.job.name) if t.facts is not None]
         if number is None or number not in known:
             wanted = "finalist to export yet" if number is None else f"finished trial {number}"
@@ -366,8 +368,10 @@ def export(
             with Bars(out) as bars:
                 bars.stage("finishing")
                 finish_trial(prepared, store, number, bars)
-        default = prepared.place.folder / f"export-trial-{number}"
-        folder = export_trial(prepared, store, number, output or default)
+        folder = prepared.place.export
+        if output or not holds_whole(folder, number):
+            own_folder = prepared.place.folder / f"export-trial-{number}"
+            folder = export_trial(prepared, store, number, output or own_folder)
         write_report(prepared, store)
     if as_json:
         _print_json({"trial": number, "folder": str(folder)})

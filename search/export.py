@@ -82,6 +82,15 @@ def load_network(folder: Path) -> Network:
     return build(bundle.graph, bundle.tensors).eval()
 
 
+def holds_whole(folder: Path, trial: int) -> bool:
+    """Whether a folder is the export of that trial, every file as it was written."""
+    try:
+        config = _read_config(folder)
+        return config.get("trial") == trial and _is_undamaged(folder, config)
+    except (BundleError, OSError):
+        return False
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / CONFIG, MAX_CONFIG_BYTES)
     if not isinstance(config, dict) or config.get("format") != FORMAT or "sha256" not in config:
@@ -100,9 +109,13 @@ def _holds(folder: Path, described: Mapping[str, Any], bundle: Bundle) -> bool:
         told = {key: value for key, value in config.items() if key not in ("onnx_difference", "sha256")}
         if told != described or _read(folder, config).sha256 != bundle.sha256:
             return False
-        return all(file_sha256(folder / name) == digest for name, digest in config["sha256"].items())
+        return _is_undamaged(folder, config)
     except (BundleError, OSError):
         return False
+
+
+def _is_undamaged(folder: Path, config: Mapping[str, Any]) -> bool:
+    return all(file_sha256(folder / name) == digest for name, digest in config["sha256"].items())
 
 
 def _check_replaceable(folder: Path, replace: bool) -> None:

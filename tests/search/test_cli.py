@@ -215,6 +215,23 @@ def test_another_trial_is_trained_measured_and_exported_by_number_or_by_budget(
     assert config["predicted"]["latency_ms"] + config["predicted"]["error_ms"] <= limit
 
 
+def test_the_export_of_the_winner_is_not_written_twice_unless_it_is_damaged_or_asked_for(
+    prunefront: Prunefront, runs: Path, tmp_path: Path
+) -> None:
+    exported = written_json(prunefront("export", runs / "small", "--json"))
+    assert exported["folder"] == str(runs / "small" / "export")
+    number = exported["trial"]
+    assert prunefront("export", runs / "small").out.endswith(f"trial {number} is in {runs}/small/export\n")
+    assert prunefront("export", runs / "small", "-o", tmp_path / "copy").code == 0
+    assert search.load(tmp_path / "copy")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    assert not list((runs / "small").glob("export-*"))
+
+    with (runs / "small" / "export" / "model.onnx").open("ab") as damaged:
+        damaged.write(b"?")
+    again = written_json(prunefront("export", runs / "small", "--json"))
+    assert again == {"trial": number, "folder": str(runs / "small" / f"export-trial-{number}")}
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
