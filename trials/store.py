@@ -7,7 +7,9 @@ compares the stored state with the one it starts from: what does not fit raises,
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -177,10 +179,14 @@ class Event:
 
 
 class Store:
-    """All jobs of one database. One process writes to a job; any number of processes read."""
+    """All jobs of one database. One process writes to a job; any number of processes read.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    An SQLite file that `open` created and that holds no job when it is closed is gone with it: a job that was
+    refused leaves nothing behind.
+    """
+
+    def __init__(self, engine: Engine, file: _File | None = None) -> None:
+        self._engine, self._file = engine, file
         self._reader = engine.execution_options(reads_only=True)
 
     @classmethod
@@ -198,18 +204,28 @@ class Store:
         url = make_url(text) if "://" in text else URL.create("sqlite", database=text)
         engine = create_engine(url, json_serializer=partial(json.dumps, allow_nan=False))
         event.listen(engine, "handle_error", _translate_error)
+        file = None
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _set_up_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
+            file = _File.of(url)
         try:
             _migrate(engine)
         except BaseException:
             engine.dispose()
+            if file:
+                file.let_go()
             raise
-        return cls(engine)
+        return cls(engine, file)
 
     def close(self) -> None:
+        file, self._file = self._file, None
+        unused = file is not None and file.is_new and file.is_ours_alone() and not self.jobs()
         self._engine.dispose()
+        if file:
+            if unused:
+                file.remove()
+            file.let_go()
 
     def __enter__(self) -> Self:
         return self
@@ -424,6 +440,47 @@ class Store:
         ]
 
 
+class _File:
+    """An SQLite file, and a shared lock on its folder for as long as a store has it open.
+
+    Only who holds that lock alone may remove the file, and then nobody is about to put a job into it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(self._folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._folder)
+            raise TransientError(
+                f"the folder {path.parent} is locked by another process; try again"
+            ) from None
+        self.is_new = not path.exists()
+
+    @classmethod
+    def of(cls, url: URL) -> Self | None:
+        """None for a database in memory, and where SQLite itself will say what is wrong with the folder."""
+        try:
+            return cls(Path(url.database)) if url.database else None
+        except OSError:
+            return None
+
+    def is_ours_alone(self) -> bool:
+        try:
+            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+
+    def let_go(self) -> None:
+        os.close(self._folder)
+
+
 def _require_job(connection: Connection, name: str) -> None:
     if connection.execute(select(_jobs.c.name).where(_jobs.c.name == name)).one_or_none() is None:
         raise _unknown_job(connection, name)
@@ -477,8 +534,11 @@ def _facts_json(facts: Facts | None) -> dict[str, Any] | None:
 def _facts(data: dict[str, Any] | None) -> Facts | None:
     if data is None:
         return None
-    if data["version"] != FACTS_VERSION:
-        raise InvariantError(f"facts have version {data['version']}; allowed: {FACTS_VERSION}")
+    if data.get("version") != FACTS_VERSION:
+        raise RequestError(
+            f"the store holds facts of version {data.get('version')!r}; allowed: {FACTS_VERSION}; run the "
+            "job again under another name"
+        )
     return Facts.from_json({key: value for key, value in data.items() if key != "version"})
 
 

@@ -94,11 +94,11 @@ def test_a_killed_writer_loses_no_acknowledged_transition_and_repeats_none(tmp_p
 
 
 def test_the_last_revision_makes_the_tables_that_the_code_expects(tmp_path: Path) -> None:
-    Store.open(tmp_path / "store.sqlite").close()
-    engine = create_engine(f"sqlite:///{tmp_path / 'store.sqlite'}")
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    engine.dispose()
+    with Store.open(tmp_path / "store.sqlite"):
+        engine = create_engine(f"sqlite:///{tmp_path / 'store.sqlite'}")
+        with engine.connect() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        engine.dispose()
 
 
 def test_a_commit_is_on_disk_and_constraints_are_enforced(tmp_path: Path) -> None:
@@ -111,6 +111,45 @@ def test_a_commit_is_on_disk_and_constraints_are_enforced(tmp_path: Path) -> Non
     assert pragmas == ["wal", full, on]
 
 
+def test_a_store_that_never_held_a_job_leaves_no_file(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store.sqlite") as store:
+        store.create_job("refused", spec={}, plan={})
+        store.remove_job("refused")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_stays_that_was_there_before_or_holds_a_job_or_is_open_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with Store.open(path) as store:
+        with Store.open(path) as other:
+            pass
+        assert path.exists()
+        store.create_job("digits", spec={}, plan={})
+    with Store.open(path) as store:
+        store.remove_job("digits")
+    assert path.exists()
+    with Store.open(tmp_path / "second.sqlite") as store, Store.open(tmp_path / "second.sqlite") as other:
+        store.close()
+        other.create_job("digits", spec={}, plan={})
+    with Store.open(tmp_path / "second.sqlite") as store:
+        assert [job.name for job in store.jobs()] == ["digits"]
+
+
+def test_facts_of_no_version_or_another_one_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    for stored, version in (("{}", "None"), ('{"version": 99}', "99")):
+        path.unlink(missing_ok=True)
+        with Store.open(path) as store:
+            store.create_job("digits", spec={}, plan={})
+            store.add_trials("digits", [queued(0)])
+            store.save("digits", queued(0).start())
+            store.save("digits", queued(0).start().finish(FACTS))
+            with store._engine.begin() as connection:
+                connection.exec_driver_sql(f"UPDATE trials SET facts = '{stored}'")
+            with pytest.raises(RequestError, match=f"holds facts of version {version}; allowed: 1; run the"):
+                store.trials("digits")
+
+
 def test_a_store_opens_by_url_as_by_path(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store.sqlite") as store:
         store.create_job("digits", spec={}, plan={})
@@ -120,7 +159,8 @@ def test_a_store_opens_by_url_as_by_path(tmp_path: Path) -> None:
 
 def test_a_store_of_a_newer_revision_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "store.sqlite"
-    Store.open(path).close()
+    with Store.open(path) as store:
+        store.create_job("digits", spec={}, plan={})
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '999'")
     connection.close()
