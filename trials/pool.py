@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from hwprofiles.errors import InvariantError, TransientError, TrialError
+from hwprofiles.errors import InvariantError, TransientError, TrialError, one_line
 
 PR_SET_PDEATHSIG = 1
 """Linux: which signal a process gets when its parent dies; see prctl(2)."""
@@ -87,7 +87,8 @@ class Pool:
 
     Raises:
         Exception: whatever `factory` raised in a worker.
-        TransientError: no cluster answers at `address`, or a worker died while it was warming up.
+        TransientError: no cluster answers at `address`, Ray does not start, or a worker died while it was
+            warming up.
         InvariantError: this process already uses Ray.
     """
 
@@ -213,7 +214,7 @@ class Pool:
             value, error, busy_s = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as unsent:
             # The runner's own errors are data; what is left is a value that cannot be pickled.
-            return Finished(key=key, error=f"the worker's answer cannot be sent: {unsent.cause}")
+            return Finished(key=key, error=one_line(f"the worker's answer cannot be sent: {unsent.cause}"))
         except self._ray.exceptions.RayError:
             return Finished(key=key, died=True)
         return Finished(key=key, value=value, error=error, busy_s=busy_s)
@@ -267,13 +268,19 @@ class _Worker:
             problem = str(error)
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            problem = f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
+            reason = one_line(f"{type(error).__name__}: {error}")
+            problem = f"{reason} ({Path(frame.filename).name}, line {frame.lineno})"
         return value, problem, time.perf_counter() - begin_s
 
 
 @contextmanager
 def _session(address: str, cpus: int) -> Iterator[Any]:
-    """Connect to the cluster at `address`, or start Ray on this machine; yield the module `ray`."""
+    """Connect to the cluster at `address`, or start Ray on this machine; yield the module `ray`.
+
+    Raises:
+        TransientError: neither can be done now, says why.
+        InvariantError: this process already uses Ray.
+    """
     if address:
         _knock(address)
     for name, value in (QUIET_RAY if address else QUIET_RAY | LOCAL_RAY).items():
@@ -282,19 +289,33 @@ def _session(address: str, cpus: int) -> Iterator[Any]:
 
     if ray.is_initialized():
         raise InvariantError("this process already uses Ray; close the other pool before making this one")
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     # Ray opens its own folders to everybody, so they lie in one that is ours alone; in /tmp, as the paths of
     # its sockets may have 107 characters at most.
     with TemporaryDirectory(prefix="prunefront-", dir="/tmp", ignore_cleanup_errors=True) as private:
         try:
-            if address:
-                ray.init(address, **quiet)
-            else:
-                folder = f"{private}/ray"
-                ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **quiet)
+            _start(ray, address, cpus, f"{private}/ray")
             yield ray
         finally:
             ray.shutdown(wait_for_processes=True)
+
+
+def _start(ray: Any, address: str, cpus: int, folder: str) -> None:
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address:
+            ray.init(address, **quiet)
+        else:
+            ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **quiet)
+    except Exception as error:  # Ray raises whatever its parts do
+        where, check = (
+            (f"join the cluster at {address!r}", "that it has the versions of Ray and Python that run here")
+            if address
+            else ("start on this machine", "that memory, processes and space in /tmp and /dev/shm are left")
+        )
+        raise TransientError(
+            f"Ray cannot {where} ({type(error).__name__}: {error}): check {check}, and the variables RAY_* "
+            "of the environment, then try again"
+        ) from error
 
 
 def _knock(address: str) -> None:

@@ -54,6 +54,25 @@ def test_what_is_wrong_with_the_factory_is_raised_to_the_caller() -> None:
         Pool(broken, {}, workers=1, threads=1)
 
 
+def test_ray_that_cannot_start_is_named_with_its_reason_in_one_line() -> None:
+    """In a process of its own, as Ray leaves what it had started to the end of its process."""
+    driver = (
+        "from tests.trials.test_pool import Calls, Pool\n"
+        "try: Pool(Calls, {}, workers=1, threads=1)\n"
+        "except Exception as error: print(f'{type(error).__name__}: {error}', end='')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", driver],
+        env={**os.environ, "RAY_OVERRIDE_RESOURCES": "no JSON"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.stdout.startswith("TransientError: Ray cannot start on this machine (JSONDecodeError: Expec")
+    assert ended.stdout.endswith("the variables RAY_* of the environment, then try again")
+    assert "\n" not in ended.stdout
+
+
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
     with Pool(
@@ -170,6 +189,8 @@ def test_a_failed_trial_comes_back_with_its_reason_and_its_worker_lives_on(pool:
 def test_any_other_error_comes_back_with_its_type_and_place(pool: Pool) -> None:
     finished = answer(pool, fail(ValueError("7 is not a width")))
     assert finished.error.startswith("ValueError: 7 is not a width (test_pool.py, line ")
+    finished = answer(pool, fail(RuntimeError("shapes differ:\n  [3, 4]\n  [4, 3]")))
+    assert finished.error.startswith("RuntimeError: shapes differ: [3, 4] [4, 3] (test_pool.py, line ")
     assert not finished.died
 
 
