@@ -70,12 +70,14 @@ def hypervolume_svg(report: Report) -> str:
     """Return how the area under the front grew from trial to trial, as SVG for a page."""
     with _style():
         figure = Figure(figsize=(8.6, 2.3), layout="constrained")
-        axes = _axes(figure, f"trials finished, of {len(report.hypervolume)}", "accuracy × ms")
+        axes = _axes(figure, f"trials finished, of {len(report.hypervolume)}", "accuracy × time saved")
         trials = range(1, len(report.hypervolume) + 1)
         axes.step(trials, report.hypervolume, where="post", color=_LIGHT["found"], linewidth=1.8)
         axes.plot(trials[-1], report.hypervolume[-1], "o", color=_LIGHT["found"], markersize=5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axes.set_ylim(bottom=0)
+        least, most = min(report.hypervolume), max(report.hypervolume)
+        room = max(0.1 * (most - least), 0.005)
+        axes.set_ylim(least - room, most + room)
         return _svg(figure, {}, alone=False)
 
 
@@ -97,7 +99,8 @@ def _front(report: Report) -> Figure:
     _focus(axes, report)
     _draw_speedups(axes, report.dense.predicted_ms)
     figure.legend(loc="outside upper center", ncols=5, frameon=False, labelcolor=_LIGHT["quiet"])
-    _label(figure, axes, (report.dense, *finalists, *baselines))
+    winner_first = sorted(finalists, key=lambda row: not row.exported)
+    _label(figure, axes, (report.dense, *winner_first, *baselines))
     return figure
 
 
@@ -120,6 +123,7 @@ def _draw_rows(axes: Axes, rows: Sequence[Row], role: str, marker: str, name: st
         if row.measured_ms is not None:
             axes.plot([predicted_ms, row.measured_ms], [accuracy] * 2, "-", color=color, linewidth=0.8)
             axes.plot(row.measured_ms, accuracy, "D", mfc=_LIGHT["page"], mec=color, markersize=5)
+        axes.errorbar(predicted_ms, accuracy, yerr=row.validation_error, color=color, lw=0.8, alpha=0.4)
         axes.errorbar(predicted_ms, accuracy, xerr=row.predicted_error_ms, color=color, capsize=2.5, lw=1.2)
         size = 9 if row.exported else 6.5
         axes.plot(predicted_ms, accuracy, marker, color=color, markersize=size)
@@ -139,7 +143,8 @@ def _focus(axes: Axes, report: Report) -> None:
     top = max(best + trials)
     height = max(top - min(best), 0.03)
     bottom = max(min(best + trials), min(best) - 0.7 * height) - 0.12 * height
-    axes.set_ylim(bottom, top + 0.15 * height)
+    bars = [row.validation_accuracy + row.validation_error for row in (report.dense, *report.rows)]
+    axes.set_ylim(bottom, max(top + 0.15 * height, max(bars) + 0.05 * height))
     below = sum(accuracy < bottom for accuracy in trials)
     if below:
         axes.annotate(
@@ -185,6 +190,7 @@ def _label(figure: Figure, axes: Axes, rows: Sequence[Row]) -> None:
             fontsize=8.5,
             fontweight="bold" if row.exported else "normal",
             in_layout=False,
+            bbox={"facecolor": _LIGHT["page"], "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
         for offset in reversed(_LABEL_OFFSETS) if row.origin == "uniform" else _LABEL_OFFSETS:
             label.set(position=offset, horizontalalignment="left" if offset[0] > 0 else "right")

@@ -102,10 +102,10 @@ class Report:
 
     `rows` are the baselines and finalists, without `dense`. `created` is an ISO 8601 time. `budget` is what
     the job file asks for, and `target_unit` the unit of every row's target. `hypervolume` has one value per
-    trial so far, in accuracy x milliseconds against (`reference_accuracy`, `reference_ms`). `frozen` maps a
-    group that stays whole to the reason, `seconds` a stage to its duration, `commands` what a user may want
-    next to the command that does it. `export_folder` is empty as long as nothing is exported, and so is
-    `choice`, which says why the winner won.
+    finished trial, of accuracy x share of the dense latency saved: 0 at (`reference_accuracy`,
+    `reference_ms`), at most 1. `frozen` maps a group that stays whole to the reason, `seconds` a stage to its
+    duration, `commands` what a user may want next to the command that does it. `export_folder` is empty as
+    long as nothing is exported, and so is `choice`, which says why the winner won.
     """
 
     job: str
@@ -220,6 +220,7 @@ def render_html(report: Report) -> str:
         "count": count,
         "signed": signed,
         "duration": duration,
+        "breakable": breakable,
     }
     return environment.get_template("report.html").render(
         report=report,
@@ -227,6 +228,11 @@ def render_html(report: Report) -> str:
         front=Markup(figures.front_svg(report)),
         progress=Markup(figures.hypervolume_svg(report)) if report.hypervolume else "",
     )
+
+
+def breakable(name: str) -> Markup:
+    """A dotted name that a line may break behind each dot."""
+    return Markup(".<wbr>").join(name.split("."))
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -21,7 +21,7 @@ from search.finish import (
     results,
 )
 from search.plan import Prepared, features
-from search.report import GroupRow, Point, Report, Row
+from search.report import GroupRow, Point, Report, Row, count
 from search.score import Score
 from trials.candidate import Candidate, Facts, Trial, TrialState, as_counts
 from trials.store import Store
@@ -69,8 +69,8 @@ def make_report(prepared: Prepared, store: Store) -> Report:
             for i, group in enumerate(prepared.coupling.groups)
         ),
         hypervolume=tuple(
-            prepared.scorer.hypervolume(done[:count], merits[:count], dense_ms)
-            for count in range(1, len(done) + 1)
+            prepared.scorer.hypervolume(done[:first], merits[:first], dense_ms)
+            for first in range(1, len(done) + 1)
         ),
         reference_accuracy=0.0,
         reference_ms=dense_ms,
@@ -221,9 +221,12 @@ def _choice(prepared: Prepared, exported: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _budget_text(prepared: Prepared) -> str:
-    levels = prepared.job.budget.levels
-    texts = [f"{level.value:.0%} of dense" if level.relative else f"{level.value:g}" for level in levels]
-    return f"{prepared.kind} at most {', '.join(texts)}"
+    """Such as "latency at most 20%, 30% of dense" or "MACs at most 2.00 M"."""
+    levels, in_ms = prepared.job.budget.levels, prepared.kind == "latency_ms"
+    costs = [f"{level.value:g} ms" if in_ms else count(level.value) for level in levels if not level.relative]
+    shares = [f"{level.value * 100:g}%" for level in levels if level.relative]
+    name = "latency" if in_ms else UNITS[prepared.kind]
+    return f"{name} at most {', '.join(costs + shares)}{' of dense' if shares else ''}"
 
 
 def _warnings(prepared: Prepared, store: Store) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from search.report import (
     Point,
     Report,
     Row,
+    breakable,
     count,
     draw_front,
     duration,
@@ -125,7 +126,7 @@ ONE_TRIAL = replace(BARE, points=REPORT.points[:1], hypervolume=(0.1,))
 class _Page(HTMLParser):
     """A page as a browser reads it: its text, its elements, and whether every element is closed."""
 
-    VOID = frozenset({"meta", "br"})
+    VOID = frozenset({"meta", "br", "wbr"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -244,6 +245,17 @@ def test_a_page_is_well_formed_runs_nothing_and_fetches_nothing(report: Report) 
     assert "@import" not in html
 
 
+def test_the_page_says_why_the_winner_won_and_marks_it_on_the_front(page: str) -> None:
+    text = _Page(page).text
+    assert "Among the networks below it is the fastest within 1 point of dense on validation." in text
+    assert "★●trial 3" in text
+    assert "Among the networks" not in render_html(replace(REPORT, choice=""))
+
+
+def test_a_line_may_break_behind_each_dot_of_a_name_and_nowhere_in_its_markup() -> None:
+    assert breakable("a.b<i>.c") == "a.<wbr>b&lt;i&gt;.<wbr>c"
+
+
 def test_hostile_names_are_shown_as_they_are() -> None:
     page = render_html(_hostile(REPORT))
     assert "<script" not in page
@@ -305,6 +317,12 @@ def test_names_of_networks_on_one_spot_do_not_overlap(tmp_path: Path) -> None:
     places = [(text.get("x"), text.get("y")) for text in texts if (text.text or "").startswith("trial ")]
     assert 1 < len(places) < 30
     assert len(places) == len(set(places))
+
+
+def test_in_a_crowd_the_winner_has_its_name(tmp_path: Path) -> None:
+    crowd = tuple(replace(FOUND, label=f"trial {i}", trial=i, exported=i == 29) for i in range(30))
+    draw_front(replace(REPORT, rows=crowd), tmp_path / "front.svg")
+    assert ">trial 29</text>" in (tmp_path / "front.svg").read_text()
 
 
 def test_a_report_survives_json() -> None:
