@@ -25,7 +25,7 @@ def call_factory(name: str, base: Path, key: str, args: Mapping[str, Any]) -> An
     with _importable(base):
         try:
             return function(**args)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             given = ", ".join(f"{argument}={value!r}" for argument, value in args.items())
             raise RequestError(
                 f"{key}: {name}({given}) failed with {type(error).__name__}: {error}"
@@ -48,7 +48,7 @@ def find_factory(name: str, base: Path, key: str) -> Callable[..., Any]:
     with _importable(base):
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise RequestError(
                 f"{key} names module {module_name!r}, which did not import from {base} or from what is "
                 f"installed ({type(error).__name__}: {error})"

@@ -40,10 +40,12 @@ def test_an_installed_module_is_found(tmp_path: Path) -> None:
         ("no_such_module_7:make", "ModuleNotFoundError"),
         ("json:dump_s", "did you mean 'dumps'"),
         ("broken_7:make", "ZeroDivisionError"),
+        ("leaving_7:make", "SystemExit: 3"),
     ],
 )
 def test_what_cannot_be_found_is_said_in_one_sentence(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "broken_7.py").write_text("1 / 0\n")
+    (tmp_path / "leaving_7.py").write_text("raise SystemExit(3)\n")
     with pytest.raises(RequestError, match=message):
         find_factory(name, tmp_path, "[model] factory")
 
@@ -59,3 +61,9 @@ def test_a_call_may_import_its_neighbours_late(tmp_path: Path) -> None:
 def test_a_call_that_fails_quotes_the_arguments_and_the_error() -> None:
     with pytest.raises(RequestError, match=r"json:loads\(s='\{'\) failed with JSONDecodeError"):
         call_factory("json:loads", Path(), "[model] factory", {"s": "{"})
+
+
+def test_a_call_that_leaves_the_process_is_a_call_that_fails(tmp_path: Path) -> None:
+    (tmp_path / "exit_7.py").write_text("import sys\ndef make(): sys.exit('no weights\\n  here')\n")
+    with pytest.raises(RequestError, match=r"exit_7:make\(\) failed with SystemExit: no weights here$"):
+        call_factory("exit_7:make", tmp_path, "model.factory", {})
