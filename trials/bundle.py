@@ -8,6 +8,7 @@ ever unpickled.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from hwprofiles.errors import BundleError, RequestError, UnsupportedOpError, one_line
 from trials.graph import Arg, Batch, Dtype, Graph, Input, Node, Tensor, TensorSpec, Value
@@ -266,9 +267,9 @@ def export_model(model: nn.Module, inputs: Sequence[Input]) -> Bundle:
     generator = torch.Generator().manual_seed(0)
     examples = tuple(_example(item, generator) for item in inputs)
     name = type(model).__name__
-    with _left_alone(model):
+    with _left_alone(model), warnings.catch_warnings(action="ignore"):
         model.eval()
-        wanted, again = _tensors(model(*examples)), _tensors(model(*examples))
+        wanted, again = _outputs(model, examples), _outputs(model, examples)
         model.train()
         program = _exported(model, examples)
     bundle = _Exporter(program, inputs).bundle()
@@ -282,7 +283,7 @@ def export_model(model: nn.Module, inputs: Sequence[Input]) -> Bundle:
             f"{name} gives other outputs at each call in eval mode, so a random op in it stays on, such as "
             "F.dropout without training=self.training; pass that, or use nn.Dropout"
         )
-    if not _alike(_tensors(bundle.run(*examples)), wanted):
+    if not _alike(tree_leaves(bundle.run(*examples)), wanted):
         raise RequestError(
             f"{name} as exported computes something else than {name} in eval mode; its forward most likely "
             "branches on self.training: leave what differs between the modes to nn.Dropout and batch norms"
@@ -294,11 +295,11 @@ def _exported(model: nn.Module, examples: Sequence[torch.Tensor]) -> torch.expor
     """The model as a program of ATen ops, axis 0 of each input free."""
     batch = torch.export.Dim("batch", min=1, max=2**16)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.export.export(
-                model, tuple(examples), dynamic_shapes=tuple({0: batch} for _ in examples)
-            )
+        # As the model names them: `*x` is one argument that takes several inputs.
+        arguments = inspect.signature(model.forward).bind(*examples).arguments
+        return torch.export.export(
+            model, tuple(examples), dynamic_shapes=tree_map(lambda _: {0: batch}, dict(arguments))
+        )
     except Exception as error:  # whatever the user's code or the exporter raises is the user's to see
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise RequestError(
@@ -333,9 +334,27 @@ def _left_alone(model: nn.Module) -> Iterator[None]:
             module._buffers[name] = buffer.copy_(value)
 
 
-def _tensors(result: object) -> list[torch.Tensor]:
-    """The tensors that a model returns, in the order in which torch.export lists them."""
-    return [leaf.detach() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+def _outputs(model: nn.Module, examples: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors that the user's model returns, in the order in which torch.export lists them.
+
+    Raises:
+        RequestError: the model does not run on such inputs, or returns something else beside tensors.
+    """
+    name = type(model).__name__
+    try:
+        found = tree_leaves(model(*examples))
+    except Exception as error:  # the user's code may raise anything
+        given = " and ".join(str(list(example.shape)) for example in examples)
+        raise RequestError(
+            f"{name} does not run on inputs of shape {given}, a batch of 2 in front of the shape that it was "
+            f"given: {one_line(str(error))[:300] or type(error).__name__}"
+        ) from error
+    odd = [leaf for leaf in found if not isinstance(leaf, torch.Tensor)]
+    if odd or not found:
+        raise RequestError(
+            f"{name} returns {str(odd)[1:-1][:60] or 'nothing'}; a model must return tensors alone"
+        )
+    return [leaf.detach() for leaf in found]
 
 
 def _alike(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> bool:
@@ -375,8 +394,8 @@ class _Exporter:
         for name, item in zip(signature.user_inputs, self.inputs, strict=True):
             self.names[str(name)] = item.name
         nodes = [self._node(node) for node in self.program.graph.nodes if node.op == "call_function"]
-        returned = [str(name) for name in signature.user_outputs]
-        outputs = tuple(Value(self._name(name)) for name in returned)
+        self._check_returned(signature.user_outputs)
+        outputs = tuple(Value(self._name(str(name))) for name in signature.user_outputs)
         live = _live([node for node in nodes if node is not None], outputs)
         used = {name for node in live for name in node.tensors}
         batch_norms = {name.rpartition(".")[0] for name in used if name.endswith("running_mean")}
@@ -402,6 +421,14 @@ class _Exporter:
         return Bundle(
             Graph(inputs=tuple(self.inputs), nodes=tuple(live), outputs=outputs, tensors=specs), kept
         )
+
+    def _check_returned(self, returned: Sequence[object]) -> None:
+        odd = [name for name in returned if not isinstance(name, str) or name in self.tensors]
+        if odd:
+            what = self.tensors.get(str(odd[0]), odd[0])
+            raise RequestError(
+                f"the model returns {what!r} as it is; it must return only what it computes from its inputs"
+            )
 
     def _name(self, name: str) -> str:
         while name in self.current:

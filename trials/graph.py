@@ -19,6 +19,8 @@ MAX_TENSORS = 50_000
 MAX_RANK = 8
 MAX_ELEMENTS = 2**31
 """Of one value at batch 1, or of one tensor."""
+MAX_INPUT_ELEMENTS = 2**28
+"""Of one input at batch 1: 1 GiB of float32."""
 MAX_LITERAL = 2**40
 MAX_TEXT = 256
 INT_END = 2**63 - 1
@@ -108,12 +110,24 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """One input of the model; `shape` is without the batch axis. Integers are drawn from 0 to `high` - 1."""
+    """One input of the model; `shape` is without the batch axis. Integers are drawn from 0 to `high` - 1.
+
+    Raises:
+        BundleError: it has more than `MAX_INPUT_ELEMENTS`.
+    """
 
     name: str
     shape: Shape
     dtype: str = "float32"
     high: int = 2
+
+    def __post_init__(self) -> None:
+        size = math.prod(self.shape)
+        if size > MAX_INPUT_ELEMENTS:
+            raise BundleError(
+                f"input {self.name!r} of shape {list(self.shape)} has {size} elements; at most "
+                f"{MAX_INPUT_ELEMENTS} are allowed, so give the shape of one example"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -271,6 +271,67 @@ def test_a_model_with_infinite_weights_is_refused_by_their_name() -> None:
         export_images(model, 3)
 
 
+class Returns(nn.Module):
+    """A linear layer whose output is handed to `returned`."""
+
+    def __init__(self, returned: Callable[[Returns, Tensor], Any]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+        self.returned = returned
+
+    def forward(self, x: Tensor) -> Any:
+        return self.returned(self, self.linear(x))
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda m, x: None, "returns None; a model must return tensors alone"),
+        (lambda m, x: (x, None), "returns None; a model must return tensors alone"),
+        (lambda m, x: (x, 3), "returns 3; a model must return tensors alone"),
+        (lambda m, x: [], "returns nothing; a model must return tensors alone"),
+        (lambda m, x: m.linear.weight, r"returns 'linear\.weight' as it is"),
+        (lambda m, x: (x, None) if m.training else x, "returns None as it is"),
+    ],
+    ids=["None", "None beside a tensor", "a number", "nothing", "a parameter", "None in training mode"],
+)
+def test_a_model_that_returns_something_else_than_computed_tensors_is_refused(
+    returned: Callable[[Returns, Tensor], Any], words: str
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        export_images(Returns(returned), 3)
+
+
+def test_a_wrong_input_shape_is_refused_with_the_shape_and_the_reason_on_one_line() -> None:
+    with pytest.raises(
+        RequestError,
+        match=r"Linear does not run on inputs of shape \[2, 5\], .*: mat1 and mat2 shapes cannot",
+    ) as caught:
+        export_images(nn.Linear(3, 4), 5)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_input_too_large_to_make_an_example_of_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"\[100000, 100000, 1000\] has 10000000000000 elements"):
+        export_images(nn.Flatten(), 100_000, 100_000, 1000)
+
+
+def test_inputs_may_come_by_position_alone() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 6)
+
+        def forward(self, *x: Tensor) -> Tensor:
+            out: Tensor = self.linear(x[0]) + self.linear(x[1])
+            return out
+
+    model = Sum()
+    bundle = export_model(model, [Input(name="left", shape=(4,)), Input(name="right", shape=(4,))])
+    left, right = torch.randn(3, 4), torch.randn(3, 4)
+    torch.testing.assert_close(bundle.network()(left, right), model(left, right), rtol=0, atol=1e-5)
+
+
 def test_the_batch_of_a_bundle_is_free() -> None:
     network = exported("vit").network().eval()
     x = example_input("vit", batch=5)
