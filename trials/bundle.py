@@ -261,8 +261,9 @@ def export_model(model: nn.Module, inputs: Sequence[Input]) -> Bundle:
 
     Raises:
         UnsupportedOpError: an op without a rule.
-        RequestError: the model cannot be exported with a dynamic batch, torch.export's reason is quoted; or
-            the bundle computes something else than the model does in eval mode.
+        RequestError: the model does not run on such inputs or cannot be exported with a dynamic batch, the
+            reason is quoted; it returns something else than tensors that it computes; it holds infinite
+            numbers; or the bundle computes something else than the model does in eval mode.
     """
     generator = torch.Generator().manual_seed(0)
     examples = tuple(_example(item, generator) for item in inputs)
