@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import typer
 
 from search.cli import app
 from search.job import Job
 from search.settings import Settings
 from trials.bundle import export_model
+from trials.data import load
 from trials.factory import call_factory
 from trials.groups import analyse
 
@@ -79,6 +82,57 @@ def test_the_own_model_of_the_readme_is_a_job_with_groups_to_prune(tmp_path: Pat
     model = call_factory(job.model.factory, tmp_path, "model.factory", job.model.args)
     coupling = analyse(export_model(model, job.model.input_specs).graph)
     assert [group.size for group in coupling.groups] == [64, 64]
+
+
+ENCODER = """
+import torch
+from torch import nn
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(30522, 8)
+        self.wide, self.head = nn.Linear(8, 16), nn.Linear(16, 2)
+
+    def forward(self, input_ids, attention_mask):
+        words = torch.relu(self.wide(self.words(input_ids))) * attention_mask.unsqueeze(-1)
+        return self.head(words.mean(1))
+
+encoder = Encoder
+"""
+
+
+def test_the_documented_model_with_several_inputs_takes_the_documented_data_in_order_or_by_name(
+    tmp_path: Path,
+) -> None:
+    document = (ROOT / "docs" / "job.md").read_text()
+    [data_file] = re.findall(r"^```python\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
+    [job_file] = [
+        text
+        for text in re.findall(r"^```toml\n(.*?)^```$", document, re.DOTALL | re.MULTILINE)
+        if "inputs" in text
+    ]
+    (tmp_path / "model.py").write_text(ENCODER)
+    (tmp_path / "data.py").write_text(data_file)
+    (tmp_path / "encoder.pt").touch()
+    (tmp_path / "job.toml").write_text(job_file)
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for name in ("train", "validation", "test"):
+        arrays[f"{name}_input_ids"] = rng.integers(0, 30522, (20, 128))
+        arrays[f"{name}_attention_mask"] = rng.integers(0, 2, (20, 128))
+        arrays[f"{name}_labels"] = np.arange(20) % 2
+    np.savez(tmp_path / "sentences.npz", **arrays)
+
+    job = Job.load(tmp_path / "job.toml")
+    inputs, labels = load(job.data_spec(), tmp_path, seed=0).test.batch(slice(0, 5))
+    assert labels.tolist() == [0, 1, 0, 1, 0]
+    model = call_factory(job.model.factory, tmp_path, "model.factory", job.model.args)
+    network = export_model(model.eval(), job.model.input_specs).network().eval()
+    ids, mask = (torch.from_numpy(values) for values in inputs)
+    wanted = model(ids, mask)
+    torch.testing.assert_close(network(ids, mask), wanted)
+    torch.testing.assert_close(network(attention_mask=mask, input_ids=ids), wanted)
 
 
 def test_every_environment_variable_is_in_the_readme() -> None:
