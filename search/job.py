@@ -198,6 +198,10 @@ class Level:
     value: float
     relative: bool
 
+    @property
+    def percentage(self) -> str:
+        return f"{self.value * 100:.15g}%"
+
 
 def _read_levels(value: object) -> tuple[Level, ...]:
     levels = tuple(_read_level(each) for each in (value if isinstance(value, list) else [value]))
@@ -209,7 +213,7 @@ def _read_levels(value: object) -> tuple[Level, ...]:
 def _read_level(value: object) -> Level:
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)):
         level = Level(float(match[1]) / 100, relative=True)
-        if 0 < level.value <= 1:
+        if 0 < level.value < 1:
             return level
     elif isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**63:
         return Level(float(value), relative=False)
@@ -217,14 +221,14 @@ def _read_level(value: object) -> Level:
 
 
 def _write_levels(levels: Sequence[Level]) -> list[str | float]:
-    return [f"{level.value * 100:.15g}%" if level.relative else level.value for level in levels]
+    return [level.percentage if level.relative else level.value for level in levels]
 
 
 Levels = Annotated[
     tuple[Level, ...],
     PlainValidator(_read_levels),
     PlainSerializer(_write_levels),
-    Field(description='a number above 0, a percentage up to "100%", or a list of different ones'),
+    Field(description='a number above 0, a percentage below "100%", or a list of different ones'),
 ]
 
 
@@ -260,6 +264,11 @@ class Budget(_Table):
     @property
     def levels(self) -> tuple[Level, ...]:
         return self.latency_ms or self.latency or self.macs or self.parameters
+
+    def written(self, level: Level) -> str:
+        """One of the levels as the job file has it, with its key."""
+        key = next(name for name in type(self).model_fields if getattr(self, name))
+        return f'{key} = "{level.percentage}"' if level.relative else f"{key} = {level.value:.15g}"
 
 
 class Search(_Table):

@@ -46,8 +46,8 @@ class Plan:
 
     `in_flight`: the controller is asked for trial n once exactly the trials up to n - in_flight have been
     told to it, whatever finished when, so a search does not depend on timing. `execution` is how torch
-    computes accuracies; unless the job says so, what was fastest here. The same seed gives the same candidates
-    where both are the same. `targets` are in the unit of the budget; `dense_ms` is measured.
+    computes accuracies; unless the job says so, what was fastest here. The same seed gives the same
+    candidates where both are the same. `targets` are in the unit of the budget; `dense_ms` is measured.
     """
 
     bundle_sha256: str
@@ -132,7 +132,7 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
     costs = Costs(coupling)
     _, device = open_device(job)
     space = make_space(job, coupling, device)
-    if job.budget.kind != "latency_ms":
+    if before is None and job.budget.kind != "latency_ms":
         # Refused before minutes of measuring, if it is to be refused.
         budget_targets(job, space, costs.macs if job.budget.kind == "macs" else costs.parameters)
     listener.stage("profiling")
@@ -225,21 +225,29 @@ def budget_targets(job: Job, space: Space, cost: Cost, dense_cost: float | None 
         dense_cost: what percentages are of, where that is not the `cost` of the dense candidate.
 
     Raises:
-        RequestError: no candidate meets a level; names the smallest that one meets.
+        RequestError: no candidate meets a level, or the dense one does; names the costs between which levels
+            make sense.
     """
-    kind = job.budget.kind
-    if dense_cost is None:
-        dense_cost = float(cost(as_counts([space.dense]))[0])
-    targets = tuple(
-        level.value * dense_cost if level.relative else level.value for level in job.budget.levels
-    )
-    least = float(cost(as_counts([narrowest(space)]))[0])
-    if min(targets) < least:
-        raise RequestError(
-            f"the budget {kind} = {min(targets):.6g} cannot be met: the smallest reachable is {least:.6g} "
-            f"({least / dense_cost:.0%} of dense); raise it, or lower search.lowest_keep"
-        )
-    return targets
+    budget, unit = job.budget, job.budget.kind.removeprefix("latency_")
+    least, most = cost(as_counts([narrowest(space), space.dense])).tolist()
+    dense_cost = dense_cost or most
+    targets = []
+    for level in budget.levels:
+        target = level.value * dense_cost if level.relative else level.value
+        given = f" ({target:.6g} {unit})" if level.relative else ""
+        if target < least:
+            raise RequestError(
+                f"the budget {budget.written(level)}{given} cannot be met: the smallest reachable is "
+                f"{least:.6g} {unit} ({least / dense_cost:.0%} of dense); raise it, or lower "
+                "search.lowest_keep"
+            )
+        if target >= most:
+            raise RequestError(
+                f"the budget {budget.written(level)}{given} asks for nothing: the dense model costs "
+                f"{most:.6g} {unit} as it is; ask for less than that"
+            )
+        targets.append(target)
+    return tuple(targets)
 
 
 def features(scorer: Scorer) -> NDArray[np.float64]:

@@ -122,7 +122,7 @@ normalize = { mean = [0.5, 0.4, 0.3], std = [0.2, 0.2, 0.1] }"""
         ("latency_ms = 2", "latency_ms", [Level(2.0, False)]),
         ('latency = "50%"', "latency_ms", [Level(0.5, True)]),
         ('latency = ["80%", "12.5 %"]', "latency_ms", [Level(0.8, True), Level(0.125, True)]),
-        ('macs = [6.2e7, "100%"]', "macs", [Level(6.2e7, False), Level(1.0, True)]),
+        ('macs = [6.2e7, "99%"]', "macs", [Level(6.2e7, False), Level(0.99, True)]),
         ("parameters = 100000", "parameters", [Level(1e5, False)]),
     ],
 )
@@ -134,7 +134,7 @@ def test_a_budget_is_a_kind_and_its_levels(folder: Path, line: str, kind: str, l
 @settings(deadline=None)
 @given(
     levels=st.lists(
-        st.decimals(min_value="0.001", max_value=100, places=3).map(lambda percent: f"{percent}%")
+        st.decimals(min_value="0.001", max_value="99.999", places=3).map(lambda percent: f"{percent}%")
         | st.floats(min_value=1e-3, max_value=1e12),
         min_size=1,
         unique=True,
@@ -239,7 +239,8 @@ def test_a_job_has_one_device_for_now(folder: Path) -> None:
         ("model", "input = 3", "a table"),
         ("data", "train = 7", 'a path, or { path = "...", rows = [0, 5000] }'),
         ("budget", 'latency = "0%"', "a number above 0, a percentage"),
-        ("budget", 'latency = "101%"', "a number above 0, a percentage"),
+        ("budget", 'latency = "100%"', 'a number above 0, a percentage below "100%"'),
+        ("budget", 'macs = ["50%", "101%"]', "a number above 0, a percentage"),
         ("budget", 'latency = ["50%", "50.0%"]', "a number above 0, a percentage"),
         ("budget", "latency = true", "a number above 0, a percentage"),
         ("budget", "latency = -1", "a number above 0, a percentage"),

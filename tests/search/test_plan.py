@@ -35,9 +35,9 @@ def job_with(small_job: Path, budget: str) -> Job:
 
 
 def test_percentages_are_of_the_dense_cost(small_job: Path) -> None:
-    job = job_with(small_job, 'macs = ["20%", "100%"]')
-    assert budget_targets(job, SPACE, cost) == pytest.approx((30, 150))
-    assert budget_targets(job, SPACE, cost, dense_cost=120.0) == pytest.approx((24, 120))
+    job = job_with(small_job, 'macs = ["20%", "90%"]')
+    assert budget_targets(job, SPACE, cost) == pytest.approx((30, 135))
+    assert budget_targets(job, SPACE, cost, dense_cost=120.0) == pytest.approx((24, 108))
 
 
 def test_the_smallest_cost_there_is_may_be_asked_for_and_no_less(small_job: Path) -> None:
@@ -45,9 +45,22 @@ def test_the_smallest_cost_there_is_may_be_asked_for_and_no_less(small_job: Path
     with pytest.raises(RequestError) as refused:
         budget_targets(job_with(small_job, "macs = [30, 19]"), SPACE, cost)
     assert str(refused.value) == (
-        "the budget macs = 19 cannot be met: the smallest reachable is 20 (13% of dense); "
+        "the budget macs = 19 cannot be met: the smallest reachable is 20 macs (13% of dense); "
         "raise it, or lower search.lowest_keep"
     )
+
+
+def test_a_budget_that_cannot_be_met_is_named_as_it_was_written(small_job: Path) -> None:
+    with pytest.raises(RequestError, match=r'budget latency = "5%" \(7\.5 ms\) cannot .* is 20 ms \(13% of'):
+        budget_targets(job_with(small_job, 'latency = ["50%", "5%"]'), SPACE, cost)
+
+
+@pytest.mark.parametrize("written", ["macs = 150", "macs = [30, 1e9]"])
+def test_a_budget_that_the_dense_model_holds_asks_for_nothing(written: str, small_job: Path) -> None:
+    with pytest.raises(RequestError, match="asks for nothing: the dense model costs 150 macs as it is; ask"):
+        budget_targets(job_with(small_job, written), SPACE, cost)
+    with pytest.raises(RequestError, match=r'latency = "95%" \(152 ms\) asks for nothing: .* costs 150 ms'):
+        budget_targets(job_with(small_job, 'latency = "95%"'), SPACE, cost, dense_cost=160.0)
 
 
 def test_a_plan_comes_back_from_the_store_as_it_was(prepared: Prepared) -> None:
