@@ -67,18 +67,52 @@ def test_without_validation_split_closeness_to_dense_decides_and_the_report_says
 def test_a_job_of_which_every_trial_fails_exports_nothing_and_exits_with_1(
     prunefront: Prunefront, small_job: Path, tmp_path: Path
 ) -> None:
-    """A budget that the dense model holds leaves nothing to prune."""
-    job = changed(small_job, "all", latency='macs = "100%"', trials="trials = 3")
+    """Training with steps that long diverges at once."""
+    job = changed(
+        small_job, "all", latency='macs = "50%"', trials="trials = 2",
+        final_steps="brief_steps = 2\nlearning_rate = 1e30",
+    )  # fmt: skip
     ran = prunefront("run", job, "--runs", tmp_path / "runs", "--workers", "1")
     assert ran.code == 1
     assert ran.err == (
-        "error: job 'all' found nothing to export in 1 trials; 1 failed, the first because "
-        "the candidate keeps every unit, so there is nothing to prune\n"
+        "error: job 'all' found nothing to export in 2 trials; 2 failed, the first because "
+        "the training loss became nan at step 2 of 2 with learning rate 1e+30; lower it\n"
     )
-    assert "the search is over after 1 of 3 trials" in ran.out
     assert (tmp_path / "runs" / "all" / "report.html").exists()
     again = prunefront("run", tmp_path / "runs" / "all")
     assert (again.code, again.err) == (1, ran.err)
+
+
+@pytest.mark.parametrize(
+    ("name", "budget", "sentence"),
+    [
+        ("prunefront.db", 'macs = "50%"', "no job can be called 'prunefront.db'"),
+        ("greedy", "macs = 10", "the budget macs = 10 cannot be met"),
+        ("generous", "macs = 1e9", "the budget macs = 1000000000 asks for nothing: the dense model costs"),
+    ],
+)
+def test_a_refused_job_leaves_nothing_on_a_fresh_machine(
+    name: str, budget: str, sentence: str, prunefront: Prunefront, small_job: Path, tmp_path: Path
+) -> None:
+    job = changed(small_job, "fresh", latency=budget)
+    ran = prunefront("run", job, "--name", name, "--runs", tmp_path / "runs")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert sentence in ran.err
+    assert not list(tmp_path.rglob("*.*"))
+    assert not (tmp_path / "runs" / name).exists()
+
+
+@pytest.mark.parametrize("damaged", ["[]", "[" * 100_000])
+def test_a_damaged_report_of_a_job_that_is_done_is_made_again(
+    damaged: str, prunefront: Prunefront, runs: Path
+) -> None:
+    path = runs / "small" / "report.json"
+    before = json.loads(path.read_text())
+    path.write_text(damaged)
+    ran = prunefront("run", runs / "small", "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["rows"] == before["rows"]
+    assert json.loads(path.read_text())["rows"] == before["rows"]
 
 
 def test_a_bug_in_the_search_is_noted_with_the_job(
@@ -88,7 +122,7 @@ def test_a_bug_in_the_search_is_noted_with_the_job(
     job = Job.load(small_job)
 
     def broken(*arguments: object, **options: object) -> None:
-        raise ZeroDivisionError("1 / 0")
+        raise ZeroDivisionError("1\n  / 0")
 
     with Store.open(place.store) as store:
         monkeypatch.setattr(session, "Pool", broken)
