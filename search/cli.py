@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from hwprofiles.errors import InvariantError, PrunefrontError, RequestError, TransientError
 from search.place import Place
@@ -24,7 +25,20 @@ if TYPE_CHECKING:
     from search.plan import Prepared
     from trials.store import Store
 
+
+class _Commands(TyperGroup):
+    """The commands, one of which Ctrl-C may end."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say(err, "\ninterrupted before there was anything new to resume; run the same command again")
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Find how much of each layer to take away: the most accurate model at every latency.",
     no_args_is_help=True,
     add_completion=False,
@@ -173,6 +187,8 @@ def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
                 with Bars(out) as bars:
                     report = run_job(job, place, store, bars)
         except KeyboardInterrupt:
+            if job.name not in [record.name for record in store.jobs()]:
+                raise
             _say(err, "\ninterrupted; nothing finished is lost")
             _say(err, f"go on with: prunefront resume {place.folder}")
             sys.exit(INTERRUPTED)
@@ -207,11 +223,6 @@ def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _say_facts(facts: Mapping[str, Any]) -> None:
-    for key, value in facts.items():
-        _say(out, f"{key:<16} {value}")
-
-
 @app.command()
 def inspect(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> None:
     """Print a model's groups: sizes, couplings, shares of MACs and latency, and what is frozen and why."""
@@ -228,8 +239,8 @@ def inspect(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> No
     out.print(tables.groups(found))
     if found["profile"] is None:
         _say(out, f"latency shares need a profile: prunefront profile {job_file}")
-    for item in found["frozen"]:
-        _say(out, f"frozen: {item['name']} ({item['size']} units): {item['reason']}")
+    for line in tables.frozen(found):
+        _say(out, line)
 
 
 @app.command()
@@ -246,7 +257,8 @@ def profile(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> No
         return
     with Bars(out) as bars:
         found = profile_job(job, place, bars)
-    _say_facts(found)
+    for key, value in found.items():
+        _say(out, f"{key:<16} {value}")
 
 
 @app.command()

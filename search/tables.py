@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -88,11 +87,8 @@ def trials(found: Sequence[Mapping[str, Any]]) -> Table:
 
 def failures(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line per reason for which trials failed."""
-    failed = sorted((trial for trial in found if trial["reason"]), key=lambda trial: str(trial["reason"]))
-    return [
-        f"failed: trial {', '.join(str(trial['trial']) for trial in alike)}: {reason}"
-        for reason, alike in groupby(failed, key=lambda trial: trial["reason"])
-    ]
+    failed = [(str(trial["trial"]), trial["reason"]) for trial in found if trial["reason"]]
+    return [f"failed: trial {names}: {reason}" for names, reason in _alike(failed)]
 
 
 def stages(trial: Mapping[str, Any]) -> Table:
@@ -150,6 +146,12 @@ def groups(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def frozen(found: Mapping[str, Any]) -> list[str]:
+    """One line per reason for which groups stay whole; takes what `groups` takes."""
+    named = [(f"{item['name']} ({item['size']} units)", item["reason"]) for item in found["frozen"]]
+    return [f"frozen: {names}: {reason}" for names, reason in _alike(named)]
+
+
 def candidates(found: Sequence[Mapping[str, Any]]) -> Table:
     """Named candidates made real, as `inspection.try_candidates` tells them, without those that failed."""
     table = _table(*map(_number, ("", "accuracy %", "predicted ms", "measured", "MACs", "params")))
@@ -190,6 +192,12 @@ def _number(heading: str) -> Column:
 def _name(heading: str) -> Column:
     """Of names as long as users like: one too long for the screen goes on in the next line."""
     return Column(heading, overflow="fold")
+
+
+def _alike(reasons: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """From (name, reason) to (all names of one reason, reason)."""
+    for reason in dict.fromkeys(reason for _, reason in reasons):
+        yield ", ".join(name for name, own in reasons if own == reason), reason
 
 
 def _style(row: Row) -> str:

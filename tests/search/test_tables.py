@@ -77,6 +77,15 @@ def test_trials_that_failed_alike_share_a_line() -> None:
     assert tables.failures(found) == ["failed: trial 1, 3: NaN", "failed: trial 2: its worker died"]
 
 
+def test_groups_that_are_frozen_alike_share_a_line() -> None:
+    names = {"embed": "a class token", "head": "an output", "proj": "a class token"}
+    found = {"frozen": [{"name": name, "size": 64, "reason": reason} for name, reason in names.items()]}
+    assert tables.frozen(found) == [
+        "frozen: embed (64 units), proj (64 units): a class token",
+        "frozen: head (64 units): an output",
+    ]
+
+
 def test_predicted_stands_beside_measured() -> None:
     final = {"facts": {**FACTS, "accuracy": 0.97}, "test": None}
     predicted = {"latency_ms": 1.0, "error_ms": 0.06}
