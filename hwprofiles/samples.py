@@ -8,12 +8,13 @@ the round medians: against 10-18 % for a plain median it repeats to 1-2 %.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -25,8 +26,12 @@ from hwprofiles.errors import InvariantError, TransientError
 
 K = TypeVar("K")
 
+_log = logging.getLogger(__name__)
+
 RUNS_PER_VISIT = 3
 """Timed runs each time a thing has its turn, after one untimed run that brings its data into the caches."""
+SILENT_S = 1.5
+"""For how long a measurement waits for another one without a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +126,8 @@ def _visit(run: Callable[[], None]) -> list[int]:
 def only_measurement(*, patience_s: float = 600.0) -> Iterator[None]:
     """Hold this machine's measuring lock, which the system releases even when its holder is killed.
 
+    Whoever waits for it for more than a moment says so once, in the log.
+
     Raises:
         TransientError: another process or thread still holds it after `patience_s`.
     """
@@ -128,17 +135,35 @@ def only_measurement(*, patience_s: float = 600.0) -> Iterator[None]:
     descriptor = (
         os.open(path, os.O_RDONLY) if path.exists() else os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
     )
-    deadline = time.monotonic() + patience_s
+    start = time.monotonic()
+    said = False
     try:
         while not _try_lock(descriptor):
-            if time.monotonic() >= deadline:
+            waited_s = time.monotonic() - start
+            if waited_s >= patience_s:
                 raise TransientError(
-                    f"another measurement has held {path} for {patience_s:.0f} s; let it end, then try again"
+                    f"{_holder(descriptor)} has held {path} for {patience_s:.0f} s; let its measurement end, "
+                    "then try again"
                 )
+            if waited_s >= SILENT_S and not said:
+                _log.warning("waiting to measure: %s measures on this machine now", _holder(descriptor))
+                said = True
             time.sleep(0.05)
         yield
     finally:
         os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """Who holds the lock of an open file, with the command that it runs where the system tells."""
+    inode = os.fstat(descriptor).st_ino
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            _, kind, _, _, pid, file, *_ = line.split()
+            if kind == "FLOCK" and file.endswith(f":{inode}"):
+                command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+                return f"process {pid} ({command})"
+    return "another process"
 
 
 def _try_lock(descriptor: int) -> bool:

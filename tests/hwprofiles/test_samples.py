@@ -3,13 +3,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwprofiles import Rounds, measure
+from hwprofiles import Rounds, measure, samples
 from hwprofiles.errors import TransientError
 from hwprofiles.samples import RUNS_PER_VISIT, only_measurement
 
@@ -73,18 +75,45 @@ def test_a_second_measurement_is_kept_waiting_and_told_why() -> None:
         thread.start()
         thread.join()
     assert len(refused) == 1
-    assert "another measurement" in refused[0]
+    assert "has held" in refused[0]
+
+
+HOLDING = (
+    "import sys; from hwprofiles.samples import only_measurement\n"
+    "with only_measurement(): print('held', flush=True); sys.stdin.readline()"
+)
+
+
+@contextmanager
+def measuring_process() -> Iterator[subprocess.Popen[str]]:
+    """A process that measures until it is killed or reads a line."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, "job.toml"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
 
 
 def test_a_killed_measurement_frees_the_machine() -> None:
-    holding = (
-        "import time; from hwprofiles.samples import only_measurement\n"
-        "with only_measurement(): print('held', flush=True); time.sleep(600)"
-    )
-    with subprocess.Popen([sys.executable, "-c", holding], stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+    with measuring_process() as holder:
         holder.kill()
         holder.wait()
     with only_measurement(patience_s=60):
         pass
+
+
+def test_whoever_waits_for_a_measurement_says_once_for_which(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(samples, "SILENT_S", 0.1)
+    with measuring_process() as holder:
+        with pytest.raises(TransientError, match=f"process {holder.pid} .*has held"):
+            with only_measurement(patience_s=0.5):
+                pass
+        [said] = caplog.messages
+        assert said.startswith(f"waiting to measure: process {holder.pid} ({sys.executable} -c import sys;")
+        assert said.endswith("job.toml) measures on this machine now")
+        holder.communicate("\n")
+    with only_measurement(patience_s=60):
+        assert caplog.messages == [said]
