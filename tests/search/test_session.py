@@ -153,6 +153,25 @@ def test_stopped_while_it_is_planned_a_job_keeps_its_place(
     assert "has not been planned yet; run `prunefront resume" in ran.err
 
 
+@pytest.mark.parametrize(("where", "what"), [(Job, "load"), (session, "open_job")])
+def test_stopped_before_it_has_begun_a_job_leaves_nothing_to_resume_and_the_command_says_so(
+    where: object,
+    what: str,
+    prunefront: Prunefront,
+    small_job: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, what, stopped)
+    ran = prunefront("run", small_job, "--runs", tmp_path / "runs")
+    assert (ran.code, ran.out.strip()) == (130, "")
+    assert ran.err == "\ninterrupted before there was anything new to resume; run the same command again\n"
+    assert not list(tmp_path.rglob("*.db"))
+
+
 def test_a_planned_job_that_cannot_go_on_stays_as_it_was(
     prunefront: Prunefront, planned_runs: Path, tmp_path: Path
 ) -> None:
