@@ -2,18 +2,22 @@
 
 from hwprofiles.device import Device
 from hwprofiles.files import MeasuredNetwork, Profile, read_profile, write_profile
-from hwprofiles.ops import OpSpec
+from hwprofiles.lowering import lower
+from hwprofiles.ops import INPUT, OpGraph, OpSpec
 from hwprofiles.runtimes import Runtime, open_runtime
 from hwprofiles.samples import Rounds, Summary, measure
 
 __all__ = [
+    "INPUT",
     "Device",
     "MeasuredNetwork",
+    "OpGraph",
     "OpSpec",
     "Profile",
     "Rounds",
     "Runtime",
     "Summary",
+    "lower",
     "measure",
     "open_runtime",
     "read_profile",

@@ -21,16 +21,16 @@ import pyarrow.parquet as pq
 
 from hwprofiles.device import Device
 from hwprofiles.errors import ProfileError
-from hwprofiles.ops import OpSpec
+from hwprofiles.ops import INPUT, OpGraph, OpSpec
 from hwprofiles.samples import Rounds
 
-FORMAT = 1
+FORMAT = 2
 _HEADER = b"prunefront.profile"
 _SCHEMA = pa.schema(
     {
-        "entry": pa.string(),  # "operator" or "network"
+        "entry": pa.string(),  # "kernel" or "network"
         "name": pa.string(),
-        "operators": pa.string(),  # JSON list of OpSpec: one for an operator, all of them for a network
+        "graph": pa.string(),  # JSON: of a kernel its OpSpec, of a network its OpGraph
         "passes": pa.int32(),
         "rounds": pa.int32(),
         "times_ms": pa.list_(pa.float64()),  # passes x rounds x runs, flattened
@@ -40,27 +40,27 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredNetwork:
-    """A whole network that was timed, with the operators it runs in order."""
+    """A whole network that was timed, with the operators that it runs."""
 
     name: str
-    operators: tuple[OpSpec, ...]
+    graph: OpGraph
     rounds: Rounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What was measured on one device: canonical operators, and whole networks to calibrate against."""
+    """What was measured on one device: kernels, and whole networks to calibrate against."""
 
     device: Device
-    operators: Mapping[OpSpec, Rounds]
+    kernels: Mapping[OpSpec, Rounds]
     networks: tuple[MeasuredNetwork, ...]
     created: datetime
 
 
 def write_profile(profile: Profile, path: Path) -> None:
     """Write `profile` to `path`, replacing what was there only once everything is on disk."""
-    rows = [_row("operator", str(spec), (spec,), rounds) for spec, rounds in profile.operators.items()]
-    rows += [_row("network", net.name, net.operators, net.rounds) for net in profile.networks]
+    rows = [_row("kernel", str(spec), spec, rounds) for spec, rounds in profile.kernels.items()]
+    rows += [_row("network", net.name, net.graph, net.rounds) for net in profile.networks]
     header: dict[str, Any] = {
         "format": FORMAT,
         "created": profile.created.astimezone(UTC).isoformat(),
@@ -97,14 +97,14 @@ def read_profile(path: Path) -> Profile:
         if not table.schema.equals(_SCHEMA):
             raise ProfileError(f"profile {path} does not have the columns of format {FORMAT}; measure again")
         rows = table.to_pylist()
-        operators, networks = _parse(rows, path)
+        kernels, networks = _parse(rows, path)
         if header.pop("sha256") != _sha256(header, rows):
             raise ProfileError(
                 f"profile {path} was changed after it was written (sha256 differs); measure again"
             )
         return Profile(
             device=Device(**header["device"]),
-            operators=operators,
+            kernels=kernels,
             networks=networks,
             created=datetime.fromisoformat(header["created"]),
         )
@@ -116,12 +116,12 @@ def read_profile(path: Path) -> Profile:
         ) from error
 
 
-def _row(entry: str, name: str, operators: Sequence[OpSpec], rounds: Rounds) -> dict[str, Any]:
+def _row(entry: str, name: str, graph: OpSpec | OpGraph, rounds: Rounds) -> dict[str, Any]:
     passes, per_pass, _ = rounds.times_ms.shape
     return {
         "entry": entry,
         "name": name,
-        "operators": json.dumps([asdict(spec) for spec in operators]),
+        "graph": json.dumps(asdict(graph)),
         "passes": passes,
         "rounds": per_pass,
         "times_ms": rounds.times_ms.ravel().tolist(),
@@ -131,23 +131,32 @@ def _row(entry: str, name: str, operators: Sequence[OpSpec], rounds: Rounds) -> 
 def _parse(
     rows: Sequence[Mapping[str, Any]], path: Path
 ) -> tuple[dict[OpSpec, Rounds], tuple[MeasuredNetwork, ...]]:
-    operators: dict[OpSpec, Rounds] = {}
+    kernels: dict[OpSpec, Rounds] = {}
     networks: list[MeasuredNetwork] = []
     for number, row in enumerate(rows):
         try:
-            specs = tuple(_spec(data) for data in json.loads(row["operators"]))
+            stored = json.loads(row["graph"])
             times_ms = np.array(row["times_ms"], dtype=np.float64)
             rounds = Rounds(times_ms.reshape(row["passes"], row["rounds"], -1))
             if row["entry"] == "network":
-                networks.append(MeasuredNetwork(name=row["name"], operators=specs, rounds=rounds))
+                networks.append(MeasuredNetwork(name=row["name"], graph=_graph(stored), rounds=rounds))
             else:
-                (spec,) = specs
-                operators[spec] = rounds
+                kernels[_spec(stored)] = rounds
         except (KeyError, TypeError, ValueError) as error:
             raise ProfileError(
                 f"profile {path}, row {number} ({row['name']}): {error}; measure the device again"
             ) from error
-    return operators, tuple(networks)
+    return kernels, tuple(networks)
+
+
+def _graph(data: Mapping[str, Any]) -> OpGraph:
+    operators = tuple(_spec(item) for item in data["operators"])
+    sources = tuple(tuple(int(source) for source in item) for item in data["sources"])
+    outputs = tuple(int(output) for output in data["outputs"])
+    earlier = all(INPUT <= s < position for position, item in enumerate(sources) for s in item)
+    if not earlier or len(sources) != len(operators) or not all(0 <= o < len(operators) for o in outputs):
+        raise ValueError("its operators do not read one another in order")
+    return OpGraph(operators=operators, sources=sources, outputs=outputs)
 
 
 def _spec(data: Mapping[str, Any]) -> OpSpec:

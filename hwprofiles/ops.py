@@ -1,12 +1,17 @@
-"""OpSpec: a layer as hardware sees it, the key that models and profiles share."""
+"""OpSpec: a layer as hardware sees it, the key that models and profiles share. OpGraph: a network of them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 Size = tuple[int, ...]
+
+INPUT = -1
+"""Where an operator reads the network's own input; see `OpGraph.sources`."""
+_CONTRACTIONS = {"conv2d", "depthwise_conv2d", "linear"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -23,9 +28,9 @@ class OpSpec:
       (queries, keys).
     - `matmul`: channels = how many matrices, such as heads; `in_size` (rows, inner), `out_size` (rows,
       columns).
-    - `max_pool2d`, `avg_pool2d` (`out_size` (1, 1) is a global pool), `layer_norm`, `softmax`, `batch_norm`
-      (one that no convolution absorbs), `elementwise` and `copy` (data movement); `fused` of the last two
-      names what they do, such as ("add",) or ("pad",).
+    - `max_pool2d`, `avg_pool2d`, `mean2d` (mean or sum over all of `in_size`), `layer_norm`, `softmax`,
+      `batch_norm` (one that no convolution absorbs), `elementwise` and `copy` (data movement); `fused` of the
+      last two names what they do, such as ("add",) or ("pad",).
 
     `fused` is the epilogue in the model's own order, such as ("batch_norm", "add", "relu"): what follows the
     operator, is used nowhere else, and a backend may run in the same kernel.
@@ -65,6 +70,16 @@ class OpSpec:
                 return math.prod(self.in_size) * self.out_size[1] * self.out_channels
         return 0
 
+    @property
+    def square(self) -> bool:
+        """Whether it has as many output as input channels in every candidate."""
+        return self.kind not in ("conv2d", "linear")
+
+    @property
+    def result_size(self) -> Size:
+        """Of what it writes, without the channels."""
+        return self.out_size or self.in_size
+
     def with_channels(self, in_channels: int, out_channels: int) -> Self:
         return replace(self, in_channels=in_channels, out_channels=out_channels)
 
@@ -74,3 +89,30 @@ class OpSpec:
         epilogue = "".join(f"+{name}" for name in self.fused)
         channels = f"{self.in_channels}->{self.out_channels}"
         return " ".join(part for part in (self.kind, kernel, channels, f"@{size}{epilogue}") if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpGraph:
+    """A network as hardware sees it: operators in running order, and who reads whose results.
+
+    `sources`: for each operator the positions of those whose results it reads, its own input first and what
+    it adds to its own result behind; `INPUT` is the network's input. `outputs`: whose results leave it.
+    """
+
+    operators: tuple[OpSpec, ...]
+    sources: tuple[tuple[int, ...], ...]
+    outputs: tuple[int, ...]
+
+    def joined(self, position: int) -> tuple[int, ...]:
+        """The sources that an operator takes as they lie: what a layer adds, all that any other reads."""
+        first = 1 if self.operators[position].kind in _CONTRACTIONS else 0
+        return self.sources[position][first:]
+
+    def own(self, position: int) -> tuple[int, ...]:
+        """The source, if any, that a layer multiplies with its weights."""
+        return self.sources[position][:1] if self.operators[position].kind in _CONTRACTIONS else ()
+
+    def with_channels(self, in_channels: Sequence[int], out_channels: Sequence[int]) -> Self:
+        """The same network with other channel counts, one of each per operator."""
+        pairs = zip(self.operators, in_channels, out_channels, strict=True)
+        return replace(self, operators=tuple(spec.with_channels(*channels) for spec, *channels in pairs))

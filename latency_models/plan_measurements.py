@@ -1,47 +1,100 @@
-"""Which operators to measure so that a table can score every candidate of a model."""
+"""Which kernels to measure so that a table can score every candidate of a model."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
-from hwprofiles.ops import OpSpec
-from hwprofiles.runtimes import Runtime
+from hwprofiles.lowering import shape_of
+from hwprofiles.ops import INPUT, OpGraph, OpSpec
+from hwprofiles.runtimes import PLAIN, Lowered, Runtime
 
 POINTS_PER_AXIS = 4
 """Counts measured along each channel axis; where there are no more than that, every count is."""
 
 
-def plan(dense: Sequence[OpSpec], narrowest: Sequence[OpSpec], runtime: Runtime) -> list[OpSpec]:
-    """Return the canonical operators to measure, each once, in a fixed order.
+def plan(dense: OpGraph, narrowest: OpGraph, runtime: Runtime) -> list[OpSpec]:
+    """Return the kernels to measure, each once, in a fixed order.
 
     For each family of kernels that a candidate between `narrowest` and `dense` can run into: a full grid over
     its padded input and output channels. Operators of one family share one grid.
 
     Args:
-        dense: the model's operators as they are.
-        narrowest: the same operators, in the same order, in the candidate that keeps the least.
+        dense: the model as it is.
+        narrowest: the same in the candidate that keeps the least.
     """
     reachable: dict[OpSpec, set[tuple[int, int]]] = defaultdict(set)
-    for widest, thinnest in zip(dense, narrowest, strict=True):
-        for spec in _outline(widest, thinnest, runtime):
-            reachable[spec.family].add((spec.in_channels, spec.out_channels))
-    return [spec for family, channels in sorted(reachable.items()) for spec in _grid(family, channels)]
+    for kernel in _reachable(dense, narrowest, runtime):
+        reachable[kernel.family].add((kernel.in_channels, kernel.out_channels))
+    return [kernel for family, channels in sorted(reachable.items()) for kernel in _grid(family, channels)]
 
 
-def _outline(widest: OpSpec, thinnest: OpSpec, runtime: Runtime) -> Iterable[OpSpec]:
+def _reachable(dense: OpGraph, narrowest: OpGraph, runtime: Runtime) -> Iterator[OpSpec]:
+    """Every kernel of a candidate, reorders included: from each layout that each tensor may lie in."""
+    lies: dict[int, set[str]] = {INPUT: {PLAIN}}
+    wanted: dict[int, set[str]] = defaultdict(set)
+    pairs = zip(dense.operators, narrowest.operators, strict=True)
+    for position, (widest, thinnest) in enumerate(pairs):
+        joined = [lies[source] for source in dense.joined(position)]
+        ways = {
+            way
+            for layout in _together(joined, runtime)
+            for way in _outline(widest, thinnest, layout, runtime)
+        }
+        yield from (kernel for way in ways for kernel in way.kernels)
+        lies[position] = {way.writes for way in ways}
+        for source in dense.own(position):
+            wanted[source] |= {way.reads for way in ways}
+        for source in dense.joined(position):
+            wanted[source] |= {way.joins for way in ways}
+        for source in dense.sources[position]:
+            yield from _reorders(dense, narrowest, source, position, lies[source], wanted[source], runtime)
+    for source in set(dense.outputs) - {INPUT}:
+        yield from _reorders(dense, narrowest, source, source, lies[source], {PLAIN}, runtime)
+
+
+def _together(layouts: list[set[str]], runtime: Runtime) -> set[str]:
+    """The layouts that tensors may count as together, each lying in one of its own."""
+    if not layouts:
+        return {PLAIN}
+    order = runtime.layouts.index
+    most = min((max(own, key=order) for own in layouts), key=order)
+    return {layout for own in layouts for layout in own if order(layout) <= order(most)}
+
+
+def _outline(widest: OpSpec, thinnest: OpSpec, layout: str, runtime: Runtime) -> Iterator[Lowered]:
     """Lower every input count, and every output count for each kernel that an input count leads to.
 
     That finds every kernel and every padded count on either axis without walking their whole product.
     """
+    if widest.square:
+        for channels in range(thinnest.out_channels, widest.out_channels + 1):
+            yield runtime.lower(widest.with_channels(channels, channels), layout)
+        return
     leads_to: dict[OpSpec, int] = {}
     for in_channels in range(thinnest.in_channels, widest.in_channels + 1):
-        lowered = runtime.canon(widest.with_channels(in_channels, widest.out_channels))
-        leads_to[lowered.family] = in_channels
+        lowered = runtime.lower(widest.with_channels(in_channels, widest.out_channels), layout)
+        leads_to[lowered.kernels[0].family] = in_channels
         yield lowered
     for in_channels in leads_to.values():
         for out_channels in range(thinnest.out_channels, widest.out_channels + 1):
-            yield runtime.canon(widest.with_channels(in_channels, out_channels))
+            yield runtime.lower(widest.with_channels(in_channels, out_channels), layout)
+
+
+def _reorders(
+    dense: OpGraph,
+    narrowest: OpGraph,
+    source: int,
+    reader: int,
+    lies: set[str],
+    wanted: set[str],
+    runtime: Runtime,
+) -> Iterator[OpSpec]:
+    most, size = shape_of(dense, source, dense.operators[reader])
+    least, _ = shape_of(narrowest, source, narrowest.operators[reader])
+    for layout in wanted:
+        if any((layout == PLAIN) != (own == PLAIN) for own in lies):
+            yield from (runtime.reorder(channels, size, layout) for channels in range(least, most + 1))
 
 
 def _grid(family: OpSpec, channels: set[tuple[int, int]]) -> Iterable[OpSpec]:

@@ -1,10 +1,11 @@
-"""A profile made into a function: operators in, milliseconds with an error bar out."""
+"""A profile made into a function: networks in, milliseconds with an error bar out."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 import numpy as np
@@ -13,13 +14,17 @@ from numpy.typing import NDArray
 from hwprofiles.device import Device
 from hwprofiles.errors import NotMeasuredError, ProfileError
 from hwprofiles.files import Profile
-from hwprofiles.ops import OpSpec
-from hwprofiles.runtimes import CALL, Runtime
+from hwprofiles.lowering import lower, shape_of
+from hwprofiles.ops import INPUT, OpGraph, OpSpec
+from hwprofiles.runtimes import CALL, PLAIN, Runtime
 from latency_models.calibrate import Calibration, calibrate
 from latency_models.interpolate import Grid
+from latency_models.sheet import Sheet
 
 Counts = NDArray[np.int64]
 
+CHUNK = 8192
+"""Candidates scored at a time: few enough for the caches, many enough to forget about Python."""
 _LEAST_SHARE_OF_CALL = 0.1  # running a node is never free, even where timing it alone shows only the call
 
 
@@ -32,44 +37,49 @@ class Prediction:
 
 
 class LatencyTable:
-    """Predicts networks on one device from its measured operators.
+    """Predicts networks on one device from its measured kernels.
 
-    A network costs one call and, for each operator, what its kernel takes beyond a call; calibration on whole
-    networks scales the sum, and its error bar speaks for candidates like those networks. Between measured
-    channel counts of a kernel it interpolates; beyond them, or for a kernel that was not measured, it raises.
+    A network costs one call and, for each kernel that the runtime makes of it, what that takes beyond a call;
+    calibration on whole networks scales the sum, and its error bar speaks for candidates like those networks.
+    Between measured channel counts of a kernel it interpolates; beyond them, or for a kernel that was not
+    measured, it raises.
     """
 
     def __init__(
         self, device: Device, runtime: Runtime, kernels: Mapping[OpSpec, Grid], calibration: Calibration
     ) -> None:
-        """`kernels` maps a canonical family to its latency alone; see `from_profile`."""
+        """`kernels` maps a family of kernels to its latency alone; see `from_profile`."""
         self.device = device
         self.calibration = calibration
         self._runtime = runtime
         self._kernels = kernels
         self._call_ms = _call_ms(kernels, device)
-        self._known_ms: dict[OpSpec, float] = {}
+        self._kernel_ms = cache(self._look_up_ms)
+        self._sheets: dict[tuple[OpSpec, str], Sheet] = {}
+        self._ways: dict[tuple[str, str, str], int] = {}
 
     @classmethod
     def from_profile(cls, profile: Profile, runtime: Runtime) -> Self:
         """
         Raises:
             ProfileError: the profile lacks what a table needs: whole grids, and two or more networks.
-            NotMeasuredError: a network in the profile runs an operator that was not measured.
+            NotMeasuredError: a network in the profile runs a kernel that was not measured.
         """
         measured_ms: dict[OpSpec, dict[tuple[int, int], float]] = defaultdict(dict)
-        for spec, rounds in profile.operators.items():
-            measured_ms[spec.family][spec.in_channels, spec.out_channels] = rounds.summary().latency_ms
+        for kernel, rounds in profile.kernels.items():
+            measured_ms[kernel.family][kernel.in_channels, kernel.out_channels] = rounds.summary().latency_ms
         try:
             kernels = {family: Grid(points) for family, points in measured_ms.items()}
-            uncalibrated = cls(
+            unscaled = cls(
                 profile.device,
                 runtime,
                 kernels,
                 Calibration(scale=1, relative_error=0, coverage=0, networks=0),
             )
-            summed_ms = np.array([uncalibrated._sum_ms(net.operators) for net in profile.networks])
-            whole_ms = np.array([net.rounds.summary().latency_ms for net in profile.networks])
+            summed_ms = np.array(
+                [unscaled._call_ms + unscaled.breakdown(network.graph).sum() for network in profile.networks]
+            )
+            whole_ms = np.array([network.rounds.summary().latency_ms for network in profile.networks])
             return cls(profile.device, runtime, kernels, calibrate(summed_ms, whole_ms))
         except ValueError as error:
             raise ProfileError(
@@ -93,62 +103,125 @@ class LatencyTable:
                 f"measure {device.name!r} itself"
             )
 
-    def predict(self, operators: Sequence[OpSpec], in_channels: Counts, out_channels: Counts) -> Prediction:
+    def predict(self, graph: OpGraph, in_channels: Counts, out_channels: Counts) -> Prediction:
         """Score candidates of one network.
 
         Args:
-            operators: the network's n dense operators.
+            graph: the network with its n operators; their own channel counts do not matter.
             in_channels: (candidates, n) input channels of each operator in each candidate.
             out_channels: (candidates, n) output channels.
 
         Raises:
-            NotMeasuredError: an operator of a candidate lies outside what was measured.
+            NotMeasuredError: a kernel of a candidate lies outside what was measured.
         """
-        ins, outs = in_channels.astype(np.int64), out_channels.astype(np.int64)
-        total_ms = np.full(len(ins), self._call_ms)
-        for column, spec in enumerate(operators):
-            pairs, inverse = np.unique(ins[:, column] << 32 | outs[:, column], return_inverse=True)
-            costs = [
-                self._operator_ms(spec.with_channels(pair >> 32, pair & 0xFFFFFFFF))
-                for pair in pairs.tolist()
-            ]
-            total_ms += np.array(costs)[inverse]
-        latency_ms = total_ms * self.calibration.scale
+        chunks = [slice(start, start + CHUNK) for start in range(0, len(in_channels), CHUNK)]
+        sums_ms = [self._sum_ms(graph, in_channels[chunk], out_channels[chunk]) for chunk in chunks]
+        latency_ms = np.concatenate([np.zeros(0), *sums_ms]) * self.calibration.scale
         return Prediction(latency_ms, latency_ms * self.calibration.relative_error)
 
-    def breakdown(self, operators: Sequence[OpSpec]) -> NDArray[np.float64]:
-        """(operators,) calibrated milliseconds of each; with one call they add up to the prediction."""
-        return np.array([self._operator_ms(spec) for spec in operators]) * self.calibration.scale
+    def breakdown(self, graph: OpGraph) -> NDArray[np.float64]:
+        """(operators,) calibrated milliseconds of each; with one call they add up to the prediction.
 
-    def _sum_ms(self, operators: Sequence[OpSpec]) -> float:
-        return self._call_ms + sum(self._operator_ms(spec) for spec in operators)
+        Reordering a tensor counts for the operator that needs it, and at an output for the one that made it.
+        """
+        *each, leaving = [sum(map(self._kernel_ms, kernels)) for kernels in lower(graph, self._runtime)]
+        found = np.array(each, dtype=np.float64)
+        if graph.outputs:
+            found[graph.outputs[0]] += leaving
+        return found * self.calibration.scale
 
-    def _operator_ms(self, spec: OpSpec) -> float:
-        """What the operator adds to a network, uncalibrated; remembered, as candidates repeat operators."""
-        if spec not in self._known_ms:
-            alone_ms = self._kernel_ms(spec)
-            self._known_ms[spec] = max(alone_ms - self._call_ms, _LEAST_SHARE_OF_CALL * self._call_ms)
-        return self._known_ms[spec]
+    def _sum_ms(self, graph: OpGraph, in_channels: Counts, out_channels: Counts) -> NDArray[np.float64]:
+        """(candidates,) uncalibrated milliseconds: what `hwprofiles.lower` does, for a whole population.
 
-    def _kernel_ms(self, spec: OpSpec) -> float:
-        lowered = self._runtime.canon(spec)
-        grid = self._kernels.get(lowered.family)
+        Where tensors lie is a position in the runtime's layouts: (candidates,), or (1,) if the same for all.
+        """
+        layouts = self._runtime.layouts
+        lies: dict[int, NDArray[np.intp]] = {INPUT: np.array([layouts.index(PLAIN)])}
+        reordered: dict[tuple[int, str], NDArray[np.bool_]] = {}
+        total_ms = np.full(len(in_channels), self._call_ms)
+
+        def bring(source: int, wanted: NDArray[np.intp], reader: int) -> None:
+            """Add what reordering a tensor costs those candidates that want it so for the first time."""
+            plain = layouts.index(PLAIN)
+            for layout in (PLAIN, layouts[-1]):
+                misses = (wanted == plain) == (layout == PLAIN)
+                misses = misses & ((lies[source] == plain) != (layout == PLAIN))
+                if not misses.any():
+                    continue
+                done = reordered.get((source, layout), np.array([False]))
+                reordered[source, layout] = misses | done
+                _, size = shape_of(graph, source, graph.operators[reader])
+                channels = in_channels[:, reader] if source == INPUT else out_channels[:, source]
+                ms, _ = self._sheet(self._runtime.reorder(0, size, layout), "").look_up(channels, channels)
+                total_ms[:] += np.where(misses & ~done, ms, 0)
+
+        for position, spec in enumerate(graph.operators):
+            joined = np.array([layouts.index(PLAIN)])
+            if graph.joined(position):
+                joined = np.minimum.reduce(np.broadcast_arrays(*(lies[s] for s in graph.joined(position))))
+            ms, ways = self._run(spec, joined, in_channels[:, position], out_channels[:, position])
+            reads, joins, lies[position] = np.array([*map(self._positions, self._ways)]).T[:, ways]
+            total_ms += ms
+            for source in graph.own(position):
+                bring(source, reads, position)
+            for source in graph.joined(position):
+                bring(source, joins, position)
+        for source in graph.outputs:
+            bring(source, np.array([layouts.index(PLAIN)]), source)
+        return total_ms
+
+    def _run(
+        self, spec: OpSpec, joined: NDArray[np.intp], ins: Counts, outs: Counts
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """(candidates,) milliseconds and ways of one operator, whose joined sources lie as `joined` says."""
+        met = np.unique(joined)
+        if len(met) == 1:
+            return self._sheet(spec.family, self._runtime.layouts[met[0]]).look_up(ins, outs)
+        ms, ways = np.empty(len(ins), dtype=np.float32), np.empty(len(ins), dtype=np.uint8)
+        for position in met:
+            rows = joined == position
+            sheet = self._sheet(spec.family, self._runtime.layouts[position])
+            ms[rows], ways[rows] = sheet.look_up(ins[rows], outs[rows])
+        return ms, ways
+
+    def _sheet(self, family: OpSpec, layout: str) -> Sheet:
+        """The sheet of an operator whose joined sources lie in `layout`; of a kernel itself if that is ""."""
+
+        def work_out(in_channels: int, out_channels: int) -> tuple[float, int]:
+            spec = family.with_channels(in_channels, out_channels)
+            if not layout:
+                return self._kernel_ms(spec), 0
+            lowered = self._runtime.lower(spec, layout)
+            way = self._ways.setdefault(lowered[1:], len(self._ways))
+            return sum(map(self._kernel_ms, lowered.kernels)), way
+
+        return self._sheets.setdefault((family, layout), Sheet(work_out))
+
+    def _positions(self, way: tuple[str, str, str]) -> list[int]:
+        return [self._runtime.layouts.index(layout) for layout in way]
+
+    def _look_up_ms(self, kernel: OpSpec) -> float:
+        """What a kernel adds to a network, uncalibrated."""
+        return max(self._alone_ms(kernel) - self._call_ms, _LEAST_SHARE_OF_CALL * self._call_ms)
+
+    def _alone_ms(self, kernel: OpSpec) -> float:
+        grid = self._kernels.get(kernel.family)
         if grid is None:
-            same_kind = {str(family) for family in self._kernels if family.kind == lowered.kind}
+            same_kind = {str(family) for family in self._kernels if family.kind == kernel.kind}
             raise NotMeasuredError(
-                f"{spec} runs as {lowered}, a kernel that table {self.device.name!r} does not hold "
+                f"the model runs {kernel}, a kernel that table {self.device.name!r} does not hold "
                 f"(of its kind: {', '.join(sorted(same_kind)) or 'none'}); measure the device for this model"
             )
-        if not grid.covers(lowered.in_channels, lowered.out_channels):
+        if not grid.covers(kernel.in_channels, kernel.out_channels):
             near = min(
                 grid.points,
-                key=lambda point: abs(point[0] - lowered.in_channels) + abs(point[1] - lowered.out_channels),
+                key=lambda point: abs(point[0] - kernel.in_channels) + abs(point[1] - kernel.out_channels),
             )
             raise NotMeasuredError(
-                f"{spec} runs as {lowered}, outside what table {self.device.name!r} holds; nearest measured "
-                f"is {lowered.with_channels(*near)}: stay within measured widths, or measure the device again"
+                f"the model runs {kernel}, outside what table {self.device.name!r} holds; nearest measured "
+                f"is {kernel.with_channels(*near)}: stay within measured widths, or measure the device again"
             )
-        return grid.latency_ms(lowered.in_channels, lowered.out_channels)
+        return grid.latency_ms(kernel.in_channels, kernel.out_channels)
 
 
 def _call_ms(kernels: Mapping[OpSpec, Grid], device: Device) -> float:

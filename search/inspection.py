@@ -88,7 +88,7 @@ def profile_job(job: Job, place: Place, listener: Listener) -> dict[str, Any]:
         "batch": device.batch,
         "threads": device.threads,
         "identity": device.identity,
-        "operators": len(profile.operators),
+        "kernels": len(profile.kernels),
         "networks": len(profile.networks),
         "scale": round(calibration.scale, 4),
         "error bar": f"±{calibration.relative_error:.1%} for {calibration.coverage:.0%} of candidates",

@@ -253,7 +253,7 @@ def budget_targets(job: Job, space: Space, cost: Cost, dense_cost: float | None 
 def features(scorer: Scorer) -> NDArray[np.float64]:
     """(groups, 5) what a controller is told of each group: place, size, width, shares of MACs and latency."""
     groups = scorer.costs.coupling.groups
-    breakdown = scorer.table.breakdown(scorer.costs.specs)
+    breakdown = scorer.table.breakdown(scorer.costs.op_graph)
     latency_share = scorer.costs.touched @ breakdown / breakdown.sum()
     sizes = np.log([group.size * group.width for group in groups])
     return np.column_stack(

@@ -51,9 +51,9 @@ def measure_profile(
     seed: int,
     listener: Listener,
 ) -> Profile:
-    """Measure the operators of a space, and the dense and random candidates as whole networks."""
+    """Measure the kernels of a space, and the dense and random candidates as whole networks."""
     costs = Costs(coupling)
-    specs = operators_to_measure(costs, space, runtime)
+    kernels = kernels_to_measure(costs, space, runtime)
     rng = np.random.default_rng(seed)
     drawn = space.round(
         rng.uniform(0.0, 1.0, (CALIBRATION_NETWORKS, 1)) ** 0.5
@@ -71,14 +71,12 @@ def measure_profile(
             )
             path = Path(folder) / f"{position}.onnx"
             write_onnx(*prune(coupling, bundle.tensors, even_kept(coupling, candidate)), path)
-            networks.append(
-                NetworkModel(name=name, operators=costs.candidate_specs(candidate), onnx_path=path)
-            )
-        measuring = f"{len(specs)} operators, {len(networks)} networks"
+            networks.append(NetworkModel(name=name, graph=costs.candidate_graph(candidate), onnx_path=path))
+        measuring = f"{len(kernels)} kernels, {len(networks)} networks"
         return build_profile(
             device,
             runtime,
-            specs,
+            kernels,
             networks,
             passes=PASSES,
             rounds=ROUNDS,
@@ -86,8 +84,8 @@ def measure_profile(
         )
 
 
-def operators_to_measure(costs: Costs, space: Space, runtime: Runtime) -> list[OpSpec]:
-    return plan(costs.specs, costs.candidate_specs(narrowest(space)), runtime)
+def kernels_to_measure(costs: Costs, space: Space, runtime: Runtime) -> list[OpSpec]:
+    return plan(costs.op_graph, costs.candidate_graph(narrowest(space)), runtime)
 
 
 def open_profile(
@@ -122,9 +120,9 @@ def open_profile(
 
 def _check_model(profile: Profile, costs: Costs, space: Space, runtime: Runtime) -> None:
     """Refuse a profile that was measured for another model or for wider candidates."""
-    dense = [network.operators for network in profile.networks if network.name == DENSE]
-    missing = set(operators_to_measure(costs, space, runtime)) - profile.operators.keys()
-    if dense != [costs.specs] or missing:
+    dense = [network.graph for network in profile.networks if network.name == DENSE]
+    missing = set(kernels_to_measure(costs, space, runtime)) - profile.kernels.keys()
+    if dense != [costs.op_graph] or missing:
         raise ProfileError(f"the profile of {profile.device.name!r} is one of another model or space")
 
 

@@ -36,7 +36,7 @@ class Scorer:
     def latency(self, counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(candidates,) predicted milliseconds and their error bars."""
         inward, outward = self.costs.channels(counts)
-        prediction = self.table.predict(self.costs.specs, inward, outward)
+        prediction = self.table.predict(self.costs.op_graph, inward, outward)
         return prediction.latency_ms, prediction.error_ms
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.ops import OpSpec
+from hwprofiles.ops import INPUT, OpGraph, OpSpec
 from trials.candidate import Candidate, Counts, as_counts
 from trials.graph import Graph, Node, Value
 from trials.groups import Coupling
@@ -39,11 +39,14 @@ class Operator:
 
 
 class Costs:
-    """Costs of candidates of one model. A population is `Counts`: (candidates, groups)."""
+    """Costs of candidates of one model. A population is `Counts`: (candidates, groups).
+
+    `op_graph` is the dense model's; `operators` are its operators in the same order, with what prunes them.
+    """
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
-        self.operators = _operators(coupling)
+        self.operators, self.op_graph = _operators(coupling)
         groups = len(coupling.groups)
         self._in = (
             np.array([op.in_coefficients for op in self.operators]).reshape(len(self.operators), groups).T
@@ -60,21 +63,15 @@ class Costs:
         self._bilinear = np.array([op.spec.kind in _BILINEAR for op in self.operators])
         self._tensors = _tensor_sizes(coupling)
 
-    @property
-    def specs(self) -> tuple[OpSpec, ...]:
-        """The dense model's operators, in running order."""
-        return tuple(op.spec for op in self.operators)
-
     def channels(self, counts: Counts) -> tuple[Counts, Counts]:
         """(candidates, operators) channels in and out."""
         inward = np.rint(self._in_constant + counts @ self._in).astype(np.int64)
         outward = np.rint(self._out_constant + counts @ self._out).astype(np.int64)
         return inward, outward
 
-    def candidate_specs(self, candidate: Candidate) -> tuple[OpSpec, ...]:
+    def candidate_graph(self, candidate: Candidate) -> OpGraph:
         inward, outward = self.channels(as_counts([candidate]))
-        pairs = zip(inward[0].tolist(), outward[0].tolist(), strict=True)
-        return tuple(op.spec.with_channels(*pair) for op, pair in zip(self.operators, pairs, strict=True))
+        return self.op_graph.with_channels(inward[0].tolist(), outward[0].tolist())
 
     def macs(self, counts: Counts) -> NDArray[np.float64]:
         """(candidates,) multiply-accumulates of one sample, in convolutions, linear layers and attention."""
@@ -119,21 +116,33 @@ def _tensor_sizes(coupling: Coupling) -> list[tuple[float, list[tuple[float, NDA
     return found
 
 
-def _operators(coupling: Coupling) -> tuple[Operator, ...]:
+def _operators(coupling: Coupling) -> tuple[tuple[Operator, ...], OpGraph]:
     graph = coupling.graph
+    made_by: dict[str, int] = {item.name: INPUT for item in graph.inputs}
+    sources: list[tuple[int, ...]] = []
     channel_axes = {value: axis for value, item, axis in coupling.value_axes if item == 0}
     epilogues = _epilogues(graph)
+    nodes = {node.name: node for node in graph.nodes}
     absorbed = {node for chain in epilogues.values() for node, _ in chain}
-    found = []
+    found: list[Operator] = []
     for node in graph.nodes:
         if node.name in absorbed:
             continue
+        read = [made_by[name] for name in node.values if name in made_by]
         call = Call(node, Units(), coupling.traced, graph.tensors, channel_axes=channel_axes)
         spec = rule_of(node.op).operator(call, coupling.traced[node.name])
         if spec is None:
+            if read:
+                made_by[node.name] = read[0]
             continue
+        made_by[node.name] = len(found)
         if node.name in epilogues:
             spec = replace(spec, fused=tuple(name for _, name in epilogues[node.name]))
+            chain = [nodes[name] for name, _ in epilogues[node.name]]
+            made_by |= dict.fromkeys((item.name for item in chain), len(found))
+            beside = (name for item in chain for name in item.values)
+            read += [made_by[name] for name in beside if made_by.get(name, len(found)) != len(found)]
+        sources.append(tuple(dict.fromkeys(read)))
         source, result = _channel_axes(coupling, node, spec)
         found.append(
             Operator(
@@ -145,7 +154,9 @@ def _operators(coupling: Coupling) -> tuple[Operator, ...]:
                 out_coefficients=result[1],
             )
         )
-    return tuple(found)
+    outputs = tuple(dict.fromkeys(made_by[value.name] for value in graph.outputs if value.name in made_by))
+    operators = tuple(operator.spec for operator in found)
+    return tuple(found), OpGraph(operators=operators, sources=tuple(sources), outputs=outputs)
 
 
 Affine = tuple[float, NDArray[np.float64]]
@@ -177,7 +188,7 @@ def _channel_axes(coupling: Coupling, node: Node, spec: OpSpec) -> tuple[Affine,
     first = next((arg for arg in node.args.values() if isinstance(arg, Value)), None)
     source = first.name if first is not None else node.name
     match spec.kind:
-        case "conv2d" | "depthwise_conv2d" | "max_pool2d" | "avg_pool2d":
+        case "conv2d" | "depthwise_conv2d" | "max_pool2d" | "avg_pool2d" | "mean2d":
             axes = (1, 1)
         case "linear":
             axes = (-1, -1)
@@ -191,7 +202,7 @@ def _channel_axes(coupling: Coupling, node: Node, spec: OpSpec) -> tuple[Affine,
 
 
 def _epilogues(graph: Graph) -> dict[str, list[tuple[str, str]]]:
-    """Convolution or linear node → what follows it alone, as (node, what): batch norm, sum, activation.
+    """Layer → what follows it alone, as (node, what): batch norm, sum, activation; of a norm, activation.
 
     A sum belongs to the later of its two operands: the earlier one has to wait for it.
     """
@@ -201,7 +212,8 @@ def _epilogues(graph: Graph) -> dict[str, list[tuple[str, str]]]:
     taken: set[str] = set()
     found: dict[str, list[tuple[str, str]]] = {}
     for node in graph.nodes:
-        if not node.op.startswith(("aten.conv2d.", "aten.linear.")):
+        norm = node.op.startswith("aten.batch_norm.") and node.name not in taken
+        if not norm and not node.op.startswith(("aten.conv2d.", "aten.linear.")):
             continue
         chain: list[tuple[str, str]] = []
         tail = node.name
@@ -209,12 +221,18 @@ def _epilogues(graph: Graph) -> dict[str, list[tuple[str, str]]]:
             after = consumers[tail][0]
             what = after.op.split(".")[1] if "." in after.op else ""
             names = [name for _, name in chain]
-            if what == "batch_norm" and not chain:
+            if what == "batch_norm" and not chain and not norm:
                 pass
             elif what == "dropout" and after.name not in taken:
                 tail = after.name
                 continue
-            elif what == "add" and len(after.values) == 2 and "add" not in names and _plain_sum(after):
+            elif (
+                what == "add"
+                and not norm
+                and len(after.values) == 2
+                and "add" not in names
+                and _plain_sum(after)
+            ):
                 other = next((name for name in after.values if name != tail), tail)
                 if order.get(other, -1) > order[tail] or after.name in taken:
                     break

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import cast
 
 from hwprofiles.errors import RequestError, nearest
-from hwprofiles.runtimes.protocol import CALL, Runtime
+from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered, Runtime
 
 _FILES = {"onnxruntime": "hwprofiles.runtimes.onnx_cpu"}
 
@@ -26,4 +26,4 @@ def open_runtime(name: str) -> Runtime:
     return cast(Runtime, module.open_runtime())
 
 
-__all__ = ["CALL", "Runtime", "open_runtime"]
+__all__ = ["CALL", "PLAIN", "Lowered", "Runtime", "open_runtime"]

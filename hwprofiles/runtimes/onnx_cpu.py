@@ -1,19 +1,23 @@
-"""ONNX Runtime on this machine's CPU: which kernel it picks for an operator, and that kernel run alone.
+"""ONNX Runtime on this machine's CPU: which kernels it makes of an operator, and each kernel run alone.
 
-At its highest optimisation level ONNX Runtime keeps activations in blocks of 8 or 16 channels (NCHWc), folds
-batch norm into the convolution before it, and runs a following sum and activation in the same kernel. The
-rule, read from optimised graphs of ONNX Runtime 1.31 and held by a test that reads them again:
+At its highest optimisation level ONNX Runtime folds batch norm into the convolution before it, runs a
+following sum and activation in the same kernel, and keeps activations in blocks of 8 or 16 channels (NCHWc).
+The rules, read from optimised graphs of ONNX Runtime 1.31 and held by tests that read them again:
 
     conv2d, below one block of input channels      conv2d_from_nchw       output channels padded to blocks
     conv2d, input channels a multiple of 4         conv2d_nchwc           input and output padded to blocks
     conv2d, any other input channels               conv2d_nchw            nothing padded, and slower
     grouped conv2d, whole blocks in every group    conv2d_nchwc           else conv2d_nchw
     depthwise_conv2d, a multiple of 4              depthwise_conv2d_nchwc padded, else depthwise_conv2d_nchw
-    pools, whole blocks                            …_nchwc                else …_nchw
+    max_pool2d and avg_pool2d, whole blocks        …_nchwc
+    batch_norm behind a blocked kernel             depthwise_conv2d_nchwc of 1x1
+    sums and the functions in `_BLOCKED`           on blocks where all that they read lies in blocks
+    concatenation                                  on blocks where all that it reads lies in whole blocks
     everything else                                as it is
 
-Reordering a tensor between the two layouts is not part of any operator: whether it happens depends on the
-neighbours. Calibration on whole networks carries what little of it there is among aligned widths.
+Whoever wants plain memory behind a blocked kernel, or the other way round, pays for a `reorder`: one width
+off the grid costs more than its own layer. A sum is part of a blocked convolution only where the other
+summand lies in blocks, too; an activation behind it only if it is in `_FUSED_WITH_SUM`.
 
 An elementwise operator that has no line in `_POINTWISE` is timed as an addition, which reads two tensors and
 writes one; a `copy` as one copy of its result.
@@ -39,7 +43,8 @@ from onnx import TensorProto, helper, numpy_helper
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError, UnsupportedOpError, nearest
 from hwprofiles.files import FORMAT
-from hwprofiles.ops import OpSpec
+from hwprofiles.ops import OpSpec, Size
+from hwprofiles.runtimes.protocol import PLAIN, Lowered
 
 _NCHWC = "com.microsoft.nchwc"
 _OPSETS = [helper.make_opsetid("", 20), helper.make_opsetid(_NCHWC, 1)]
@@ -55,6 +60,7 @@ _ACTIVATIONS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "tanh": ("Tanh", ()),
     "leaky_relu": ("LeakyRelu", (0.01,)),
     "hardsigmoid": ("HardSigmoid", (1 / 6, 0.5)),
+    "hardswish": ("HardSwish", ()),
 }
 # One ONNX operator each, of one input unless it is named in _BINARY.
 _POINTWISE = {
@@ -81,11 +87,15 @@ _POINTWISE = {
     "minimum": "Min",
 }
 _BINARY = {"Add", "Sub", "Mul", "Div", "Max", "Min"}
+_FUSED_WITH_SUM = {"relu", "sigmoid", "tanh", "hardsigmoid", "hardswish"}
+_BLOCKED = {*_FUSED_WITH_SUM, "add", "silu", "gelu"}
+"""What leaves blocked tensors as they lie; `mul` is not among them, as most often it is a gate's."""
 _KINDS = (
     "conv2d",
     "depthwise_conv2d",
     "max_pool2d",
     "avg_pool2d",
+    "mean2d",
     "linear",
     "matmul",
     "attention",
@@ -96,7 +106,8 @@ _KINDS = (
     "copy",
     "call",
 )
-_LOWERED = {f"{kind}_{layout}" for kind in _KINDS[:4] for layout in ("nchwc", "nchw")} | {"conv2d_from_nchw"}
+# Layouts: blocks of channels, the last of them filled up with zeros or not.
+_PADDED, _WHOLE = "padded blocks", "whole blocks"
 
 
 class OnnxRuntimeCpu:
@@ -126,55 +137,96 @@ class OnnxRuntimeCpu:
             versions={"onnxruntime": ort.__version__, "profile": str(FORMAT)},
         )
 
-    def canon(self, spec: OpSpec) -> OpSpec:
-        if spec.kind in _LOWERED:
-            return spec
+    layouts = (PLAIN, _PADDED, _WHOLE)
+
+    def lower(self, spec: OpSpec, layout: str) -> Lowered:
         if spec.kind not in _KINDS:
             raise UnsupportedOpError(f"onnxruntime has no rule for {spec}; {nearest(spec.kind, _KINDS)}")
         if _folds_batch_norm(spec):
             spec = replace(spec, fused=spec.fused[1:])
-        if spec.kind == "conv2d":
-            return self._conv2d(spec)
-        if spec.kind in ("linear", "matmul", "call"):
-            return spec
         channels = spec.out_channels
-        if spec.kind == "attention":  # only whole heads exist
-            channels = -(-channels // spec.kernel[0]) * spec.kernel[0]
-        if spec.kind == "depthwise_conv2d" and self.block > 1 and channels % _ALIGNED == 0:
-            return _lowered(spec, "nchwc", self._pad(channels), self._pad(channels))
-        if spec.kind in ("max_pool2d", "avg_pool2d") and self.block > 1 and channels % self.block == 0:
-            return _lowered(spec, "nchwc", channels, channels)
-        if spec.kind in ("depthwise_conv2d", "max_pool2d", "avg_pool2d"):
-            return _lowered(spec, "nchw", channels, channels)
-        return spec.with_channels(channels, channels)
+        match spec.kind:
+            case "conv2d" | "depthwise_conv2d":
+                return self._convolution(spec, layout)
+            case "max_pool2d" | "avg_pool2d" if self._lies(channels) == _WHOLE:
+                return Lowered((_kernel(spec, "nchwc", channels, channels),), PLAIN, _WHOLE, _WHOLE)
+            case "batch_norm" if layout != PLAIN:
+                kernel = _kernel(_as_convolution(spec), "nchwc", self._pad(channels), self._pad(channels))
+                return Lowered((kernel,), PLAIN, layout, self._lies(channels))
+            case "elementwise" if layout != PLAIN and _BLOCKED.issuperset(spec.fused):
+                padded = self._pad(channels)
+                return Lowered((spec.with_channels(padded, padded),), PLAIN, layout, layout)
+            case "copy" if layout == _WHOLE and spec.fused == ("cat",):
+                return Lowered((spec,), PLAIN, _WHOLE, _WHOLE)
+            case "attention":  # only whole heads exist
+                channels = -(-channels // spec.kernel[0]) * spec.kernel[0]
+                return Lowered((spec.with_channels(channels, channels),))
+        return Lowered((spec,))
 
-    def _conv2d(self, spec: OpSpec) -> OpSpec:
+    def reorder(self, channels: int, size: Size, layout: str) -> OpSpec:
+        kind = "reorder_output" if layout == PLAIN else "reorder_input"
+        if layout != PLAIN:
+            channels = -(-channels // _ALIGNED) * _ALIGNED  # whoever reads blocks has no other counts
+        return OpSpec(kind=kind, in_channels=channels, out_channels=channels, in_size=size, out_size=size)
+
+    def _convolution(self, spec: OpSpec, layout: str) -> Lowered:
+        inputs, outputs = spec.in_channels, spec.out_channels
+        read, how = self._blocked(spec)
+        if not how:
+            return Lowered((_kernel(spec, "nchw", inputs, outputs),))
+        inside, behind = _split_epilogue(spec.fused, adds=layout != PLAIN)
+        lies, size = self._lies(outputs), spec.result_size
+        kernel = replace(spec, fused=inside)
+        kernels = [
+            _kernel(kernel, how, inputs if how == "from_nchw" else self._pad(inputs), self._pad(outputs))
+        ]
+        for name in behind:
+            if lies != PLAIN and (name not in _BLOCKED or name == "add"):
+                kernels.append(self.reorder(outputs, size, PLAIN))
+                lies = PLAIN
+            count = outputs if lies == PLAIN else self._pad(outputs)
+            kernels.append(
+                OpSpec(
+                    kind="elementwise",
+                    in_channels=count,
+                    out_channels=count,
+                    in_size=size,
+                    out_size=size,
+                    fused=(name,),
+                )
+            )
+        return Lowered(tuple(kernels), read, PLAIN if "add" in behind else layout, lies)
+
+    def _blocked(self, spec: OpSpec) -> tuple[str, str]:
+        """The layout that a convolution reads, and its blocked kernel; "" if it has none for its channels."""
         inputs, outputs = spec.in_channels, spec.out_channels
         if self.block == 1:
-            return _lowered(spec, "nchw", inputs, outputs)
+            return PLAIN, ""
+        if spec.kind == "depthwise_conv2d":
+            return (_WHOLE, "nchwc") if outputs % _ALIGNED == 0 else (PLAIN, "")
         if spec.groups > 1:
             whole = inputs // spec.groups % self.block == 0 and outputs // spec.groups % self.block == 0
-            return _lowered(spec, "nchwc" if whole else "nchw", inputs, outputs)
+            return (_WHOLE, "nchwc") if whole else (PLAIN, "")
         if inputs < self.block:
-            return _lowered(spec, "from_nchw", inputs, self._pad(outputs))
-        if inputs % _ALIGNED == 0:
-            return _lowered(spec, "nchwc", self._pad(inputs), self._pad(outputs))
-        return _lowered(spec, "nchw", inputs, outputs)
+            return PLAIN, "from_nchw"
+        return (_WHOLE, "nchwc") if inputs % _ALIGNED == 0 else (PLAIN, "")
+
+    def _lies(self, channels: int) -> str:
+        return PLAIN if self.block == 1 else _PADDED if channels % self.block else _WHOLE
 
     def _pad(self, channels: int) -> int:
         return -(-channels // self.block) * self.block
 
-    def prepare_operator(self, spec: OpSpec, device: Device) -> Callable[[], None]:
-        spec = self.canon(spec)
+    def prepare_kernel(self, kernel: OpSpec, device: Device) -> Callable[[], None]:
         sketch = _Sketch()
-        if spec.kind.endswith(("_nchwc", "_from_nchw")):
+        if kernel.kind.endswith(("_nchwc", "_from_nchw")) or kernel.kind.startswith("reorder"):
             # The graph is already what the optimiser would make of it; left to it, it would add reorders.
             level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            _draw_blocked(sketch, spec, device.batch)
+            _draw_blocked(sketch, kernel, device.batch, self._pad(kernel.in_channels))
         else:
             # One level below the highest fuses everything but leaves the layout alone.
             level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-            _draw_plain(sketch, spec, device.batch)
+            _draw_plain(sketch, kernel, device.batch)
         session = _session(sketch.model().SerializeToString(), device.threads, level)
         return _bound(session, sketch.inputs)
 
@@ -252,26 +304,30 @@ class _Sketch:
         return helper.make_model(graph, opset_imports=_OPSETS, ir_version=_IR_VERSION)
 
 
-def _draw_blocked(sketch: _Sketch, spec: OpSpec, batch: int) -> None:
-    """A kernel on blocked activations; its channels are padded already."""
+def _draw_blocked(sketch: _Sketch, spec: OpSpec, batch: int, padded: int) -> None:
+    """A kernel on blocked activations. Its channels are padded already, unless it is one that pads."""
+    if spec.kind == "reorder_output":
+        blocks = sketch.input(batch, padded, *spec.in_size)
+        sketch.node("ReorderOutput", blocks, domain=_NCHWC, channels=spec.out_channels)
+        return
     x = sketch.input(*_input_shape(spec, batch))
-    rest = list(spec.fused)
-    if "pool2d" in spec.kind:
-        value = sketch.node(_pool(spec), x, domain=_NCHWC, **_window(spec))
+    if spec.kind == "reorder_input":
+        sketch.node("ReorderInput", x, domain=_NCHWC)
+    elif "pool2d" in spec.kind:
+        sketch.node(_pool(spec), x, domain=_NCHWC, **_window(spec))
     else:
         groups = spec.groups or spec.in_channels
         weight = sketch.weight(spec.out_channels, spec.in_channels // groups, *spec.kernel)
         inputs = [x, weight, sketch.weight(spec.out_channels)]
         attributes: dict[str, Any] = {**_window(spec), "dilations": spec.dilation, "group": groups}
-        if rest[:1] == ["add"]:
-            inputs.append(sketch.input(*_output_shape(spec, batch)))
-            rest.pop(0)
-        if rest and rest[0] in _ACTIVATIONS:
-            attributes["activation"], parameters = _ACTIVATIONS[rest.pop(0)]
-            if parameters:
-                attributes["activation_params"] = parameters
-        value = sketch.node("Conv", *inputs, domain=_NCHWC, **attributes)
-    _draw_epilogue(sketch, value, rest, _output_shape(spec, batch))
+        for name in spec.fused:
+            if name == "add":
+                inputs.append(sketch.input(*_output_shape(spec, batch)))
+            else:
+                attributes["activation"], parameters = _ACTIVATIONS[name]
+                if parameters:
+                    attributes["activation_params"] = parameters
+        sketch.node("Conv", *inputs, domain=_NCHWC, **attributes)
 
 
 def _draw_plain(sketch: _Sketch, spec: OpSpec, batch: int) -> None:
@@ -284,10 +340,12 @@ def _draw_plain(sketch: _Sketch, spec: OpSpec, batch: int) -> None:
         weight = sketch.weight(outputs, inputs // groups, *spec.kernel)
         window = {**_window(spec), "dilations": spec.dilation, "group": groups}
         value = sketch.node("Conv", value, weight, sketch.weight(outputs), **window)
+    elif kind == "mean2d":
+        value = sketch.node("ReduceMean", value, sketch.constant(np.array([2, 3])), keepdims=1)
     elif "pool2d" in kind:
         value = sketch.node(_pool(spec), value, **_window(spec))
     elif kind == "linear":
-        value = sketch.node("Gemm", value, sketch.weight(inputs, outputs), sketch.weight(outputs))
+        value = _draw_linear(sketch, value, spec)
     elif kind == "matmul":
         value = sketch.node("MatMul", value, sketch.input(batch, inputs, spec.in_size[1], spec.out_size[1]))
     elif kind == "attention":
@@ -305,6 +363,14 @@ def _draw_plain(sketch: _Sketch, spec: OpSpec, batch: int) -> None:
     else:
         value = sketch.node("Relu", value)
     _draw_epilogue(sketch, value, fused, _output_shape(spec, batch))
+
+
+def _draw_linear(sketch: _Sketch, value: str, spec: OpSpec) -> str:
+    """Of one vector a Gemm; of several, as exporters write it, a product and a sum."""
+    weight, bias = sketch.weight(spec.in_channels, spec.out_channels), sketch.weight(spec.out_channels)
+    if math.prod(spec.in_size) == 1:
+        return sketch.node("Gemm", value, weight, bias)
+    return sketch.node("Add", sketch.node("MatMul", value, weight), bias)
 
 
 def _draw_attention(sketch: _Sketch, query: str, spec: OpSpec, batch: int) -> str:
@@ -333,7 +399,7 @@ def _draw_epilogue(sketch: _Sketch, value: str, names: Sequence[str], shape: tup
 def _input_shape(spec: OpSpec, batch: int) -> tuple[int, ...]:
     """Channels second where there are two spatial axes, and last otherwise."""
     if spec.kind == "linear":
-        return (batch * math.prod(spec.in_size), spec.in_channels)
+        return _vectors(spec, batch, spec.in_channels)
     if spec.kind == "attention":
         (width,), (queries, _) = spec.kernel, spec.in_size
         return (batch, spec.in_channels // width, queries, width)
@@ -344,30 +410,50 @@ def _input_shape(spec: OpSpec, batch: int) -> tuple[int, ...]:
 
 def _output_shape(spec: OpSpec, batch: int) -> tuple[int, ...]:
     if spec.kind == "linear":
-        return (batch * math.prod(spec.in_size), spec.out_channels)
+        return _vectors(spec, batch, spec.out_channels)
     if "2d" in spec.kind or spec.kind == "matmul":
         return (batch, spec.out_channels, *spec.out_size)
     return _input_shape(spec, batch)
 
 
+def _vectors(spec: OpSpec, batch: int, channels: int) -> tuple[int, ...]:
+    """The shape of what a linear layer reads or writes: a vector of each sample, or rows of them."""
+    rows = math.prod(spec.in_size)
+    return (batch, channels) if rows == 1 else (batch, rows, channels)
+
+
 def _pool(spec: OpSpec) -> str:
-    if spec.kind.startswith("max"):
-        return "MaxPool"
-    return "GlobalAveragePool" if _is_global(spec) else "AveragePool"
-
-
-def _is_global(spec: OpSpec) -> bool:
-    return spec.kind.startswith("avg_pool2d") and spec.out_size == (1, 1)
+    return "MaxPool" if spec.kind.startswith("max") else "AveragePool"
 
 
 def _window(spec: OpSpec) -> dict[str, Any]:
-    if _is_global(spec):
-        return {}
     return {"kernel_shape": spec.kernel, "strides": spec.stride, "pads": spec.padding}
 
 
-def _lowered(spec: OpSpec, layout: str, in_channels: int, out_channels: int) -> OpSpec:
+def _kernel(spec: OpSpec, layout: str, in_channels: int, out_channels: int) -> OpSpec:
     return replace(spec, kind=f"{spec.kind}_{layout}", in_channels=in_channels, out_channels=out_channels)
+
+
+def _split_epilogue(fused: tuple[str, ...], *, adds: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a blocked convolution does to its own result, and what others do behind it."""
+    inside = ("add",) if fused[:1] == ("add",) and adds else ()
+    behind = fused[len(inside) :]
+    if behind and behind[0] in (_FUSED_WITH_SUM if inside else _ACTIVATIONS):
+        return (*inside, behind[0]), behind[1:]
+    return inside, behind
+
+
+def _as_convolution(norm: OpSpec) -> OpSpec:
+    """A batch norm as the depthwise convolution of 1x1 that it is."""
+    return replace(
+        norm,
+        kind="depthwise_conv2d",
+        kernel=(1, 1),
+        stride=(1, 1),
+        padding=(0,) * 4,
+        dilation=(1, 1),
+        groups=0,
+    )
 
 
 def _folds_batch_norm(spec: OpSpec) -> bool:

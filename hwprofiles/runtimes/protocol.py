@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from hwprofiles.device import Device
-from hwprofiles.ops import OpSpec
+from hwprofiles.ops import OpSpec, Size
 
 CALL = OpSpec(kind="call", in_channels=1, out_channels=1)
 """An operator that does next to nothing: its latency is what any call of the runtime costs.
@@ -16,28 +16,55 @@ An operator timed alone pays for a call; in a network all operators share one.
 """
 
 
+PLAIN = "plain"
+"""How tensors lie in memory in the model itself, at a network's inputs and outputs, and often all through."""
+
+
+class Lowered(NamedTuple):
+    """What a runtime makes of one operator.
+
+    `kernels` run in order; each is an `OpSpec` that `prepare_kernel` runs as it stands: its `kind` names the
+    kernel and its channels are padded as that pads them. `reads` is the layout in which it wants its own
+    input, `joins` that of all other sources (see `OpGraph.joined`), `writes` that of its result.
+    """
+
+    kernels: tuple[OpSpec, ...]
+    reads: str = PLAIN
+    joins: str = PLAIN
+    writes: str = PLAIN
+
+
 class Runtime(Protocol):
     """Lowers operators to the kernels that one inference runtime really runs, and runs them.
 
-    Two operators with the same `canon` cost the same, so only canonical operators are measured. `canon` is
-    pure and idempotent, and once it has chosen a kernel from `in_channels` it maps input and output channels
-    independently and monotonically: a table may interpolate between canonical operators of equal `family`.
+    Kernels that are equal cost the same, so each is measured once. Once `lower` has chosen a kernel it maps
+    input and output channels independently and monotonically: a table may interpolate between kernels of
+    equal `family`.
+
+    `layouts` are the ways in which tensors may lie in memory; several tensors together count as the one of
+    them that comes first here. Only `PLAIN` and the others need converting into one another.
     """
+
+    layouts: tuple[str, ...]
 
     def describe(self, *, name: str, batch: int, threads: int) -> Device:
         """Return this machine under this runtime; `name` is the user's own word for it."""
         ...
 
-    def canon(self, spec: OpSpec) -> OpSpec:
-        """Return the lowered operator: `kind` names the kernel, channels are padded as that pads them.
+    def lower(self, spec: OpSpec, layout: str) -> Lowered:
+        """Return what becomes of an operator whose joined sources lie in `layout`.
 
         Raises:
             UnsupportedOpError: this runtime has no rule for the operator.
         """
         ...
 
-    def prepare_operator(self, spec: OpSpec, device: Device) -> Callable[[], None]:
-        """Build the operator with random weights and inputs; each call of the answer runs it once."""
+    def reorder(self, channels: int, size: Size, layout: str) -> OpSpec:
+        """Return the kernel that brings a tensor into `layout`: into `PLAIN`, or out of it."""
+        ...
+
+    def prepare_kernel(self, kernel: OpSpec, device: Device) -> Callable[[], None]:
+        """Build a kernel with random weights and inputs; each call of the answer runs it once."""
         ...
 
     def prepare_network(self, onnx_path: Path, device: Device) -> Callable[[], None]:

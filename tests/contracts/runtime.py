@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from hwprofiles import OpSpec, Runtime
+from hwprofiles import INPUT, OpGraph, OpSpec, Runtime
 from hwprofiles.errors import RequestError, UnsupportedOpError
-from hwprofiles.runtimes import CALL
+from hwprofiles.runtimes import CALL, PLAIN
 
 
 def conv(in_channels: int, out_channels: int, *, groups: int = 1, fused: tuple[str, ...] = ()) -> OpSpec:
@@ -45,6 +46,12 @@ def square(kind: str, channels: int, *, fused: tuple[str, ...] = (), size: tuple
     )
 
 
+def in_a_row(specs: Sequence[OpSpec]) -> OpGraph:
+    """Each operator reads the one before; the last is the output."""
+    sources = tuple((position - 1 if position else INPUT,) for position in range(len(specs)))
+    return OpGraph(operators=tuple(specs), sources=sources, outputs=(len(specs) - 1,) if specs else ())
+
+
 OPERATORS = [
     conv(3, 8),
     conv(20, 24, fused=("batch_norm", "relu")),
@@ -61,6 +68,7 @@ OPERATORS = [
     pool("avg_pool2d", 32, 3),
     pool("avg_pool2d", 32, 1),
     pool("avg_pool2d", 20, 1),
+    pool("mean2d", 20, 1),
     OpSpec(kind="linear", in_channels=20, out_channels=10, in_size=(1,)),
     OpSpec(kind="linear", in_channels=20, out_channels=10, in_size=(5,), fused=("gelu",)),
     OpSpec(kind="matmul", in_channels=4, out_channels=4, in_size=(5, 6), out_size=(5, 7)),
@@ -91,30 +99,37 @@ class RuntimeContract:
         raise NotImplementedError
 
     @pytest.mark.parametrize("spec", OPERATORS, ids=str)
-    def test_every_operator_runs_again_and_again(self, spec: OpSpec) -> None:
+    def test_every_kernel_of_every_operator_runs_again_and_again(self, spec: OpSpec) -> None:
         runtime = self.make()
-        run = runtime.prepare_operator(spec, runtime.describe(name="here", batch=2, threads=1))
-        run()
-        run()
+        device = runtime.describe(name="here", batch=2, threads=1)
+        lowered = [runtime.lower(spec, layout) for layout in runtime.layouts]
+        for kernel in {kernel for way in lowered for kernel in way.kernels}:
+            run = runtime.prepare_kernel(kernel, device)
+            run()
+            run()
 
     @pytest.mark.parametrize("spec", OPERATORS, ids=str)
-    def test_a_lowered_operator_is_its_own_lowering(self, spec: OpSpec) -> None:
+    def test_an_operator_takes_and_leaves_tensors_in_known_layouts(self, spec: OpSpec) -> None:
         runtime = self.make()
-        lowered = runtime.canon(spec)
-        assert runtime.canon(lowered) == lowered
+        assert runtime.layouts[0] == PLAIN
+        for layout in runtime.layouts:
+            lowered = runtime.lower(spec, layout)
+            assert lowered.kernels
+            assert {lowered.reads, lowered.joins, lowered.writes} <= {*runtime.layouts}
 
     @settings(deadline=None)
     @given(st.integers(1, 130), st.integers(1, 130))
     def test_lowering_never_drops_a_channel_and_grows_with_them(self, inputs: int, outputs: int) -> None:
         runtime = self.make()
-        lowered = runtime.canon(conv(inputs, outputs))
-        assert lowered.in_channels >= inputs
-        assert lowered.out_channels >= outputs
-        assert runtime.canon(conv(inputs, outputs + 1)).out_channels >= lowered.out_channels
+        kernel = runtime.lower(conv(inputs, outputs), PLAIN).kernels[0]
+        assert kernel.in_channels >= inputs
+        assert kernel.out_channels >= outputs
+        wider = runtime.lower(conv(inputs, outputs + 1), PLAIN).kernels[0]
+        assert wider.out_channels >= kernel.out_channels
 
     def test_an_unknown_operator_is_refused_by_name(self) -> None:
         with pytest.raises(UnsupportedOpError, match=r"conv9d.*conv2d"):
-            self.make().canon(square("conv9d", 4))
+            self.make().lower(square("conv9d", 4), PLAIN)
 
     def test_the_same_description_is_the_same_device_whatever_its_name(self) -> None:
         runtime = self.make()

@@ -13,9 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwprofiles import Device, MeasuredNetwork, OpSpec, Profile, Rounds, read_profile, write_profile
+from hwprofiles import (
+    Device,
+    MeasuredNetwork,
+    OpSpec,
+    Profile,
+    Rounds,
+    read_profile,
+    write_profile,
+)
 from hwprofiles.errors import ProfileError
-from tests.contracts.runtime import OPERATORS
+from tests.contracts.runtime import OPERATORS, in_a_row
 
 DEVICE = Device(name="bench", runtime="onnxruntime", board="a board", versions={"onnxruntime": "1.31.0"})
 
@@ -23,8 +31,8 @@ DEVICE = Device(name="bench", runtime="onnxruntime", board="a board", versions={
 def profile_of(times_ms: np.ndarray[Any, np.dtype[np.float64]], specs: list[OpSpec] = OPERATORS) -> Profile:
     return Profile(
         device=DEVICE,
-        operators={spec: Rounds(times_ms * (1 + index)) for index, spec in enumerate(specs)},
-        networks=(MeasuredNetwork(name="dense", operators=tuple(specs), rounds=Rounds(times_ms)),),
+        kernels={spec: Rounds(times_ms * (1 + index)) for index, spec in enumerate(specs)},
+        networks=(MeasuredNetwork(name="dense", graph=in_a_row(specs), rounds=Rounds(times_ms)),),
         created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     )
 
@@ -70,12 +78,20 @@ def test_an_impossible_time_is_refused_naming_its_row(written: Path, time: float
         read_profile(written)
 
 
-@pytest.mark.parametrize(
-    "operators", ["[]", "{}", "nonsense", '[{"kind": "conv2d"}]', '[{"colour": 1}]', "[1]"]
-)
-def test_a_row_that_holds_no_operator_is_refused_naming_it(written: Path, operators: str) -> None:
-    rewritten(written, lambda header, rows: rows[1].update(operators=operators))
+@pytest.mark.parametrize("graph", ["[]", "{}", "nonsense", '{"kind": "conv2d"}', '{"colour": 1}', "1"])
+def test_a_row_that_holds_no_operator_is_refused_naming_it(written: Path, graph: str) -> None:
+    rewritten(written, lambda header, rows: rows[1].update(graph=graph))
     with pytest.raises(ProfileError, match="row 1"):
+        read_profile(written)
+
+
+@pytest.mark.parametrize("sources", [[], [[0]] * len(OPERATORS), [[-2]] * len(OPERATORS), "ab"])
+def test_a_network_whose_operators_do_not_read_one_another_is_refused(written: Path, sources: Any) -> None:
+    def edit(header: Any, rows: Any) -> None:
+        rows[-1]["graph"] = json.dumps({**json.loads(rows[-1]["graph"]), "sources": sources})
+
+    rewritten(written, edit)
+    with pytest.raises(ProfileError, match=rf"row {len(OPERATORS)}"):
         read_profile(written)
 
 
@@ -93,7 +109,7 @@ def test_a_changed_device_is_noticed(written: Path) -> None:
 
 def test_another_format_is_refused_by_its_number(written: Path) -> None:
     rewritten(written, lambda header, rows: header.update(format=99))
-    with pytest.raises(ProfileError, match=r"format 99.*reads format 1"):
+    with pytest.raises(ProfileError, match=r"format 99.*reads format 2"):
         read_profile(written)
 
 

@@ -1,7 +1,9 @@
-"""The kernels that `canon` names are those in ONNX Runtime's own optimised graphs, and stairs are real."""
+"""The kernels that lowering names are those in ONNX Runtime's own optimised graphs, and stairs are real."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwprofiles import OpSpec, measure
+from hwprofiles import OpSpec, lower, measure
+from hwprofiles.runtimes import PLAIN
 from hwprofiles.runtimes.onnx_cpu import _POINTWISE, OnnxRuntimeCpu, optimised_graph
-from tests.contracts.runtime import RuntimeContract, conv, pool, square
+from tests.bundles import coupled, exported
+from tests.contracts.runtime import RuntimeContract, conv, square
+from trials.candidate import Candidate
+from trials.costs import Costs
+from trials.groups import even_kept
+from trials.onnx_file import write_onnx
+from trials.prune import prune
 
 _RUNTIME = OnnxRuntimeCpu()
 
@@ -44,65 +53,126 @@ def network(*specs: OpSpec, size: int = 6) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def kernel_of(spec: OpSpec, layout: str = PLAIN) -> OpSpec:
+    (kernel,) = _RUNTIME.lower(spec, layout).kernels
+    return kernel
+
+
 @pytest.mark.parametrize("inputs", [1, 3, 8, 15, 16, 17, 18, 20, 36, 63, 64])
 @pytest.mark.parametrize("outputs", [1, 5, 16, 20, 33, 48])
-def test_a_convolution_becomes_the_kernel_and_the_channels_that_canon_names(
+def test_a_convolution_becomes_the_kernel_and_the_channels_that_lowering_names(
     inputs: int, outputs: int
 ) -> None:
     graph = optimised_graph(network(conv(inputs, outputs)))
     (node,) = (node for node in graph.node if node.op_type == "Conv")
     filters = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}[node.input[1]]
-    lowered = _RUNTIME.canon(conv(inputs, outputs))
-    assert (lowered.out_channels, lowered.in_channels) == filters[:2]
-    assert lowered.kind.endswith("nchwc") == (node.domain != "" and node.input[0] != "x")
-    assert lowered.kind.endswith("conv2d_nchw") == (node.domain == "")
+    kernel = kernel_of(conv(inputs, outputs))
+    assert (kernel.out_channels, kernel.in_channels) == filters[:2]
+    assert kernel.kind.endswith("nchwc") == (node.domain != "" and node.input[0] != "x")
+    assert kernel.kind.endswith("conv2d_nchw") == (node.domain == "")
 
 
 @pytest.mark.parametrize("channels", [3, 8, 12, 17, 20, 22, 32])
-def test_a_depthwise_convolution_is_padded_where_canon_says(channels: int) -> None:
+def test_a_depthwise_convolution_is_padded_where_lowering_says(channels: int) -> None:
     graph = optimised_graph(network(conv(channels, channels, groups=0)))
     (node,) = (node for node in graph.node if node.op_type == "Conv")
     (filters,) = (tensor.dims for tensor in graph.initializer)
-    lowered = _RUNTIME.canon(conv(channels, channels, groups=0))
-    assert filters[0] == lowered.out_channels
-    assert lowered.kind.endswith("nchw") == (node.domain == "")
+    kernel = kernel_of(conv(channels, channels, groups=0))
+    assert filters[0] == kernel.out_channels
+    assert kernel.kind.endswith("nchw") == (node.domain == "")
 
 
 @pytest.mark.parametrize(
     ("inputs", "outputs", "groups"), [(32, 32, 2), (16, 32, 2), (32, 64, 2), (24, 48, 3)]
 )
-def test_a_grouped_convolution_is_blocked_where_canon_says(inputs: int, outputs: int, groups: int) -> None:
+def test_a_grouped_convolution_is_blocked_where_lowering_says(inputs: int, outputs: int, groups: int) -> None:
     spec = conv(inputs, outputs, groups=groups)
     (node,) = (node for node in optimised_graph(network(spec)).node if node.op_type == "Conv")
-    assert _RUNTIME.canon(spec).kind.endswith("nchw") == (node.domain == "")
+    assert kernel_of(spec).kind.endswith("nchw") == (node.domain == "")
 
 
-@pytest.mark.parametrize("channels", [8, 16, 20, 32])
-def test_a_pool_is_blocked_where_canon_says(channels: int) -> None:
-    spec = pool("max_pool2d", channels, 3)
-    (node,) = (node for node in optimised_graph(network(spec)).node if node.op_type == "MaxPool")
-    assert _RUNTIME.canon(spec).kind.endswith("nchw") == (node.domain == "")
+POOLS = {"MaxPool": "max_pool2d", "AveragePool": "avg_pool2d"}
+
+
+def kernels_run(onnx_path: Path) -> Counter[str]:
+    """Convolutions, pools and reorders in the graph that ONNX Runtime makes of a network."""
+    found: Counter[str] = Counter()
+    for node in optimised_graph(onnx.load(onnx_path)).node:
+        if node.op_type in ("Conv", "FusedConv", *POOLS):
+            blocked = " blocked" if node.domain.endswith("nchwc") else ""
+            found[POOLS.get(node.op_type, "conv2d") + blocked] += 1
+        elif node.op_type.startswith("Reorder"):
+            found[node.op_type] += 1
+    return found
+
+
+def kernels_named(kernels: Iterable[OpSpec]) -> Counter[str]:
+    """The same of what lowering names."""
+    found: Counter[str] = Counter()
+    for kernel in kernels:
+        if kernel.kind.startswith("reorder"):
+            found["ReorderInput" if kernel.kind == "reorder_input" else "ReorderOutput"] += 1
+        for kind in ("conv2d", *POOLS.values()):
+            if kind in kernel.kind:
+                found[kind + (" blocked" if kernel.kind.endswith(("_nchwc", "_from_nchw")) else "")] += 1
+    return found
+
+
+@pytest.mark.parametrize("step", [16, 4, 1])
+@pytest.mark.parametrize(
+    "name", ["resnet_pad", "resnet_projection", "mobilenet_v2", "densenet", "vgg_flatten", "vit"]
+)
+def test_a_pruned_network_runs_the_kernels_and_the_reorders_that_lowering_names(
+    name: str, step: int, tmp_path: Path
+) -> None:
+    coupling = coupled(name)
+    space = coupling.space(step=step, lowest_keep=0.2)
+    wanted = np.random.default_rng(step).uniform(0.3, 1, (1, len(space.axes))) * space.sizes
+    candidate = Candidate(tuple(space.round(wanted)[0].tolist()))
+    write_onnx(*prune(coupling, exported(name).tensors, even_kept(coupling, candidate)), tmp_path / "n.onnx")
+    lowered = lower(Costs(coupling).candidate_graph(candidate), _RUNTIME)
+    named = kernels_named(kernel for kernels in lowered for kernel in kernels)
+    assert named == kernels_run(tmp_path / "n.onnx")
 
 
 @pytest.mark.parametrize("name", [*_POINTWISE, "silu", "relu6", "hardtanh", "clamp", "where"])
 def test_every_function_of_one_element_runs_alone_and_behind_a_layer(name: str) -> None:
     device = _RUNTIME.describe(name="here", batch=2, threads=1)
-    _RUNTIME.prepare_operator(square("elementwise", 5, fused=(name,)), device)()
-    _RUNTIME.prepare_operator(conv(4, 5, fused=("batch_norm", "add", name)), device)()
-    _RUNTIME.prepare_operator(
-        OpSpec(kind="linear", in_channels=4, out_channels=5, in_size=(3,), fused=(name,)), device
-    )()
+    specs = (
+        square("elementwise", 5, fused=(name,)),
+        conv(4, 5, fused=("batch_norm", "add", name)),
+        conv(32, 5, fused=("batch_norm", "add", name)),
+        OpSpec(kind="linear", in_channels=4, out_channels=5, in_size=(3,), fused=(name,)),
+    )
+    for spec in specs:
+        for kernel in _RUNTIME.lower(spec, _RUNTIME.layouts[-1]).kernels:
+            _RUNTIME.prepare_kernel(kernel, device)()
+
+
+@pytest.mark.parametrize("layout", [_RUNTIME.layouts[0], _RUNTIME.layouts[-1]])
+def test_a_tensor_is_reordered_either_way(layout: str) -> None:
+    device = _RUNTIME.describe(name="here", batch=2, threads=1)
+    _RUNTIME.prepare_kernel(_RUNTIME.reorder(20, (6, 6), layout), device)()
 
 
 def test_attention_is_made_of_whole_heads() -> None:
     spec = OpSpec(kind="attention", in_channels=33, out_channels=33, kernel=(16,), in_size=(5, 7))
-    assert _RUNTIME.canon(spec) == spec.with_channels(48, 48)
+    assert kernel_of(spec) == spec.with_channels(48, 48)
 
 
 def test_batch_norm_is_no_part_of_a_kernel_and_a_sum_is() -> None:
-    plain = _RUNTIME.canon(conv(32, 32, fused=("relu",)))
-    assert _RUNTIME.canon(conv(32, 32, fused=("batch_norm", "relu"))) == plain
-    assert _RUNTIME.canon(conv(32, 32, fused=("batch_norm", "add", "relu"))) != plain
+    blocked = _RUNTIME.layouts[-1]
+    plain = kernel_of(conv(32, 32, fused=("relu",)))
+    assert kernel_of(conv(32, 32, fused=("batch_norm", "relu"))) == plain
+    assert kernel_of(conv(32, 32, fused=("batch_norm", "add", "relu")), blocked).fused == ("add", "relu")
+
+
+def test_a_sum_with_what_lies_plain_is_done_in_plain_memory_behind_the_convolution() -> None:
+    lowered = _RUNTIME.lower(conv(32, 32, fused=("batch_norm", "add", "relu")), PLAIN)
+    assert [kernel.kind for kernel in lowered.kernels] == [
+        "conv2d_nchwc", "reorder_output", "elementwise", "elementwise",
+    ]  # fmt: skip
+    assert (lowered.joins, lowered.writes) == (PLAIN, PLAIN)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from hwprofiles import INPUT
 from tests.bundles import coupled, export_images, exported
 from tests.models import MODELS, build
 from trials.candidate import Candidate, Space, as_counts
@@ -79,6 +80,20 @@ def test_a_residual_sum_belongs_to_the_later_of_its_operands() -> None:
     assert fused["layer2.0.downsample.0"] == ("batch_norm",)
 
 
+def test_an_operator_knows_whose_results_it_reads() -> None:
+    costs = Costs(analyse(export_images(Small(), 3, 6, 6).graph))
+    assert costs.op_graph.sources == ((INPUT,), (0,), (1,), (2,))
+    assert costs.op_graph.outputs == (3,)
+
+
+def test_a_sum_is_read_beside_the_layer_that_it_belongs_to() -> None:
+    costs = costs_of("resnet_projection")
+    position = {op.name: index for index, op in enumerate(costs.operators)}
+    graph, second = costs.op_graph, position["layer2.0.conv2"]
+    assert graph.own(second) == (position["layer2.0.conv1"],)
+    assert graph.joined(second) == (position["layer2.0.downsample.0"],)
+
+
 @names
 def test_the_dense_model_has_the_parameters_that_pytorch_counts(name: str) -> None:
     dense = as_counts([coupled(name).space().dense])
@@ -98,7 +113,7 @@ def test_a_candidate_costs_what_the_pruned_model_costs(name: str, data: st.DataO
     candidate = data.draw(candidates(coupling.space()))
     graph, tensors = prune(coupling, exported(name).tensors, even_kept(coupling, candidate))
     counts = as_counts([candidate])
-    assert costs.macs(counts)[0] == sum(spec.macs for spec in Costs(analyse(graph)).specs)
+    assert costs.macs(counts)[0] == sum(spec.macs for spec in Costs(analyse(graph)).op_graph.operators)
     trainable = [key for key, spec in graph.tensors.items() if spec.trainable]
     assert costs.parameters(counts)[0] == sum(tensors[key].numel() for key in trainable)
 
@@ -111,7 +126,7 @@ def test_a_candidate_runs_the_operators_of_the_pruned_model(name: str, data: st.
     # One channel left of a depthwise convolution makes it a plain one, so two is the least to compare.
     candidate = data.draw(candidates(coupling.space(), lowest=2))
     graph, _ = prune(coupling, exported(name).tensors, even_kept(coupling, candidate))
-    assert costs_of(name).candidate_specs(candidate) == Costs(analyse(graph)).specs
+    assert costs_of(name).candidate_graph(candidate) == Costs(analyse(graph)).op_graph
 
 
 @names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -112,7 +113,7 @@ class Reduce(Rule):
     def operator(self, call: Call, result: Traced) -> OpSpec | None:
         x = call.labels("self").shape
         if len(x) == 4 and isinstance(result, np.ndarray) and result.shape[:2] == x[:2]:
-            return _pool("avg_pool2d", x, (1, 1), kernel=x[2:], stride=x[2:])
+            return _pool("mean2d", x, (1, 1), kernel=x[2:], stride=x[2:])
         return moving(call, result, "elementwise", self.kind)
 
 
@@ -157,6 +158,12 @@ class AdaptivePool2d(Pool2d):
         height, width = pair(tuple(s if w is None else w for s, w in zip(size, wanted, strict=True)))
         kernel = (-(-size[0] // height), -(-size[1] // width))
         return kernel, (size[0] // height, size[1] // width), (0, 0), (height, width)
+
+    def operator(self, call: Call, result: Traced) -> OpSpec | None:
+        spec = super().operator(call, result)
+        assert spec is not None
+        # An average over everything is what a mean is, and exporters write it as one.
+        return replace(spec, kind="mean2d") if spec.kind == "avg_pool2d" and spec.out_size == (1, 1) else spec
 
 
 class AdaptiveMaxPool2d(AdaptivePool2d):
