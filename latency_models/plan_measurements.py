@@ -99,14 +99,14 @@ def _reorders(
 
 def _grid(family: OpSpec, channels: set[tuple[int, int]]) -> Iterable[OpSpec]:
     """The product of both axes, or the diagonal for a kernel that has as many outputs as inputs."""
-    outs = _thin({outputs for _, outputs in channels})
+    outs = thin({outputs for _, outputs in channels})
     if all(inputs == outputs for inputs, outputs in channels):
         return [family.with_channels(count, count) for count in outs]
-    ins = _thin({inputs for inputs, _ in channels})
+    ins = thin({inputs for inputs, _ in channels})
     return [family.with_channels(inputs, outputs) for inputs in ins for outputs in outs]
 
 
-def _thin(counts: set[int]) -> list[int]:
+def thin(counts: set[int]) -> list[int]:
     """At most `POINTS_PER_AXIS` of the counts, evenly spread, the least and the largest among them."""
     ordered = sorted(counts)
     if len(ordered) <= POINTS_PER_AXIS:

@@ -218,15 +218,14 @@ class OnnxRuntimeCpu:
         return -(-channels // self.block) * self.block
 
     def prepare_kernel(self, kernel: OpSpec, device: Device) -> Callable[[], None]:
-        sketch = _Sketch()
         if kernel.kind.endswith(("_nchwc", "_from_nchw")) or kernel.kind.startswith("reorder"):
             # The graph is already what the optimiser would make of it; left to it, it would add reorders.
             level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            _draw_blocked(sketch, kernel, device.batch, self._pad(kernel.in_channels))
+            sketch = _draw_blocked(kernel, device.batch, self._pad(kernel.in_channels))
         else:
             # One level below the highest fuses everything but leaves the layout alone.
             level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-            _draw_plain(sketch, kernel, device.batch)
+            sketch = _draw_plain(kernel, device.batch)
         session = _session(sketch.model().SerializeToString(), device.threads, level)
         return _bound(session, sketch.inputs)
 
@@ -252,6 +251,11 @@ def run_onnx(onnx_path: Path, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray
         return list(session.run(None, dict(feeds)))
     except Exception as error:  # as in _load
         raise RequestError(f"onnxruntime cannot run {onnx_path}: {error}; export it again") from error
+
+
+def layer_model(spec: OpSpec, batch: int) -> onnx.ModelProto:
+    """Return one operator as a network of its own, as an exporter would write it."""
+    return _draw_plain(spec, batch).model()
 
 
 def optimised_graph(model: onnx.ModelProto) -> onnx.GraphProto:
@@ -304,12 +308,13 @@ class _Sketch:
         return helper.make_model(graph, opset_imports=_OPSETS, ir_version=_IR_VERSION)
 
 
-def _draw_blocked(sketch: _Sketch, spec: OpSpec, batch: int, padded: int) -> None:
+def _draw_blocked(spec: OpSpec, batch: int, padded: int) -> _Sketch:
     """A kernel on blocked activations. Its channels are padded already, unless it is one that pads."""
+    sketch = _Sketch()
     if spec.kind == "reorder_output":
         blocks = sketch.input(batch, padded, *spec.in_size)
         sketch.node("ReorderOutput", blocks, domain=_NCHWC, channels=spec.out_channels)
-        return
+        return sketch
     x = sketch.input(*_input_shape(spec, batch))
     if spec.kind == "reorder_input":
         sketch.node("ReorderInput", x, domain=_NCHWC)
@@ -328,10 +333,12 @@ def _draw_blocked(sketch: _Sketch, spec: OpSpec, batch: int, padded: int) -> Non
                 if parameters:
                     attributes["activation_params"] = parameters
         sketch.node("Conv", *inputs, domain=_NCHWC, **attributes)
+    return sketch
 
 
-def _draw_plain(sketch: _Sketch, spec: OpSpec, batch: int) -> None:
+def _draw_plain(spec: OpSpec, batch: int) -> _Sketch:
     """An operator as an exported network has it, for ONNX Runtime to fuse."""
+    sketch = _Sketch()
     kind, inputs, outputs = spec.kind, spec.in_channels, spec.out_channels
     value = sketch.input(*_input_shape(spec, batch))
     fused = spec.fused
@@ -363,6 +370,7 @@ def _draw_plain(sketch: _Sketch, spec: OpSpec, batch: int) -> None:
     else:
         value = sketch.node("Relu", value)
     _draw_epilogue(sketch, value, fused, _output_shape(spec, batch))
+    return sketch
 
 
 def _draw_linear(sketch: _Sketch, value: str, spec: OpSpec) -> str:

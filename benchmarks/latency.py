@@ -1,0 +1,303 @@
+"""How well latency is predicted for networks that nothing was fitted on, beside what others do.
+
+    python -m benchmarks.latency [--network resnet56 …] [--passes 3] [--rounds 6] [--candidates 30]
+
+For each network of `benchmarks.zoo`, on this machine's CPU under ONNX Runtime, one thread, batch 1: the
+planned kernels, calibration networks and held-out candidates are measured in the same interleaved rounds. Half
+of the candidates keep whole steps of the device, half any count at all. Compared, on the same measurements:
+
+    table             ours: kernels of the lowered graph, one scale, error bars from calibration networks
+    layers alone      each layer timed as a network of its own, summed, as AMC, HALP and NetAdapt do
+    MACs              an affine function of MACs, fitted to the calibration networks
+    kernel forest     random forests on measured kernels, summed, as nn-Meter does (Zhang et al. 2021)
+
+The floor is how far two halves of the same rounds are apart. Writes `results/latency.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from sklearn.ensemble import RandomForestRegressor
+
+from benchmarks.zoo import ZOO
+from hwprofiles import Device, MeasuredNetwork, OpSpec, Profile, Rounds, lower, measure, open_runtime
+from hwprofiles.runtimes import CALL
+from hwprofiles.runtimes.onnx_cpu import OnnxRuntimeCpu, layer_model
+from hwprofiles.samples import RUNS_PER_VISIT
+from latency_models import LatencyTable, plan
+from latency_models.interpolate import Grid
+from latency_models.plan_measurements import thin
+from search.profiling import narrowest
+from trials.bundle import export_model
+from trials.candidate import Candidate, Counts
+from trials.costs import Costs
+from trials.groups import analyse, even_kept
+from trials.onnx_file import write_onnx
+from trials.prune import prune
+
+Array = NDArray[np.float64]
+
+CALIBRATION = 10
+LOWEST_KEEP = 0.25
+RESULTS = Path(__file__).parent / "results" / "latency.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one network's rounds gave: calibration networks first, then those held out."""
+
+    costs: Costs
+    counts: Counts
+    networks: tuple[MeasuredNetwork, ...]
+    kernels: dict[OpSpec, Rounds]
+    layers: dict[OpSpec, Rounds]
+
+    @property
+    def measured_ms(self) -> Array:
+        return np.array([network.rounds.summary().latency_ms for network in self.networks])
+
+
+def drawn(costs: Costs, step: int, count: int, rng: np.random.Generator) -> Counts:
+    """(count, groups) candidates: a level each, and every group somewhere about it."""
+    space = costs.coupling.space(step=step, lowest_keep=LOWEST_KEEP)
+    level = rng.uniform(LOWEST_KEEP, 1.0, (count, 1))
+    about = level + rng.uniform(-0.3, 0.3, (count, len(space.axes)))
+    return space.round(np.clip(about, LOWEST_KEEP, 1.0) * space.sizes)
+
+
+def layer_points(dense: OpSpec, thinnest: OpSpec) -> list[OpSpec]:
+    """The grid on which a layer is timed alone."""
+    outs = thin({*range(thinnest.out_channels, dense.out_channels + 1)})
+    if dense.square:
+        return [dense.with_channels(count, count) for count in outs]
+    ins = thin({*range(thinnest.in_channels, dense.in_channels + 1)})
+    return [dense.with_channels(i, o) for i in ins for o in outs]
+
+
+def measure_network(
+    name: str, options: argparse.Namespace, runtime: OnnxRuntimeCpu, device: Device
+) -> Measured:
+    entry = ZOO[name]
+    bundle = export_model(entry.build(), [entry.input])
+    coupling = analyse(bundle.graph)
+    costs = Costs(coupling)
+    rng = np.random.default_rng(0)
+    half = options.candidates // 2
+    parts = [
+        (device.channel_step, CALIBRATION // 2),
+        (1, CALIBRATION // 2),
+        (device.channel_step, half),
+        (1, half),
+    ]
+    counts = np.concatenate([drawn(costs, step, count, rng) for step, count in parts])
+    least = costs.candidate_graph(narrowest(coupling.space(lowest_keep=LOWEST_KEEP)))
+    kernels = [CALL, *plan(costs.op_graph, least, runtime)]
+    pairs = zip(costs.op_graph.operators, least.operators, strict=True)
+    layers = sorted({point for pair in pairs for point in layer_points(*pair)})
+    graphs = [costs.candidate_graph(Candidate(tuple(row))) for row in counts.tolist()]
+    with TemporaryDirectory() as folder:
+        runs: dict[Any, Callable[[], None]] = {
+            ("kernel", k): runtime.prepare_kernel(k, device) for k in kernels
+        }
+        path = Path(folder) / "network.onnx"
+        for layer in layers:
+            onnx.save(layer_model(layer, device.batch), path)
+            runs["layer", layer] = runtime.prepare_network(path, device)
+        for index, row in enumerate(counts.tolist()):
+            write_onnx(*prune(coupling, bundle.tensors, even_kept(coupling, Candidate(tuple(row)))), path)
+            runs["network", index] = runtime.prepare_network(path, device)
+        times = measure(runs, passes=options.passes, rounds=options.rounds, seed=0)
+    return Measured(
+        costs=costs,
+        counts=counts,
+        networks=tuple(
+            MeasuredNetwork(name=str(i), graph=graph, rounds=times["network", i])
+            for i, graph in enumerate(graphs)
+        ),
+        kernels={kernel: times["kernel", kernel] for kernel in kernels},
+        layers={layer: times["layer", layer] for layer in layers},
+    )
+
+
+def by_family(rounds: dict[OpSpec, Rounds]) -> dict[OpSpec, Grid]:
+    measured_ms: dict[OpSpec, dict[tuple[int, int], float]] = defaultdict(dict)
+    for spec, times in rounds.items():
+        measured_ms[spec.family][spec.in_channels, spec.out_channels] = times.summary().latency_ms
+    return {family: Grid(points) for family, points in measured_ms.items()}
+
+
+def layers_alone(run: Measured) -> Array:
+    """(networks,) the sum of layers timed alone, between measured channel counts interpolated."""
+    grids = by_family(run.layers)
+    return np.array(
+        [
+            sum(grids[s.family].latency_ms(s.in_channels, s.out_channels) for s in net.graph.operators)
+            for net in run.networks
+        ]
+    )
+
+
+def described(kernel: OpSpec) -> list[float]:
+    """What a forest is told of a kernel: channels, sizes, window, and its work."""
+    taps, positions = np.prod(kernel.kernel or (1,)), np.prod(kernel.result_size or (1,))
+    groups = kernel.groups or kernel.in_channels
+    macs = positions * taps * kernel.in_channels * kernel.out_channels / groups
+    stride = kernel.stride[0] if kernel.stride else 1
+    return [kernel.in_channels, kernel.out_channels, positions, taps, stride, len(kernel.fused), macs]
+
+
+def kernel_forest(run: Measured, runtime: OnnxRuntimeCpu) -> Array:
+    """(networks,) the sum of kernels that a random forest for each kind of kernel predicts."""
+    by_kind: dict[str, list[OpSpec]] = defaultdict(list)
+    for kernel in run.kernels:
+        by_kind[kernel.kind].append(kernel)
+    forests = {}
+    for kind, kernels in by_kind.items():
+        times_ms = [run.kernels[kernel].summary().latency_ms for kernel in kernels]
+        forest = RandomForestRegressor(50, random_state=0)
+        forests[kind] = forest.fit([described(kernel) for kernel in kernels], times_ms)
+    lowered = [[k for kernels in lower(net.graph, runtime) for k in kernels] for net in run.networks]
+    return np.array([sum(forests[k.kind].predict([described(k)])[0] for k in kernels) for kernels in lowered])
+
+
+def scaled(summed_ms: Array, measured_ms: Array) -> Array:
+    """Multiplied by the median ratio of the calibration networks."""
+    return summed_ms * np.median(measured_ms[:CALIBRATION] / summed_ms[:CALIBRATION])
+
+
+def affine(macs: Array, measured_ms: Array) -> Array:
+    slope, constant = np.polyfit(macs[:CALIBRATION], measured_ms[:CALIBRATION], 1)
+    return np.asarray(slope * macs + constant)
+
+
+def scores(predicted: Array, measured: Array) -> dict[str, float]:
+    off = np.abs(predicted / measured - 1)
+    ranks = [np.argsort(np.argsort(values)) for values in (predicted, measured)]
+    return {
+        "mape": float(off.mean()),
+        "within_5": float((off <= 0.05).mean()),
+        "within_10": float((off <= 0.10).mean()),
+        "spearman": float(np.corrcoef(ranks)[0, 1]),
+    }
+
+
+def between_halves(rounds: Rounds) -> float:
+    first, second = (Rounds(rounds.times_ms[:, half::2]).summary().latency_ms for half in (0, 1))
+    return abs(first / second - 1)
+
+
+def speed(table: LatencyTable, costs: Costs, step: int) -> float:
+    """Candidates scored a second, channel counts and all, the best of five."""
+    counts = drawn(costs, step, 100_000, np.random.default_rng(1))
+    taken_s = []
+    for _ in range(6):
+        start = time.perf_counter()
+        table.predict(costs.op_graph, *costs.channels(counts))
+        taken_s.append(time.perf_counter() - start)
+    return len(counts) / min(taken_s[1:])
+
+
+def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    runtime = open_runtime("onnxruntime")
+    assert isinstance(runtime, OnnxRuntimeCpu)
+    device = runtime.describe(name="this-cpu", batch=1, threads=1)
+    start = time.perf_counter()
+    run = measure_network(name, options, runtime, device)
+    took_s = time.perf_counter() - start
+    measured_ms = run.measured_ms
+    profile = Profile(
+        device=device, kernels=run.kernels, networks=run.networks[:CALIBRATION], created=datetime.now(UTC)
+    )
+    table = LatencyTable.from_profile(profile, runtime)
+    prediction = table.predict(run.costs.op_graph, *run.costs.channels(run.counts))
+    alone_ms = layers_alone(run)
+    methods = {
+        "table": prediction.latency_ms,
+        "layers alone": alone_ms,
+        "layers alone, scaled": scaled(alone_ms, measured_ms),
+        "MACs": affine(run.costs.macs(run.counts), measured_ms),
+        "kernel forest": scaled(kernel_forest(run, runtime), measured_ms),
+    }
+    held_out = slice(CALIBRATION, None)
+    half = CALIBRATION + options.candidates // 2
+    holds = np.abs(prediction.latency_ms - measured_ms) <= prediction.error_ms
+    profile_s = sum(rounds.times_ms.sum() for rounds in run.kernels.values()) / 1e3
+    profile_s += sum(network.rounds.times_ms.sum() for network in run.networks[:CALIBRATION]) / 1e3
+    result = {
+        "network": name,
+        "board": device.board,
+        "seconds": round(took_s),
+        "kernels": len(run.kernels),
+        "layers": len(run.layers),
+        "profile_s": profile_s * (RUNS_PER_VISIT + 1) / RUNS_PER_VISIT,
+        "latency_ms": [float(measured_ms.min()), float(measured_ms.max())],
+        "floor": float(np.mean([between_halves(net.rounds) for net in run.networks[held_out]])),
+        "error_bar": table.calibration.relative_error,
+        "bars_that_hold": float(holds[held_out].mean()),
+        "per_second": {
+            "on the grid": speed(table, run.costs, device.channel_step),
+            "any": speed(table, run.costs, 1),
+        },
+        "methods": {title: scores(ms[held_out], measured_ms[held_out]) for title, ms in methods.items()},
+        "on_the_grid": scores(prediction.latency_ms[CALIBRATION:half], measured_ms[CALIBRATION:half]),
+        "any_count": scores(prediction.latency_ms[half:], measured_ms[half:]),
+        "points": np.column_stack([prediction.latency_ms, measured_ms]).round(5).tolist(),
+    }
+    show(result)
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    low, high = result["latency_ms"]
+    print(
+        f"\n{result['network']}: {low:.2f} to {high:.2f} ms, {result['kernels']} kernels, profile in "
+        f"{result['profile_s']:.0f} s of measuring; floor {result['floor']:.1%}, error bar "
+        f"{result['error_bar']:.1%} holds {result['bars_that_hold']:.0%}; "
+        f"{result['per_second']['on the grid']:,.0f} candidates/s, of any width "
+        f"{result['per_second']['any']:,.0f}"
+    )
+    parts = {
+        **result["methods"],
+        "table, on the grid": result["on_the_grid"],
+        "table, any count": result["any_count"],
+    }
+    for title, found in parts.items():
+        print(
+            f"  {title:22} MAPE {found['mape']:6.1%}  within 5 % {found['within_5']:4.0%}, 10 % "
+            f"{found['within_10']:4.0%}  Spearman {found['spearman']:.3f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", choices=ZOO, nargs="+", default=[*ZOO])
+    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--candidates", type=int, default=30, help="held out, half of each kind")
+    options = parser.parse_args()
+    results = {
+        result["network"]: result for result in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])
+    }
+    for name in options.network:
+        results[name] = evaluate(name, options)
+        RESULTS.write_text(json.dumps(list(results.values()), indent=1))
+
+
+if __name__ == "__main__":
+    main()
