@@ -3,8 +3,8 @@
     python -m benchmarks.latency [--network resnet56 …] [--passes 3] [--rounds 6] [--candidates 30]
 
 For each network of `benchmarks.zoo`, on this machine's CPU under ONNX Runtime, one thread, batch 1: the
-planned kernels, calibration networks and held-out candidates are measured in the same interleaved rounds. Half
-of the candidates keep whole steps of the device, half any count at all. Compared, on the same measurements:
+planned kernels, calibration networks and held-out candidates are measured in the same interleaved rounds.
+Half of the candidates keep whole steps of the device, half any count. Compared, on the same measurements:
 
     table             ours: kernels of the lowered graph, one scale, error bars from calibration networks
     layers alone      each layer timed as a network of its own, summed, as AMC, HALP and NetAdapt do
@@ -33,13 +33,13 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestRegressor
 
 from benchmarks.zoo import ZOO
-from hwprofiles import Device, MeasuredNetwork, OpSpec, Profile, Rounds, lower, measure, open_runtime
+from hwprofiles import Device, MeasuredNetwork, OpGraph, OpSpec, Profile, Rounds, lower, measure, open_runtime
 from hwprofiles.runtimes import CALL
 from hwprofiles.runtimes.onnx_cpu import OnnxRuntimeCpu, layer_model
 from hwprofiles.samples import RUNS_PER_VISIT
 from latency_models import LatencyTable, plan
 from latency_models.interpolate import Grid
-from latency_models.plan_measurements import thin
+from latency_models.plan_measurements import grid
 from search.profiling import narrowest
 from trials.bundle import export_model
 from trials.candidate import Candidate, Counts
@@ -78,13 +78,19 @@ def drawn(costs: Costs, step: int, count: int, rng: np.random.Generator) -> Coun
     return space.round(np.clip(about, LOWEST_KEEP, 1.0) * space.sizes)
 
 
-def layer_points(dense: OpSpec, thinnest: OpSpec) -> list[OpSpec]:
-    """The grid on which a layer is timed alone."""
-    outs = thin({*range(thinnest.out_channels, dense.out_channels + 1)})
-    if dense.square:
-        return [dense.with_channels(count, count) for count in outs]
-    ins = thin({*range(thinnest.in_channels, dense.in_channels + 1)})
-    return [dense.with_channels(i, o) for i in ins for o in outs]
+def layers_of(dense: OpGraph, narrowest: OpGraph) -> list[OpSpec]:
+    """The layers to time alone, on grids as fine as those of the kernels."""
+    reachable: dict[OpSpec, set[tuple[int, int]]] = defaultdict(set)
+    for most, least in zip(dense.operators, narrowest.operators, strict=True):
+        ins, outs = (
+            range(getattr(least, axis), getattr(most, axis) + 1) for axis in ("in_channels", "out_channels")
+        )
+        if most.square:
+            reachable[most.family] |= {(count, count) for count in outs}
+        else:
+            reachable[most.family] |= {(count, most.out_channels) for count in ins}
+            reachable[most.family] |= {(most.in_channels, count) for count in outs}
+    return [layer for family, channels in sorted(reachable.items()) for layer in grid(family, channels)]
 
 
 def measure_network(
@@ -105,8 +111,7 @@ def measure_network(
     counts = np.concatenate([drawn(costs, step, count, rng) for step, count in parts])
     least = costs.candidate_graph(narrowest(coupling.space(lowest_keep=LOWEST_KEEP)))
     kernels = [CALL, *plan(costs.op_graph, least, runtime)]
-    pairs = zip(costs.op_graph.operators, least.operators, strict=True)
-    layers = sorted({point for pair in pairs for point in layer_points(*pair)})
+    layers = layers_of(costs.op_graph, least)
     graphs = [costs.candidate_graph(Candidate(tuple(row))) for row in counts.tolist()]
     with TemporaryDirectory() as folder:
         runs: dict[Any, Callable[[], None]] = {

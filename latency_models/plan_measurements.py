@@ -26,7 +26,7 @@ def plan(dense: OpGraph, narrowest: OpGraph, runtime: Runtime) -> list[OpSpec]:
     reachable: dict[OpSpec, set[tuple[int, int]]] = defaultdict(set)
     for kernel in _reachable(dense, narrowest, runtime):
         reachable[kernel.family].add((kernel.in_channels, kernel.out_channels))
-    return [kernel for family, channels in sorted(reachable.items()) for kernel in _grid(family, channels)]
+    return [kernel for family, channels in sorted(reachable.items()) for kernel in grid(family, channels)]
 
 
 def _reachable(dense: OpGraph, narrowest: OpGraph, runtime: Runtime) -> Iterator[OpSpec]:
@@ -97,7 +97,7 @@ def _reorders(
             yield from (runtime.reorder(channels, size, layout) for channels in range(least, most + 1))
 
 
-def _grid(family: OpSpec, channels: set[tuple[int, int]]) -> Iterable[OpSpec]:
+def grid(family: OpSpec, channels: set[tuple[int, int]]) -> Iterable[OpSpec]:
     """The product of both axes, or the diagonal for a kernel that has as many outputs as inputs."""
     outs = thin({outputs for _, outputs in channels})
     if all(inputs == outputs for inputs, outputs in channels):

@@ -25,6 +25,8 @@ class Sheet:
 
     def look_up(self, ins: Counts, outs: Counts) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """(candidates,) milliseconds, and (candidates,) ways, or (1,) while there has only been one."""
+        if not len(ins):
+            return np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.uint8)
         self._grow(int(ins.max()) + 1, int(outs.max()) + 1)
         places = ins * self._ms.shape[1] + outs
         ms = self._ms.take(places)

@@ -15,7 +15,7 @@ from hwprofiles.device import Device
 from hwprofiles.errors import NotMeasuredError, ProfileError
 from hwprofiles.files import Profile
 from hwprofiles.lowering import lower, shape_of
-from hwprofiles.ops import INPUT, OpGraph, OpSpec
+from hwprofiles.ops import INPUT, OpGraph, OpSpec, Size
 from hwprofiles.runtimes import CALL, PLAIN, Runtime
 from latency_models.calibrate import Calibration, calibrate
 from latency_models.interpolate import Grid
@@ -55,7 +55,7 @@ class LatencyTable:
         self._kernels = kernels
         self._call_ms = _call_ms(kernels, device)
         self._kernel_ms = cache(self._look_up_ms)
-        self._sheets: dict[tuple[OpSpec, str], Sheet] = {}
+        self._sheets: dict[tuple[OpSpec | Size, str], Sheet] = {}
         self._ways: dict[tuple[str, str, str], int] = {}
 
     @classmethod
@@ -152,8 +152,9 @@ class LatencyTable:
                 reordered[source, layout] = misses | done
                 _, size = shape_of(graph, source, graph.operators[reader])
                 channels = in_channels[:, reader] if source == INPUT else out_channels[:, source]
-                ms, _ = self._sheet(self._runtime.reorder(0, size, layout), "").look_up(channels, channels)
-                total_ms[:] += np.where(misses & ~done, ms, 0)
+                rows = np.broadcast_to(misses & ~done, channels.shape)
+                ms, _ = self._reorder_sheet(size, layout).look_up(channels[rows], channels[rows])
+                total_ms[rows] += ms
 
         for position, spec in enumerate(graph.operators):
             joined = np.array([layouts.index(PLAIN)])
@@ -185,17 +186,22 @@ class LatencyTable:
         return ms, ways
 
     def _sheet(self, family: OpSpec, layout: str) -> Sheet:
-        """The sheet of an operator whose joined sources lie in `layout`; of a kernel itself if that is ""."""
+        """Of an operator whose joined sources lie in `layout`."""
 
         def work_out(in_channels: int, out_channels: int) -> tuple[float, int]:
-            spec = family.with_channels(in_channels, out_channels)
-            if not layout:
-                return self._kernel_ms(spec), 0
-            lowered = self._runtime.lower(spec, layout)
+            lowered = self._runtime.lower(family.with_channels(in_channels, out_channels), layout)
             way = self._ways.setdefault(lowered[1:], len(self._ways))
             return sum(map(self._kernel_ms, lowered.kernels)), way
 
         return self._sheets.setdefault((family, layout), Sheet(work_out))
+
+    def _reorder_sheet(self, size: Size, layout: str) -> Sheet:
+        """Of bringing a tensor into `layout`."""
+
+        def work_out(channels: int, _: int) -> tuple[float, int]:
+            return self._kernel_ms(self._runtime.reorder(channels, size, layout)), 0
+
+        return self._sheets.setdefault((size, layout), Sheet(work_out))
 
     def _positions(self, way: tuple[str, str, str]) -> list[int]:
         return [self._runtime.layouts.index(layout) for layout in way]

@@ -31,7 +31,7 @@ name = "small"
 
 [model]
 factory = "model:resnet"
-args = { width = 32, blocks = 1 }
+args = { width = 48, blocks = 1 }
 checkpoint = "small.safetensors"
 input = { shape = [1, 8, 8] }
 
@@ -116,7 +116,7 @@ def small_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model.py").write_text(model_file + NOT_FOR_PRUNING)
     (folder / "job.toml").write_text(SMALL_JOB)
     torch.manual_seed(0)
-    model = call_factory("model:resnet", folder, "model", {"width": 32, "blocks": 1})
+    model = call_factory("model:resnet", folder, "model", {"width": 48, "blocks": 1})
     train = load(DataSpec(source="digits"), folder, seed=0).train
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     for _ in range(3):

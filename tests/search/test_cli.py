@@ -140,7 +140,7 @@ def test_show_tells_what_a_trial_keeps_by_group_and_predicted_beside_measured(
     assert (trial["widths"], trial["predicted"]) == (config["widths"], config["predicted"])
     shown = prunefront("show", finished_runs / "small", "--trial", number).out
     for name, kept in config["widths"].items():
-        assert [name, str(kept), "32"] in [line.split()[:3] for line in shown.splitlines()]
+        assert [name, str(kept), "48"] in [line.split()[:3] for line in shown.splitlines()]
     [finalist] = [line for line in shown.splitlines() if line.split()[:1] == ["finalist"]]
     assert significant(config["predicted"]["latency_ms"]) + "±" in finalist
     assert finalist.split()[4] == significant(config["measured"]["latency_ms"])
@@ -261,7 +261,7 @@ def test_inspect_lists_groups_with_their_shares(
 ) -> None:
     found = written_json(prunefront("inspect", small_job, "--runs", finished_runs, "--json"))
     assert {group["name"]: group["size"] for group in found["groups"]} == {
-        "stem.0": 32, "blocks.0.conv1": 32, "last.conv1": 32, "last.conv2": 32
+        "stem.0": 48, "blocks.0.conv1": 48, "last.conv1": 48, "last.conv2": 48
     }  # fmt: skip
     assert found["profile"]
     assert all(0 < group["latency_share"] <= 1 for group in found["groups"])
@@ -277,11 +277,11 @@ def test_profile_and_named_candidates_can_be_had_before_any_search(
     runs, widths = tmp_path / "runs", tmp_path / "widths.json"
     profile = written_json(prunefront("profile", small_job, "--runs", runs, "--json"))
     assert Path(profile["profile"]).exists()
-    widths.write_text('[{"last.conv1": 16}, {"last.conv1": 32}, {"stem.0": 20, "last.conv2": 8}]')
+    widths.write_text('[{"last.conv1": 16}, {"last.conv1": 48}, {"stem.0": 20, "last.conv2": 8}]')
     found = written_json(
         prunefront("trial", small_job, "--widths", widths, "--measure", "--runs", runs, "--json")
     )
-    assert [item["widths"]["last.conv1"] for item in found] == [16, 32, 32]
+    assert [item["widths"]["last.conv1"] for item in found] == [16, 48, 48]
     assert "keeps every unit" in found[1]["failed"]
     assert all(item["measured_ms"] > 0 for item in found)
     assert 0.2 < found[0]["facts"]["accuracy"] <= 1
@@ -295,7 +295,7 @@ def test_profile_and_named_candidates_can_be_had_before_any_search(
     ("content", "sentence"),
     [
         ('[{"lst.conv1": 16}]', "no prunable group; did you mean 'last.conv1'?"),
-        ('[{"last.conv1": 33}]', "widths keep 33 of group 'last.conv1'; allowed: 1 to 32"),
+        ('[{"last.conv1": 49}]', "widths keep 49 of group 'last.conv1'; allowed: 1 to 48"),
         ('[{"last.conv1": "16"}]', "widths keep '16' of group 'last.conv1'"),
         ("[]", "holds no candidates"),
         ("{", "is not JSON"),
@@ -373,7 +373,7 @@ def changed(job: Path, name: str, **tables: str) -> Path:
     return path
 
 
-MODEL = 'factory = "model:resnet"\nargs = { width = 32, blocks = 1 }\ninput = { shape = [1, 8, 8] }'
+MODEL = 'factory = "model:resnet"\nargs = { width = 48, blocks = 1 }\ninput = { shape = [1, 8, 8] }'
 
 
 def images(shape: tuple[int, ...] = (60, 1, 8, 8), classes: int = 10, nan: bool = False) -> dict[str, Any]:
@@ -418,7 +418,7 @@ def test_data_that_does_not_fit_is_refused_in_one_sentence(
     refused(ran, sentence, tmp_path / "runs")
 
 
-NO_ARGUMENTS = MODEL.replace("{ width = 32, blocks = 1 }", "{}")
+NO_ARGUMENTS = MODEL.replace("{ width = 48, blocks = 1 }", "{}")
 CHECKPOINT = '\ncheckpoint = "small.safetensors"'
 REFUSED_TABLES = {
     "unknown key": (
@@ -435,7 +435,7 @@ REFUSED_TABLES = {
         "holds NaN or infinite numbers in 'head.weight'",
     ),
     "torn": ({"model": MODEL + CHECKPOINT.replace("small", "torn")}, "torn.safetensors cannot be read"),
-    "other widths": ({"model": MODEL.replace("32", "48") + CHECKPOINT}, "check model.args"),
+    "other widths": ({"model": MODEL.replace("48", "32") + CHECKPOINT}, "check model.args"),
     "nothing to prune": (
         {"model": NO_ARGUMENTS.replace("resnet", "linear")},
         "the model has no group that may be pruned",
