@@ -202,51 +202,59 @@ def _channel_axes(coupling: Coupling, node: Node, spec: OpSpec) -> tuple[Affine,
 
 
 def _epilogues(graph: Graph) -> dict[str, list[tuple[str, str]]]:
-    """Layer → what follows it alone, as (node, what): batch norm, sum, activation; of a norm, activation.
+    """Layer → what follows it alone, as (node, what), in the order of `_EPILOGUES`.
 
     A sum belongs to the later of its two operands: the earlier one has to wait for it.
     """
-    consumers, nodes = graph.consumers(), {node.name: node for node in graph.nodes}
+    consumers = graph.consumers()
     order = {node.name: position for position, node in enumerate(graph.nodes)}
     outputs = {value.name for value in graph.outputs}
     taken: set[str] = set()
     found: dict[str, list[tuple[str, str]]] = {}
     for node in graph.nodes:
-        norm = node.op.startswith("aten.batch_norm.") and node.name not in taken
-        if not norm and not node.op.startswith(("aten.conv2d.", "aten.linear.")):
+        places = _EPILOGUES.get(_plain_name(node), {})
+        if not places or node.name in taken:
             continue
         chain: list[tuple[str, str]] = []
-        tail = node.name
+        tail, place = node.name, -1
         while len(consumers[tail]) == 1 and tail not in outputs:
             after = consumers[tail][0]
-            what = after.op.split(".")[1] if "." in after.op else ""
-            names = [name for _, name in chain]
-            if what == "batch_norm" and not chain and not norm:
-                pass
-            elif what == "dropout" and after.name not in taken:
+            what = _plain_name(after)
+            if after.name in taken:
+                break
+            if what == "dropout":
                 tail = after.name
                 continue
-            elif (
-                what == "add"
-                and not norm
-                and len(after.values) == 2
-                and "add" not in names
-                and _plain_sum(after)
-            ):
-                other = next((name for name in after.values if name != tail), tail)
-                if order.get(other, -1) > order[tail] or after.name in taken:
-                    break
-            elif what not in ACTIVATIONS:
+            if places.get(what, -1) <= place or not _joins(after, what):
                 break
+            if what == "add":
+                other = next((name for name in after.values if name != tail), tail)
+                if order.get(other, -1) > order[tail]:
+                    break
             chain.append((after.name, what))
             taken.add(after.name)
-            tail = nodes[after.name].name
-            if what in ACTIVATIONS:
-                break
+            tail, place = after.name, places[what]
         if chain:
             found[node.name] = chain
     return found
 
 
-def _plain_sum(node: Node) -> bool:
-    return node.args.get("alpha") in (None, 1)
+_ACTIVATION = dict.fromkeys(ACTIVATIONS, 2)
+_EPILOGUES: dict[str, dict[str, int]] = {
+    "conv2d": {"batch_norm": 0, "add": 1, **_ACTIVATION},
+    "linear": {"batch_norm": 0, "add": 1, "layer_norm": 2, **_ACTIVATION},
+    "batch_norm": _ACTIVATION,
+    "matmul": {"div": 0, "mul": 0},
+}
+"""What may follow which layer in the same kernel, each at its place."""
+
+
+def _plain_name(node: Node) -> str:
+    return node.op.split(".")[1] if "." in node.op else ""
+
+
+def _joins(node: Node, what: str) -> bool:
+    """Whether a node is a plain sum of two values, or a product with a number, where it is either."""
+    if what == "add":
+        return len(node.values) == 2 and node.args.get("alpha") in (None, 1)
+    return what not in ("div", "mul") or (len(node.values) == 1 and not node.tensors)

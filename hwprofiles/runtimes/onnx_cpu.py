@@ -355,6 +355,9 @@ def _draw_plain(spec: OpSpec, batch: int) -> _Sketch:
         value = _draw_linear(sketch, value, spec)
     elif kind == "matmul":
         value = sketch.node("MatMul", value, sketch.input(batch, inputs, spec.in_size[1], spec.out_size[1]))
+        for name in fused:  # by a number, which ONNX Runtime makes part of the product
+            value = sketch.node(_POINTWISE[name], value, sketch.constant(np.array(2.0, dtype=np.float32)))
+        fused = ()
     elif kind == "attention":
         value = _draw_attention(sketch, value, spec, batch)
     elif kind == "layer_norm":
@@ -366,7 +369,7 @@ def _draw_plain(spec: OpSpec, batch: int) -> _Sketch:
     elif kind == "elementwise":
         fused = spec.fused or ("add",)
     elif kind == "copy":
-        value, fused = sketch.node("Identity", value), ()
+        value, fused = _draw_copy(sketch, value, spec), ()
     else:
         value = sketch.node("Relu", value)
     _draw_epilogue(sketch, value, fused, _output_shape(spec, batch))
@@ -379,6 +382,13 @@ def _draw_linear(sketch: _Sketch, value: str, spec: OpSpec) -> str:
     if math.prod(spec.in_size) == 1:
         return sketch.node("Gemm", value, weight, bias)
     return sketch.node("Add", sketch.node("MatMul", value, weight), bias)
+
+
+def _draw_copy(sketch: _Sketch, value: str, spec: OpSpec) -> str:
+    """Of tokens and heads that change places, as attention has it, a transposition; else a plain copy."""
+    if spec.fused == ("transpose",) and len(spec.in_size) == 2:
+        return sketch.node("Transpose", value, perm=(0, 2, 1, 3))
+    return sketch.node("Identity", value)
 
 
 def _draw_attention(sketch: _Sketch, query: str, spec: OpSpec, batch: int) -> str:
@@ -399,6 +409,10 @@ def _draw_epilogue(sketch: _Sketch, value: str, names: Sequence[str], shape: tup
             value = sketch.node("Clip", value, *limits)
         elif name == "batch_norm":
             value = sketch.node("BatchNormalization", value, *(sketch.weight(shape[1]) for _ in range(4)))
+        elif name == "layer_norm":
+            value = sketch.node(
+                "LayerNormalization", value, sketch.weight(shape[-1]), sketch.weight(shape[-1])
+            )
         else:
             op = _POINTWISE.get(name, "Add")
             value = sketch.node(op, value, *([sketch.input(*shape)] if op in _BINARY else []))
