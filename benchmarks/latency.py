@@ -20,7 +20,6 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,8 +32,19 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestRegressor
 
 from benchmarks.zoo import ZOO
-from hwprofiles import Device, MeasuredNetwork, OpGraph, OpSpec, Profile, Rounds, lower, measure, open_runtime
-from hwprofiles.runtimes import CALL
+from hwprofiles import (
+    INPUT,
+    Device,
+    MeasuredNetwork,
+    OpGraph,
+    OpSpec,
+    Profile,
+    Rounds,
+    lower,
+    measure,
+    open_runtime,
+)
+from hwprofiles.runtimes import CALL, Run
 from hwprofiles.runtimes.onnx_cpu import OnnxRuntimeCpu, layer_model
 from hwprofiles.samples import RUNS_PER_VISIT
 from latency_models import LatencyTable, plan
@@ -114,16 +124,15 @@ def measure_network(
     layers = layers_of(costs.op_graph, least)
     graphs = [costs.candidate_graph(Candidate(tuple(row))) for row in counts.tolist()]
     with TemporaryDirectory() as folder:
-        runs: dict[Any, Callable[[], None]] = {
-            ("kernel", k): runtime.prepare_kernel(k, device) for k in kernels
-        }
+        runs: dict[Any, Run] = {("kernel", k): runtime.prepare_kernel(k, device) for k in kernels}
         path = Path(folder) / "network.onnx"
         for layer in layers:
             onnx.save(layer_model(layer, device.batch), path)
-            runs["layer", layer] = runtime.prepare_network(path, device)
+            alone = OpGraph(operators=(layer,), sources=((INPUT,),), outputs=(0,))
+            runs["layer", layer] = runtime.prepare_network(path, alone, device)
         for index, row in enumerate(counts.tolist()):
             write_onnx(*prune(coupling, bundle.tensors, even_kept(coupling, Candidate(tuple(row)))), path)
-            runs["network", index] = runtime.prepare_network(path, device)
+            runs["network", index] = runtime.prepare_network(path, graphs[index], device)
         times = measure(runs, passes=options.passes, rounds=options.rounds, seed=0)
     return Measured(
         costs=costs,

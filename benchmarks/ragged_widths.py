@@ -15,13 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.latency_table import NETWORKS
-from hwprofiles import measure, open_runtime
+from hwprofiles import OpGraph, OpSpec, measure, open_runtime
 
 LEVELS = (0.75, 0.5)
 
 
 def rounded(widths: Sequence[int], level: float, step: int) -> list[int]:
     return [max(step, round(level * width / step) * step) for width in widths]
+
+
+def in_a_row(operators: Sequence[OpSpec]) -> OpGraph:
+    """Each operator reads the one before, and the first the network's input."""
+    sources = tuple((position - 1,) for position in range(len(operators)))
+    return OpGraph(operators=tuple(operators), sources=sources, outputs=(len(operators) - 1,))
 
 
 def main() -> None:
@@ -43,7 +49,7 @@ def main() -> None:
             for index, (title, network) in enumerate(networks.items()):
                 path = Path(folder) / f"{index}.onnx"
                 network.save(path)
-                runs[title] = runtime.prepare_network(path, device)
+                runs[title] = runtime.prepare_network(path, in_a_row(network.operators), device)
             times = measure(runs, passes=1, rounds=rounds, seed=0)
         macs = {title: sum(op.macs for op in network.operators) for title, network in networks.items()}
         latency_ms = {title: times[title].summary().latency_ms for title in networks}

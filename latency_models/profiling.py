@@ -10,7 +10,7 @@ from pathlib import Path
 from hwprofiles.device import Device
 from hwprofiles.files import MeasuredNetwork, Profile
 from hwprofiles.ops import OpGraph, OpSpec
-from hwprofiles.runtimes import CALL, Runtime
+from hwprofiles.runtimes import CALL, Run, Runtime
 from hwprofiles.samples import measure
 
 
@@ -44,10 +44,10 @@ def build_profile(
         RequestError: a network cannot be loaded.
         TransientError: the machine stayed busy with another measurement.
     """
-    runs: dict[OpSpec | str, Callable[[], None]] = {
+    runs: dict[OpSpec | str, Run] = {
         kernel: runtime.prepare_kernel(kernel, device) for kernel in dict.fromkeys((CALL, *kernels))
     }
-    runs |= {network.name: runtime.prepare_network(network.onnx_path, device) for network in networks}
+    runs |= {net.name: runtime.prepare_network(net.onnx_path, net.graph, device) for net in networks}
     measured = measure(runs, passes=passes, rounds=rounds, seed=0, progress=progress)
     return Profile(
         device=device,

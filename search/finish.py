@@ -15,6 +15,7 @@ from search.plan import Prepared
 from search.progress import Listener
 from trials.bundle import read_bundle
 from trials.candidate import Facts, Trial, TrialState
+from trials.costs import Costs
 from trials.onnx_file import write_onnx
 from trials.run import Request, merit
 from trials.store import Result, Store
@@ -97,11 +98,12 @@ def train_finalists(
 def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> None:
     """Measure finalists beside the dense model, whose latency in that session is kept with each."""
     job, place, device = prepared.job.name, prepared.place, prepared.profile.device
-    runtime = open_runtime(device.runtime)
+    runtime = open_runtime(device.runtime, device.precision)
     missing = [number for number in results(store, job, FINAL) if number not in results(store, job, MEASURED)]
     if not missing:
         return
     trials = {trial.number: trial for trial in store.trials(job)}
+    costs = Costs(prepared.coupling)
     networks = (None, *missing)
     with TemporaryDirectory() as folder:
         runs = {}
@@ -110,8 +112,9 @@ def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> N
             listener.update(0.4 * position / len(networks), f"preparing {name}")
             path = Path(folder) / f"{position}.onnx"
             bundle = prepared.bundle if number is None else read_bundle(place.finalist(number))
+            candidate = prepared.space.dense if number is None else trials[number].candidate
             write_onnx(bundle.graph, bundle.tensors, path)
-            runs[number] = runtime.prepare_network(path, device)
+            runs[number] = runtime.prepare_network(path, costs.candidate_graph(candidate), device)
         measured = measure(
             runs,
             passes=MEASURING_PASSES,

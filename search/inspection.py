@@ -136,7 +136,8 @@ def try_candidates(
             for position, candidate in enumerate(candidates):
                 path = Path(folder) / f"{position}.onnx"
                 write_onnx(*prune(coupling, bundle.tensors, even_kept(coupling, candidate)), path)
-                runs[position] = runtime.prepare_network(path, device)
+                graph = Costs(coupling).candidate_graph(candidate)
+                runs[position] = runtime.prepare_network(path, graph, device)
             rounds = measure(runs, passes=3, rounds=20, seed=0)
         for position, item in enumerate(found):
             item["measured_ms"] = rounds[position].summary().latency_ms

@@ -187,6 +187,7 @@ class DeviceChoice(_Table):
 
     name: Text = "this-cpu"
     runtime: Literal["onnxruntime"] = "onnxruntime"
+    precision: Literal["fp32", "tf32", "fp16"] = "fp32"
     batch: Count = 1
     threads: Count = 1
 

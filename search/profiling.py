@@ -34,7 +34,7 @@ def make_space(job: Job, coupling: Coupling, device: Device) -> Space:
 
 def open_device(job: Job) -> tuple[Runtime, Device]:
     choice = job.device
-    runtime = open_runtime(choice.runtime)
+    runtime = open_runtime(choice.runtime, choice.precision)
     return runtime, runtime.describe(name=choice.name, batch=choice.batch, threads=choice.threads)
 
 

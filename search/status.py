@@ -99,7 +99,8 @@ def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:
         ) from None
     coupling = analyse(graph).without(record.plan["frozen"])
     profile = read_profile(place.profile)
-    table = LatencyTable.from_profile(profile, open_runtime(profile.device.runtime))
+    device = profile.device
+    table = LatencyTable.from_profile(profile, open_runtime(device.runtime, device.precision))
     [score] = Scorer(Costs(coupling), table).score([trial.candidate])
     return {
         "widths": {

@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import cast
 
 from hwprofiles.errors import RequestError, nearest
-from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered, Runtime
+from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered, Run, Runtime
 
 _FILES = {"onnxruntime": "hwprofiles.runtimes.onnx_cpu"}
 
 
-def open_runtime(name: str) -> Runtime:
-    """Return the runtime of that name.
+def open_runtime(name: str, precision: str = "fp32") -> Runtime:
+    """Return the runtime of that name, for networks in `precision`.
 
     Raises:
-        RequestError: no runtime is called so, or the package it needs is not installed.
+        RequestError: no runtime is called so, it does not know the precision, or what it needs is missing.
     """
     if name not in _FILES:
         raise RequestError(f"runtime {name!r} is not known; {nearest(name, _FILES)}")
@@ -23,7 +23,11 @@ def open_runtime(name: str) -> Runtime:
         module = import_module(_FILES[name])
     except ImportError as error:
         raise RequestError(f"runtime {name!r} cannot be used here: {error}; install what it needs") from error
-    return cast(Runtime, module.open_runtime())
+    if precision not in module.PRECISIONS:
+        raise RequestError(
+            f"runtime {name!r} does not run {precision!r}; {nearest(precision, module.PRECISIONS)}"
+        )
+    return cast(Runtime, module.open_runtime(precision))
 
 
-__all__ = ["CALL", "PLAIN", "Lowered", "Runtime", "open_runtime"]
+__all__ = ["CALL", "PLAIN", "Lowered", "Run", "Runtime", "open_runtime"]

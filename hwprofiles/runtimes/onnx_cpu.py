@@ -43,7 +43,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError, UnsupportedOpError, nearest
 from hwprofiles.files import FORMAT
-from hwprofiles.ops import OpSpec, Size
+from hwprofiles.ops import OpGraph, OpSpec, Size
 from hwprofiles.runtimes.protocol import PLAIN, Lowered
 
 _NCHWC = "com.microsoft.nchwc"
@@ -229,14 +229,17 @@ class OnnxRuntimeCpu:
         session = _session(sketch.model().SerializeToString(), device.threads, level)
         return _bound(session, sketch.inputs)
 
-    def prepare_network(self, onnx_path: Path, device: Device) -> Callable[[], None]:
+    def prepare_network(self, onnx_path: Path, graph: OpGraph, device: Device) -> Callable[[], None]:
         session = _load(onnx_path, device.threads)
         return _bound(
             session, {put.name: _declared(put, device.batch, onnx_path) for put in session.get_inputs()}
         )
 
 
-def open_runtime() -> OnnxRuntimeCpu:
+PRECISIONS = ("fp32",)
+
+
+def open_runtime(precision: str) -> OnnxRuntimeCpu:
     return OnnxRuntimeCpu()
 
 

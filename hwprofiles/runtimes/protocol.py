@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from hwprofiles.device import Device
-from hwprofiles.ops import OpSpec, Size
+from hwprofiles.ops import OpGraph, OpSpec, Size
+
+Run = Callable[[], float | None]
+"""Runs something once. The milliseconds that it returns, by a device's own clock, are what it took; where it
+returns None, the clock on the wall counts."""
 
 CALL = OpSpec(kind="call", in_channels=1, out_channels=1)
 """An operator that does next to nothing: its latency is what any call of the runtime costs.
@@ -63,12 +67,15 @@ class Runtime(Protocol):
         """Return the kernel that brings a tensor into `layout`: into `PLAIN`, or out of it."""
         ...
 
-    def prepare_kernel(self, kernel: OpSpec, device: Device) -> Callable[[], None]:
+    def prepare_kernel(self, kernel: OpSpec, device: Device) -> Run:
         """Build a kernel with random weights and inputs; each call of the answer runs it once."""
         ...
 
-    def prepare_network(self, onnx_path: Path, device: Device) -> Callable[[], None]:
+    def prepare_network(self, onnx_path: Path, graph: OpGraph, device: Device) -> Run:
         """Load a whole network with random inputs at the device's batch; each call runs it once.
+
+        Args:
+            graph: the operators that the file is made of, for a runtime that only works out what they take.
 
         Raises:
             RequestError: the file cannot be loaded, or an axis other than the batch has no fixed size.

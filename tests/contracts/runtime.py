@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from hwprofiles import INPUT, OpGraph, OpSpec, Runtime
+from hwprofiles import INPUT, OpGraph, OpSpec, Runtime, measure
 from hwprofiles.errors import RequestError, UnsupportedOpError
 from hwprofiles.runtimes import CALL, PLAIN
 
@@ -84,6 +84,9 @@ OPERATORS = [
 ]
 
 
+IDENTITY = in_a_row([square("copy", 3, fused=("alias",), size=())])
+
+
 def save_identity(path: Path, shape: list[int | str], dtype: int = TensorProto.FLOAT) -> None:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
@@ -104,9 +107,8 @@ class RuntimeContract:
         device = runtime.describe(name="here", batch=2, threads=1)
         lowered = [runtime.lower(spec, layout) for layout in runtime.layouts]
         for kernel in {kernel for way in lowered for kernel in way.kernels}:
-            run = runtime.prepare_kernel(kernel, device)
-            run()
-            run()
+            taken_ms = measure({"it": runtime.prepare_kernel(kernel, device)}, passes=1, rounds=1, seed=0)
+            assert taken_ms["it"].summary().latency_ms > 0
 
     @pytest.mark.parametrize("spec", OPERATORS, ids=str)
     def test_an_operator_takes_and_leaves_tensors_in_known_layouts(self, spec: OpSpec) -> None:
@@ -141,20 +143,20 @@ class RuntimeContract:
     def test_a_network_runs_at_the_batch_of_its_device(self, tmp_path: Path, dtype: int) -> None:
         save_identity(tmp_path / "network.onnx", ["batch", 3], dtype)
         runtime = self.make()
-        runtime.prepare_network(
-            tmp_path / "network.onnx", runtime.describe(name="here", batch=4, threads=1)
-        )()
+        device = runtime.describe(name="here", batch=4, threads=1)
+        run = runtime.prepare_network(tmp_path / "network.onnx", IDENTITY, device)
+        assert measure({"it": run}, passes=1, rounds=1, seed=0)["it"].summary().latency_ms > 0
 
     def test_a_network_with_two_open_axes_is_refused_naming_its_input(self, tmp_path: Path) -> None:
         save_identity(tmp_path / "network.onnx", ["batch", "tokens"])
         runtime = self.make()
         device = runtime.describe(name="here", batch=1, threads=1)
         with pytest.raises(RequestError, match=r"input 'x'.*tokens"):
-            runtime.prepare_network(tmp_path / "network.onnx", device)
+            runtime.prepare_network(tmp_path / "network.onnx", IDENTITY, device)
 
     def test_a_file_that_is_no_network_is_refused_naming_it(self, tmp_path: Path) -> None:
         (tmp_path / "network.onnx").write_bytes(np.arange(9).tobytes())
         runtime = self.make()
         device = runtime.describe(name="here", batch=1, threads=1)
         with pytest.raises(RequestError, match=r"network\.onnx"):
-            runtime.prepare_network(tmp_path / "network.onnx", device)
+            runtime.prepare_network(tmp_path / "network.onnx", IDENTITY, device)

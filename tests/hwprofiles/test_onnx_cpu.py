@@ -15,7 +15,7 @@ from hwprofiles import OpSpec, lower, measure
 from hwprofiles.runtimes import PLAIN
 from hwprofiles.runtimes.onnx_cpu import _POINTWISE, OnnxRuntimeCpu, optimised_graph
 from tests.bundles import coupled, exported
-from tests.contracts.runtime import RuntimeContract, conv, square
+from tests.contracts.runtime import RuntimeContract, conv, in_a_row, square
 from trials.candidate import Candidate
 from trials.costs import Costs
 from trials.groups import even_kept
@@ -190,7 +190,8 @@ def test_measured_stairs_are_where_the_padding_puts_them(tmp_path: Path) -> None
     runs = {}
     for name, width in inner.items():
         onnx.save(network(conv(64, width), conv(width, 64), size=28), tmp_path / f"{name}.onnx")
-        runs[name] = _RUNTIME.prepare_network(tmp_path / f"{name}.onnx", device)
+        layers = in_a_row([conv(64, width), conv(width, 64)])
+        runs[name] = _RUNTIME.prepare_network(tmp_path / f"{name}.onnx", layers, device)
     measured = measure(runs, passes=3, rounds=30, seed=0)
     ms = {name: rounds.summary().latency_ms for name, rounds in measured.items()}
     assert ms["below the edge"] == pytest.approx(ms["edge"], rel=0.07)

@@ -60,6 +60,13 @@ def test_everything_has_one_turn_a_round_in_an_order_that_changes() -> None:
     assert done == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
 
 
+def test_milliseconds_of_a_devices_own_clock_count_and_the_wall_clock_where_it_has_none() -> None:
+    own_ms = iter(range(1, 100))
+    measured = measure({"own": lambda: float(next(own_ms)), "none": lambda: None}, passes=1, rounds=2, seed=0)
+    assert measured["own"].times_ms.ravel().tolist() == [2, 3, 4, 6, 7, 8]
+    assert 0 < measured["none"].times_ms.max() < 1e3
+
+
 def test_a_second_measurement_is_kept_waiting_and_told_why() -> None:
     refused: list[str] = []
 
