@@ -27,6 +27,11 @@ class Device:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def modelled(self) -> bool:
+        """Whether what it takes is worked out, not measured, and must be told as such."""
+        return self.runtime == "synthetic"
+
+    @property
     def identity(self) -> str:
         """First 16 hex digits of the sha256 of everything but the name."""
         parts = {

@@ -8,7 +8,10 @@ from typing import cast
 from hwprofiles.errors import RequestError, nearest
 from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered, Run, Runtime
 
-_FILES = {"onnxruntime": "hwprofiles.runtimes.onnx_cpu"}
+_FILES = {
+    "onnxruntime": "hwprofiles.runtimes.onnx_cpu",
+    "synthetic": "hwprofiles.runtimes.synthetic",
+}
 
 
 def open_runtime(name: str, precision: str = "fp32") -> Runtime:
