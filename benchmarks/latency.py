@@ -46,7 +46,6 @@ from hwprofiles import (
 )
 from hwprofiles.runtimes import CALL, Run
 from hwprofiles.runtimes.onnx_cpu import OnnxRuntimeCpu, layer_model
-from hwprofiles.samples import RUNS_PER_VISIT
 from latency_models import LatencyTable, plan
 from latency_models.interpolate import Grid
 from latency_models.plan_measurements import grid
@@ -147,9 +146,10 @@ def measure_network(
 
 
 def by_family(rounds: dict[OpSpec, Rounds]) -> dict[OpSpec, Grid]:
-    measured_ms: dict[OpSpec, dict[tuple[int, int], float]] = defaultdict(dict)
+    measured_ms: dict[OpSpec, dict[tuple[int, int], tuple[float, float]]] = defaultdict(dict)
     for spec, times in rounds.items():
-        measured_ms[spec.family][spec.in_channels, spec.out_channels] = times.summary().latency_ms
+        summary = times.summary()
+        measured_ms[spec.family][spec.in_channels, spec.out_channels] = summary.latency_ms, summary.cold_ms
     return {family: Grid(points) for family, points in measured_ms.items()}
 
 
@@ -158,7 +158,7 @@ def layers_alone(run: Measured) -> Array:
     grids = by_family(run.layers)
     return np.array(
         [
-            sum(grids[s.family].latency_ms(s.in_channels, s.out_channels) for s in net.graph.operators)
+            sum(grids[s.family].at(s.in_channels, s.out_channels)[0] for s in net.graph.operators)
             for net in run.networks
         ]
     )
@@ -256,9 +256,10 @@ def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(took_s),
         "kernels": len(run.kernels),
         "layers": len(run.layers),
-        "profile_s": profile_s * (RUNS_PER_VISIT + 1) / RUNS_PER_VISIT,
+        "profile_s": profile_s,
         "latency_ms": [float(measured_ms.min()), float(measured_ms.max())],
         "floor": float(np.mean([between_halves(net.rounds) for net in run.networks[held_out]])),
+        "cache_mb": table.calibration.cache_mb,
         "error_bar": table.calibration.relative_error,
         "bars_that_hold": float(holds[held_out].mean()),
         "per_second": {

@@ -80,6 +80,18 @@ class OpSpec:
         """Of what it writes, without the channels."""
         return self.out_size or self.in_size
 
+    @property
+    def weights(self) -> int:
+        """How many weights it, or a kernel of it, reads; biases and norms do not count."""
+        if "conv2d" in self.kind:
+            return (
+                math.prod(self.kernel)
+                * self.in_channels
+                * self.out_channels
+                // (self.groups or self.in_channels)
+            )
+        return self.in_channels * self.out_channels if self.kind.startswith("linear") else 0
+
     def with_channels(self, in_channels: int, out_channels: int) -> Self:
         return replace(self, in_channels=in_channels, out_channels=out_channels)
 

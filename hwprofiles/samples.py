@@ -28,8 +28,8 @@ K = TypeVar("K")
 
 _log = logging.getLogger(__name__)
 
-RUNS_PER_VISIT = 3
-"""Timed runs each time a thing has its turn, after one untimed run that brings its data into the caches."""
+RUNS_PER_VISIT = 4
+"""Runs each time a thing has its turn. The first finds the caches full of other things' data."""
 SILENT_S = 1.5
 """For how long a measurement waits for another one without a word."""
 
@@ -38,11 +38,13 @@ SILENT_S = 1.5
 class Summary:
     """A thing's latency in milliseconds: the estimate, percentiles of all runs, and how restless it was.
 
-    `latency_ms` is the mean of the lowest quartile of the round medians; `spread` is the interquartile range
-    of the round medians as a share of their median.
+    `latency_ms` is the mean of the lowest quartile of the round medians, `cold_ms` that of the first runs of
+    their visits, which nothing else counts; `spread` is the interquartile range of the round medians as a
+    share of their median. Of visits of a single run that run is both.
     """
 
     latency_ms: float
+    cold_ms: float
     p50_ms: float
     p90_ms: float
     p99_ms: float
@@ -64,12 +66,13 @@ class Rounds:
             raise ValueError("a time is zero, negative, infinite or NaN")
 
     def summary(self) -> Summary:
-        medians = np.sort(np.median(self.times_ms, axis=2).ravel())
-        lowest_quartile = medians[: max(1, len(medians) // 4)]
-        p50, p90, p99 = np.percentile(self.times_ms, [50, 90, 99])
+        warm_ms = self.times_ms[:, :, 1:] if self.times_ms.shape[2] > 1 else self.times_ms
+        medians = np.median(warm_ms, axis=2).ravel()
+        p50, p90, p99 = np.percentile(warm_ms, [50, 90, 99])
         low, middle, high = np.percentile(medians, [25, 50, 75])
         return Summary(
-            latency_ms=float(lowest_quartile.mean()),
+            latency_ms=_lowest_quartile(medians),
+            cold_ms=_lowest_quartile(self.times_ms[:, :, 0].ravel()),
             p50_ms=float(p50),
             p90_ms=float(p90),
             p99_ms=float(p99),
@@ -78,6 +81,10 @@ class Rounds:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rounds) and np.array_equal(self.times_ms, other.times_ms)
+
+
+def _lowest_quartile(values: NDArray[np.float64]) -> float:
+    return float(np.sort(values)[: max(1, len(values) // 4)].mean())
 
 
 def measure(
@@ -113,8 +120,7 @@ def measure(
 
 
 def _visit(run: Callable[[], float | None]) -> list[float]:
-    """Milliseconds of each timed run: by its own clock where it has one, else by the clock on the wall."""
-    run()
+    """Milliseconds of each run: by its own clock where it has one, else by the clock on the wall."""
     times_ms = []
     for _ in range(RUNS_PER_VISIT):
         start_ns = time.perf_counter_ns()

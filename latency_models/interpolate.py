@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 
 class Grid:
-    """Latency in ms of one kernel family over (input, output channels): bilinear, exact where measured.
+    """Warm and cold latency in ms of one kernel family over (input, output channels).
+
+    Bilinear, exact where measured.
 
     A kernel with as many outputs as inputs is measured on the diagonal only and is a line over its channels.
     """
 
-    def __init__(self, measured_ms: Mapping[tuple[int, int], float]) -> None:
+    def __init__(self, measured_ms: Mapping[tuple[int, int], tuple[float, float]]) -> None:
         """
         Raises:
             ValueError: the points are neither a full grid nor a diagonal.
@@ -30,7 +32,7 @@ class Grid:
         self._ins = np.array(ins, dtype=np.float64)
         self._outs = np.array(outs, dtype=np.float64)
         ordered = [measured_ms[point] for point in self.points]
-        self._ms: NDArray[np.float64] = np.array(ordered).reshape(len(ins), len(outs))
+        self._ms: NDArray[np.float64] = np.array(ordered).reshape(len(ins), len(outs), 2)
 
     def covers(self, inputs: int, outputs: int) -> bool:
         inside = self._outs[0] <= outputs <= self._outs[-1]
@@ -38,7 +40,11 @@ class Grid:
             inside and (inputs == outputs if self._diagonal else self._ins[0] <= inputs <= self._ins[-1])
         )
 
-    def latency_ms(self, inputs: int, outputs: int) -> float:
-        """Interpolate; the caller has asked `covers`."""
-        along_outputs = [float(np.interp(outputs, self._outs, row)) for row in self._ms]
+    def at(self, inputs: int, outputs: int) -> tuple[float, float]:
+        """Interpolate warm and cold milliseconds; the caller has asked `covers`."""
+        first, second = (self._between(inputs, outputs, self._ms[..., kind]) for kind in (0, 1))
+        return first, second
+
+    def _between(self, inputs: int, outputs: int, ms: NDArray[np.float64]) -> float:
+        along_outputs = [float(np.interp(outputs, self._outs, row)) for row in ms]
         return along_outputs[0] if self._diagonal else float(np.interp(inputs, self._ins, along_outputs))

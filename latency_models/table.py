@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Self
 
@@ -17,14 +17,15 @@ from hwprofiles.files import Profile
 from hwprofiles.lowering import lower, shape_of
 from hwprofiles.ops import INPUT, OpGraph, OpSpec, Size
 from hwprofiles.runtimes import CALL, PLAIN, Runtime
-from latency_models.calibrate import Calibration, calibrate
+from latency_models.calibrate import UNCALIBRATED, Calibration, Sums, calibrate
 from latency_models.interpolate import Grid
-from latency_models.sheet import Sheet
+from latency_models.sheet import Cost, Sheet
 
 Counts = NDArray[np.int64]
 
 CHUNK = 8192
 """Candidates scored at a time: few enough for the caches, many enough to forget about Python."""
+BYTES_PER_WEIGHT = 4
 _LEAST_SHARE_OF_CALL = 0.1  # running a node is never free, even where timing it alone shows only the call
 
 
@@ -40,7 +41,8 @@ class LatencyTable:
     """Predicts networks on one device from its measured kernels.
 
     A network costs one call and, for each kernel that the runtime makes of it, what that takes beyond a call;
-    calibration on whole networks scales the sum, and its error bar speaks for candidates like those networks.
+    calibration on whole networks says how cold their caches are and scales the sum, and its error bar speaks
+    for candidates like those networks.
     Between measured channel counts of a kernel it interpolates; beyond them, or for a kernel that was not
     measured, it raises.
     """
@@ -53,8 +55,12 @@ class LatencyTable:
         self.calibration = calibration
         self._runtime = runtime
         self._kernels = kernels
-        self._call_ms = _call_ms(kernels, device)
-        self._kernel_ms = cache(self._look_up_ms)
+        if CALL.family not in kernels:
+            raise ProfileError(
+                f"the profile of {device.name!r} lacks the cost of a call; measure the device again"
+            )
+        self._call_ms, self._cold_call_ms = kernels[CALL.family].at(CALL.in_channels, CALL.out_channels)
+        self._kernel_cost = cache(self._look_up)
         self._sheets: dict[tuple[OpSpec | Size, str], Sheet] = {}
         self._ways: dict[tuple[str, str, str], int] = {}
 
@@ -65,22 +71,18 @@ class LatencyTable:
             ProfileError: the profile lacks what a table needs: whole grids, and two or more networks.
             NotMeasuredError: a network in the profile runs a kernel that was not measured.
         """
-        measured_ms: dict[OpSpec, dict[tuple[int, int], float]] = defaultdict(dict)
+        points: dict[OpSpec, dict[tuple[int, int], tuple[float, float]]] = defaultdict(dict)
         for kernel, rounds in profile.kernels.items():
-            measured_ms[kernel.family][kernel.in_channels, kernel.out_channels] = rounds.summary().latency_ms
+            summary = rounds.summary()
+            times_ms = summary.latency_ms, max(summary.cold_ms, summary.latency_ms)
+            points[kernel.family][kernel.in_channels, kernel.out_channels] = times_ms
         try:
-            kernels = {family: Grid(points) for family, points in measured_ms.items()}
-            unscaled = cls(
-                profile.device,
-                runtime,
-                kernels,
-                Calibration(scale=1, relative_error=0, coverage=0, networks=0),
-            )
-            summed_ms = np.array(
-                [unscaled._call_ms + unscaled.breakdown(network.graph).sum() for network in profile.networks]
-            )
+            kernels = {family: Grid(measured) for family, measured in points.items()}
+            uncalibrated = cls(profile.device, runtime, kernels, UNCALIBRATED)
+            costs = np.array([uncalibrated._costs(network.graph).sum(axis=0) for network in profile.networks])
+            sums = uncalibrated._sums(costs.reshape(-1, 3))
             whole_ms = np.array([network.rounds.summary().latency_ms for network in profile.networks])
-            return cls(profile.device, runtime, kernels, calibrate(summed_ms, whole_ms))
+            return cls(profile.device, runtime, kernels, calibrate(sums, whole_ms))
         except ValueError as error:
             raise ProfileError(
                 f"the profile of {profile.device.name!r} makes no table: {error}; measure the device again"
@@ -115,8 +117,8 @@ class LatencyTable:
             NotMeasuredError: a kernel of a candidate lies outside what was measured.
         """
         chunks = [slice(start, start + CHUNK) for start in range(0, len(in_channels), CHUNK)]
-        sums_ms = [self._sum_ms(graph, in_channels[chunk], out_channels[chunk]) for chunk in chunks]
-        latency_ms = np.concatenate([np.zeros(0), *sums_ms]) * self.calibration.scale
+        costs = [self._population(graph, in_channels[chunk], out_channels[chunk]) for chunk in chunks]
+        latency_ms = self.calibration.latency_ms(self._sums(np.concatenate([np.zeros((0, 3)), *costs])))
         return Prediction(latency_ms, latency_ms * self.calibration.relative_error)
 
     def breakdown(self, graph: OpGraph) -> NDArray[np.float64]:
@@ -124,21 +126,38 @@ class LatencyTable:
 
         Reordering a tensor counts for the operator that needs it, and at an output for the one that made it.
         """
-        *each, leaving = [sum(map(self._kernel_ms, kernels)) for kernels in lower(graph, self._runtime)]
-        found = np.array(each, dtype=np.float64)
-        if graph.outputs:
-            found[graph.outputs[0]] += leaving
-        return found * self.calibration.scale
+        costs = self._costs(graph)
+        sums = self._sums(costs.sum(axis=0, keepdims=True))
+        warm = replace(sums, cold_ms=np.zeros(1))
+        paid = (self.calibration.latency_ms(sums) - self.calibration.latency_ms(warm)) / max(
+            sums.cold_ms[0], 1e-12
+        )
+        found: NDArray[np.float64] = self.calibration.scale * costs[:, 0] + paid * costs[:, 1]
+        return found
 
-    def _sum_ms(self, graph: OpGraph, in_channels: Counts, out_channels: Counts) -> NDArray[np.float64]:
-        """(candidates,) uncalibrated milliseconds: what `hwprofiles.lower` does, for a whole population.
+    def _costs(self, graph: OpGraph) -> NDArray[np.float64]:
+        """(operators, 3) of one network, as `Sheet` has them."""
+        *each, leaving = [
+            sum((np.array(self._kernel_cost(kernel)) for kernel in kernels), np.zeros(3))
+            for kernels in lower(graph, self._runtime)
+        ]
+        if graph.outputs:
+            each[graph.outputs[0]] = each[graph.outputs[0]] + leaving
+        return np.array(each)
+
+    def _sums(self, costs: NDArray[np.float64]) -> Sums:
+        """(networks, 3) costs of all operators as sums, one call included."""
+        return Sums(warm_ms=self._call_ms + costs[:, 0], cold_ms=costs[:, 1], weights_mb=costs[:, 2])
+
+    def _population(self, graph: OpGraph, in_channels: Counts, out_channels: Counts) -> NDArray[np.float64]:
+        """(candidates, 3) costs: what `hwprofiles.lower` does, for a whole population.
 
         Where tensors lie is a position in the runtime's layouts: (candidates,), or (1,) if the same for all.
         """
         layouts = self._runtime.layouts
         lies: dict[int, NDArray[np.intp]] = {INPUT: np.array([layouts.index(PLAIN)])}
         reordered: dict[tuple[int, str], NDArray[np.bool_]] = {}
-        total_ms = np.full(len(in_channels), self._call_ms)
+        total = np.zeros((len(in_channels), 3))
 
         def bring(source: int, wanted: NDArray[np.intp], reader: int) -> None:
             """Add what reordering a tensor costs those candidates that want it so for the first time."""
@@ -153,64 +172,71 @@ class LatencyTable:
                 _, size = shape_of(graph, source, graph.operators[reader])
                 channels = in_channels[:, reader] if source == INPUT else out_channels[:, source]
                 rows = np.broadcast_to(misses & ~done, channels.shape)
-                ms, _ = self._reorder_sheet(size, layout).look_up(channels[rows], channels[rows])
-                total_ms[rows] += ms
+                costs, _ = self._reorder_sheet(size, layout).look_up(channels[rows], channels[rows])
+                total[rows] += costs
 
         for position, spec in enumerate(graph.operators):
             joined = np.array([layouts.index(PLAIN)])
             if graph.joined(position):
                 joined = np.minimum.reduce(np.broadcast_arrays(*(lies[s] for s in graph.joined(position))))
-            ms, ways = self._run(spec, joined, in_channels[:, position], out_channels[:, position])
+            costs, ways = self._run(spec, joined, in_channels[:, position], out_channels[:, position])
             reads, joins, lies[position] = np.array([*map(self._positions, self._ways)]).T[:, ways]
-            total_ms += ms
+            total += costs
             for source in graph.own(position):
                 bring(source, reads, position)
             for source in graph.joined(position):
                 bring(source, joins, position)
         for source in graph.outputs:
             bring(source, np.array([layouts.index(PLAIN)]), source)
-        return total_ms
+        return total
 
     def _run(
         self, spec: OpSpec, joined: NDArray[np.intp], ins: Counts, outs: Counts
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """(candidates,) milliseconds and ways of one operator, whose joined sources lie as `joined` says."""
+        """(candidates, 3) costs, and ways, of one operator whose joined sources lie as `joined` says."""
         met = np.unique(joined)
         if len(met) == 1:
             return self._sheet(spec.family, self._runtime.layouts[met[0]]).look_up(ins, outs)
-        ms, ways = np.empty(len(ins), dtype=np.float32), np.empty(len(ins), dtype=np.uint8)
+        costs, ways = np.empty((len(ins), 3), dtype=np.float32), np.empty(len(ins), dtype=np.uint8)
         for position in met:
             rows = joined == position
             sheet = self._sheet(spec.family, self._runtime.layouts[position])
-            ms[rows], ways[rows] = sheet.look_up(ins[rows], outs[rows])
-        return ms, ways
+            costs[rows], ways[rows] = sheet.look_up(ins[rows], outs[rows])
+        return costs, ways
 
     def _sheet(self, family: OpSpec, layout: str) -> Sheet:
         """Of an operator whose joined sources lie in `layout`."""
 
-        def work_out(in_channels: int, out_channels: int) -> tuple[float, int]:
+        def work_out(in_channels: int, out_channels: int) -> tuple[Cost, int]:
             lowered = self._runtime.lower(family.with_channels(in_channels, out_channels), layout)
             way = self._ways.setdefault(lowered[1:], len(self._ways))
-            return sum(map(self._kernel_ms, lowered.kernels)), way
+            warm_ms, cold_ms, weights_mb = map(
+                sum, zip(*map(self._kernel_cost, lowered.kernels), strict=True)
+            )
+            return (warm_ms, cold_ms, weights_mb), way
 
         return self._sheets.setdefault((family, layout), Sheet(work_out))
 
     def _reorder_sheet(self, size: Size, layout: str) -> Sheet:
         """Of bringing a tensor into `layout`."""
 
-        def work_out(channels: int, _: int) -> tuple[float, int]:
-            return self._kernel_ms(self._runtime.reorder(channels, size, layout)), 0
+        def work_out(channels: int, _: int) -> tuple[Cost, int]:
+            return self._kernel_cost(self._runtime.reorder(channels, size, layout)), 0
 
         return self._sheets.setdefault((size, layout), Sheet(work_out))
 
     def _positions(self, way: tuple[str, str, str]) -> list[int]:
         return [self._runtime.layouts.index(layout) for layout in way]
 
-    def _look_up_ms(self, kernel: OpSpec) -> float:
+    def _look_up(self, kernel: OpSpec) -> Cost:
         """What a kernel adds to a network, uncalibrated."""
-        return max(self._alone_ms(kernel) - self._call_ms, _LEAST_SHARE_OF_CALL * self._call_ms)
+        warm_ms, cold_ms = self._alone_ms(kernel)
+        more_ms = max(0.0, cold_ms - warm_ms - (self._cold_call_ms - self._call_ms))
+        beyond_call_ms = max(warm_ms - self._call_ms, _LEAST_SHARE_OF_CALL * self._call_ms)
+        return beyond_call_ms, more_ms, kernel.weights * BYTES_PER_WEIGHT / 1e6
 
-    def _alone_ms(self, kernel: OpSpec) -> float:
+    def _alone_ms(self, kernel: OpSpec) -> tuple[float, float]:
+        """Warm and cold."""
         grid = self._kernels.get(kernel.family)
         if grid is None:
             same_kind = {str(family) for family in self._kernels if family.kind == kernel.kind}
@@ -227,12 +253,4 @@ class LatencyTable:
                 f"the model runs {kernel}, outside what table {self.device.name!r} holds; nearest measured "
                 f"is {kernel.with_channels(*near)}: stay within measured widths, or measure the device again"
             )
-        return grid.latency_ms(kernel.in_channels, kernel.out_channels)
-
-
-def _call_ms(kernels: Mapping[OpSpec, Grid], device: Device) -> float:
-    if CALL.family not in kernels:
-        raise ProfileError(
-            f"the profile of {device.name!r} lacks the cost of a call; measure the device again"
-        )
-    return kernels[CALL.family].latency_ms(CALL.in_channels, CALL.out_channels)
+        return grid.at(kernel.in_channels, kernel.out_channels)

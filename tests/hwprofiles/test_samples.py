@@ -25,11 +25,18 @@ def test_latency_is_the_mean_of_the_lowest_quartile_of_round_medians() -> None:
 
 
 def test_one_slow_run_in_a_visit_changes_its_median_not_at_all() -> None:
-    times = np.ones((1, 4, 3))
-    times[:, :, 1] = 100
+    times = np.ones((1, 4, 4))
+    times[:, :, 2] = 100
     summary = Rounds(times).summary()
     assert summary.latency_ms == summary.p50_ms == 1
     assert summary.p99_ms == 100
+
+
+def test_the_first_run_of_a_visit_is_cold_and_counts_for_nothing_else() -> None:
+    times = np.ones((1, 8, 4))
+    times[:, :, 0] = [[8, 7, 6, 5, 4, 3, 3, 2]]
+    summary = Rounds(times).summary()
+    assert (summary.latency_ms, summary.cold_ms, summary.p99_ms) == (1, 2.5, 1)
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=40), st.floats(0.5, 2))
@@ -52,7 +59,7 @@ def test_everything_has_one_turn_a_round_in_an_order_that_changes() -> None:
     done: list[float] = []
     runs = {name: lambda name=name: order.append(name) for name in "abcdefgh"}
     measured = measure(runs, passes=2, rounds=3, seed=0, progress=done.append)
-    turns = np.array(order).reshape(6, 8, 1 + RUNS_PER_VISIT)
+    turns = np.array(order).reshape(6, 8, RUNS_PER_VISIT)
     assert (turns == turns[:, :, :1]).all()
     assert all(sorted(turn[:, 0]) == list("abcdefgh") for turn in turns)
     assert len({tuple(turn[:, 0]) for turn in turns}) > 1
@@ -63,7 +70,7 @@ def test_everything_has_one_turn_a_round_in_an_order_that_changes() -> None:
 def test_milliseconds_of_a_devices_own_clock_count_and_the_wall_clock_where_it_has_none() -> None:
     own_ms = iter(range(1, 100))
     measured = measure({"own": lambda: float(next(own_ms)), "none": lambda: None}, passes=1, rounds=2, seed=0)
-    assert measured["own"].times_ms.ravel().tolist() == [2, 3, 4, 6, 7, 8]
+    assert measured["own"].times_ms.ravel().tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert 0 < measured["none"].times_ms.max() < 1e3
 
 

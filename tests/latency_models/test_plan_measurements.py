@@ -14,9 +14,9 @@ STEP = RUNTIME.describe(name="here", batch=1, threads=1).channel_step
 
 
 def grids(specs: list[OpSpec]) -> dict[OpSpec, Grid]:
-    points: dict[OpSpec, dict[tuple[int, int], float]] = {}
+    points: dict[OpSpec, dict[tuple[int, int], tuple[float, float]]] = {}
     for spec in specs:
-        points.setdefault(spec.family, {})[spec.in_channels, spec.out_channels] = 1.0
+        points.setdefault(spec.family, {})[spec.in_channels, spec.out_channels] = 1.0, 1.0
     return {family: Grid(measured) for family, measured in points.items()}
 
 
