@@ -10,10 +10,10 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ FORMAT = 2
 _HEADER = b"prunefront.profile"
 _SCHEMA = pa.schema(
     {
-        "entry": pa.string(),  # "kernel" or "network"
+        "entry": pa.string(),  # "kernel", "network" or "held out"
         "name": pa.string(),
         "graph": pa.string(),  # JSON: of a kernel its OpSpec, of a network its OpGraph
         "passes": pa.int32(),
@@ -49,18 +49,32 @@ class MeasuredNetwork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What was measured on one device: kernels, and whole networks to calibrate against."""
+    """What was measured on one device: kernels, whole networks to calibrate against, and some to prove it on.
+
+    Nothing may be fitted to those that are `held_out`.
+    """
 
     device: Device
     kernels: Mapping[OpSpec, Rounds]
     networks: tuple[MeasuredNetwork, ...]
     created: datetime
+    held_out: tuple[MeasuredNetwork, ...] = ()
+
+    def of_model(self, graph: OpGraph) -> Self:
+        """All kernels, and only those networks that are candidates of one model."""
+        own = graph.outline
+        return replace(
+            self,
+            networks=tuple(net for net in self.networks if net.graph.outline == own),
+            held_out=tuple(net for net in self.held_out if net.graph.outline == own),
+        )
 
 
 def write_profile(profile: Profile, path: Path) -> None:
     """Write `profile` to `path`, replacing what was there only once everything is on disk."""
     rows = [_row("kernel", str(spec), spec, rounds) for spec, rounds in profile.kernels.items()]
     rows += [_row("network", net.name, net.graph, net.rounds) for net in profile.networks]
+    rows += [_row("held out", net.name, net.graph, net.rounds) for net in profile.held_out]
     header: dict[str, Any] = {
         "format": FORMAT,
         "created": profile.created.astimezone(UTC).isoformat(),
@@ -97,7 +111,7 @@ def read_profile(path: Path) -> Profile:
         if not table.schema.equals(_SCHEMA):
             raise ProfileError(f"profile {path} does not have the columns of format {FORMAT}; measure again")
         rows = table.to_pylist()
-        kernels, networks = _parse(rows, path)
+        kernels, networks, held_out = _parse(rows, path)
         if header.pop("sha256") != _sha256(header, rows):
             raise ProfileError(
                 f"profile {path} was changed after it was written (sha256 differs); measure again"
@@ -107,6 +121,7 @@ def read_profile(path: Path) -> Profile:
             kernels=kernels,
             networks=networks,
             created=datetime.fromisoformat(header["created"]),
+            held_out=held_out,
         )
     except FileNotFoundError:
         raise ProfileError(f"there is no profile at {path}; measure the device first") from None
@@ -130,23 +145,25 @@ def _row(entry: str, name: str, graph: OpSpec | OpGraph, rounds: Rounds) -> dict
 
 def _parse(
     rows: Sequence[Mapping[str, Any]], path: Path
-) -> tuple[dict[OpSpec, Rounds], tuple[MeasuredNetwork, ...]]:
+) -> tuple[dict[OpSpec, Rounds], tuple[MeasuredNetwork, ...], tuple[MeasuredNetwork, ...]]:
+    """Kernels, networks, and networks held out."""
     kernels: dict[OpSpec, Rounds] = {}
-    networks: list[MeasuredNetwork] = []
+    networks: dict[str, list[MeasuredNetwork]] = {"network": [], "held out": []}
     for number, row in enumerate(rows):
         try:
             stored = json.loads(row["graph"])
             times_ms = np.array(row["times_ms"], dtype=np.float64)
             rounds = Rounds(times_ms.reshape(row["passes"], row["rounds"], -1))
-            if row["entry"] == "network":
-                networks.append(MeasuredNetwork(name=row["name"], graph=_graph(stored), rounds=rounds))
-            else:
+            if row["entry"] == "kernel":
                 kernels[_spec(stored)] = rounds
+            else:
+                role = networks[row["entry"]]
+                role.append(MeasuredNetwork(name=row["name"], graph=_graph(stored), rounds=rounds))
         except (KeyError, TypeError, ValueError) as error:
             raise ProfileError(
                 f"profile {path}, row {number} ({row['name']}): {error}; measure the device again"
             ) from error
-    return kernels, tuple(networks)
+    return kernels, tuple(networks["network"]), tuple(networks["held out"])
 
 
 def _graph(data: Mapping[str, Any]) -> OpGraph:

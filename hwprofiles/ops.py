@@ -124,6 +124,11 @@ class OpGraph:
         """The source, if any, that a layer multiplies with its weights."""
         return self.sources[position][:1] if self.operators[position].kind in _CONTRACTIONS else ()
 
+    @property
+    def outline(self) -> Self:
+        """This network with its channel counts blanked: equal for all candidates of one model."""
+        return replace(self, operators=tuple(spec.family for spec in self.operators))
+
     def with_channels(self, in_channels: Sequence[int], out_channels: Sequence[int]) -> Self:
         """The same network with other channel counts, one of each per operator."""
         pairs = zip(self.operators, in_channels, out_channels, strict=True)

@@ -2,7 +2,19 @@
 
 from latency_models.calibrate import Calibration
 from latency_models.plan_measurements import plan
-from latency_models.profiling import NetworkModel, build_profile
+from latency_models.profiling import NetworkModel, build_profile, extend, missing
 from latency_models.table import LatencyTable, Prediction
+from latency_models.validate import Validation, validate
 
-__all__ = ["Calibration", "LatencyTable", "NetworkModel", "Prediction", "build_profile", "plan"]
+__all__ = [
+    "Calibration",
+    "LatencyTable",
+    "NetworkModel",
+    "Prediction",
+    "Validation",
+    "build_profile",
+    "extend",
+    "missing",
+    "plan",
+    "validate",
+]

@@ -1,22 +1,32 @@
-"""Measure a device: the planned kernels and a few whole networks, interleaved with one another."""
+"""Measure a device: the planned kernels and a few whole networks, interleaved with one another.
+
+A profile grows: what was measured for one model stays when kernels and networks of another are added. Of a
+measurement that is cut short the finished passes stay in a journal, itself a profile of fewer passes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
+import numpy as np
+
 from hwprofiles.device import Device
-from hwprofiles.files import MeasuredNetwork, Profile
+from hwprofiles.errors import ProfileError
+from hwprofiles.files import MeasuredNetwork, Profile, read_profile, write_profile
 from hwprofiles.ops import OpGraph, OpSpec
 from hwprofiles.runtimes import CALL, Run, Runtime
-from hwprofiles.samples import measure
+from hwprofiles.samples import RUNS_PER_VISIT, Rounds, measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkModel:
-    """A whole network to calibrate against: its operators, and the file that runs them."""
+    """A whole network to measure: its operators, and the file that runs them."""
 
     name: str
     graph: OpGraph
@@ -29,31 +39,125 @@ def build_profile(
     kernels: Sequence[OpSpec],
     networks: Sequence[NetworkModel],
     *,
+    held_out: Sequence[NetworkModel] = (),
     passes: int,
     rounds: int,
+    journal: Path | None = None,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Profile:
-    """Measure `kernels` (see `plan_measurements.plan`) and `networks` on `device`, in the same rounds.
+    """Measure `kernels` (see `plan_measurements.plan`) and networks on `device`, in the same rounds.
 
     Args:
         networks: drawn from the candidates that the table shall score, nine or more and dense among them;
             the error bar that they give is one for candidates like them.
+        held_out: networks of the same kind that nothing is fitted to; see `validate`.
+        journal: where each finished pass is kept, and from where the same measurement goes on; whoever has
+            written the profile removes it.
         progress: called after each round with the share that is done, up to 1.0.
 
     Raises:
         RequestError: a network cannot be loaded.
         TransientError: the machine stayed busy with another measurement.
     """
-    runs: dict[OpSpec | str, Run] = {
+    runs: dict[OpSpec | NetworkModel, Run] = {
         kernel: runtime.prepare_kernel(kernel, device) for kernel in dict.fromkeys((CALL, *kernels))
     }
-    runs |= {net.name: runtime.prepare_network(net.onnx_path, net.graph, device) for net in networks}
-    measured = measure(runs, passes=passes, rounds=rounds, seed=0, progress=progress)
-    return Profile(
-        device=device,
-        kernels={key: rounds for key, rounds in measured.items() if isinstance(key, OpSpec)},
-        networks=tuple(
-            MeasuredNetwork(name=net.name, graph=net.graph, rounds=measured[net.name]) for net in networks
-        ),
-        created=datetime.now(UTC),
+    runs |= {net: runtime.prepare_network(net.onnx_path, net.graph, device) for net in (*networks, *held_out)}
+
+    def measured(number: int) -> Profile:
+        times = measure(
+            runs,
+            passes=1,
+            rounds=rounds,
+            seed=number,
+            progress=lambda share: progress((number + share) / passes),
+        )
+
+        def networks_of(models: Sequence[NetworkModel]) -> tuple[MeasuredNetwork, ...]:
+            return tuple(MeasuredNetwork(name=m.name, graph=m.graph, rounds=times[m]) for m in models)
+
+        return Profile(
+            device=device,
+            kernels={key: rounds for key, rounds in times.items() if isinstance(key, OpSpec)},
+            networks=networks_of(networks),
+            held_out=networks_of(held_out),
+            created=datetime.now(UTC),
+        )
+
+    profile = None
+    if journal:
+        with suppress(ProfileError):  # none there, or one that a version before this wrote
+            profile = read_profile(journal)
+    done = 0
+    if profile and _holds(profile, device, runs, rounds):
+        done = len(profile.kernels[CALL].times_ms)
+        progress(min(1.0, done / passes))
+    else:
+        profile = None
+    for number in range(done, passes):
+        latest = measured(number)
+        profile = _with_pass(profile, latest) if profile else latest
+        if journal:
+            write_profile(profile, journal)
+    assert profile is not None
+    return profile
+
+
+def extend(profile: Profile, more: Profile) -> Profile:
+    """Both profiles of one device as one; what the first holds already stays as it is."""
+    return replace(
+        more,
+        kernels={**more.kernels, **profile.kernels},
+        networks=profile.networks + more.networks,
+        held_out=profile.held_out + more.held_out,
     )
+
+
+def missing(kernels: Sequence[OpSpec], profile: Profile) -> list[OpSpec]:
+    """The kernels to measure beside those of a profile, so that each family is a whole grid again.
+
+    A family of which the profile holds other channel counts than the planned ones gets the grid of both.
+    """
+    channels: dict[OpSpec, set[tuple[int, int]]] = defaultdict(set)
+    for kernel in (*kernels, *profile.kernels):
+        channels[kernel.family].add((kernel.in_channels, kernel.out_channels))
+    families = sorted({kernel.family for kernel in kernels})
+    wanted = [family.with_channels(*pair) for family in families for pair in _grid(channels[family])]
+    return [kernel for kernel in wanted if kernel not in profile.kernels]
+
+
+def _grid(channels: set[tuple[int, int]]) -> Iterable[tuple[int, int]]:
+    if all(inputs == outputs for inputs, outputs in channels):
+        return sorted(channels)
+    ins, outs = (sorted(set(axis)) for axis in zip(*channels, strict=True))
+    return product(ins, outs)
+
+
+def _holds(profile: Profile, device: Device, runs: Iterable[OpSpec | NetworkModel], rounds: int) -> bool:
+    """Whether a journal is one of this very measurement."""
+    things = {key if isinstance(key, OpSpec) else (key.name, key.graph) for key in runs}
+    networks = {(net.name, net.graph) for net in (*profile.networks, *profile.held_out)}
+    return (
+        profile.device.identity == device.identity
+        and profile.kernels.keys() | networks == things
+        and profile.kernels[CALL].times_ms.shape[1:] == (rounds, RUNS_PER_VISIT)
+    )
+
+
+def _with_pass(profile: Profile, latest: Profile) -> Profile:
+    def networks(
+        earlier: tuple[MeasuredNetwork, ...], later: tuple[MeasuredNetwork, ...]
+    ) -> tuple[MeasuredNetwork, ...]:
+        pairs = zip(earlier, later, strict=True)
+        return tuple(replace(old, rounds=_joined(old.rounds, new.rounds)) for old, new in pairs)
+
+    return replace(
+        latest,
+        kernels={key: _joined(profile.kernels[key], rounds) for key, rounds in latest.kernels.items()},
+        networks=networks(profile.networks, latest.networks),
+        held_out=networks(profile.held_out, latest.held_out),
+    )
+
+
+def _joined(first: Rounds, second: Rounds) -> Rounds:
+    return Rounds(np.concatenate([first.times_ms, second.times_ms]))

@@ -33,6 +33,7 @@ def profile_of(times_ms: np.ndarray[Any, np.dtype[np.float64]], specs: list[OpSp
         device=DEVICE,
         kernels={spec: Rounds(times_ms * (1 + index)) for index, spec in enumerate(specs)},
         networks=(MeasuredNetwork(name="dense", graph=in_a_row(specs), rounds=Rounds(times_ms)),),
+        held_out=(MeasuredNetwork(name="other", graph=in_a_row(specs[:1]), rounds=Rounds(times_ms * 2)),),
         created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     )
 
@@ -88,10 +89,18 @@ def test_a_row_that_holds_no_operator_is_refused_naming_it(written: Path, graph:
 @pytest.mark.parametrize("sources", [[], [[0]] * len(OPERATORS), [[-2]] * len(OPERATORS), "ab"])
 def test_a_network_whose_operators_do_not_read_one_another_is_refused(written: Path, sources: Any) -> None:
     def edit(header: Any, rows: Any) -> None:
-        rows[-1]["graph"] = json.dumps({**json.loads(rows[-1]["graph"]), "sources": sources})
+        rows[len(OPERATORS)]["graph"] = json.dumps(
+            {**json.loads(rows[len(OPERATORS)]["graph"]), "sources": sources}
+        )
 
     rewritten(written, edit)
     with pytest.raises(ProfileError, match=rf"row {len(OPERATORS)}"):
+        read_profile(written)
+
+
+def test_a_row_that_is_neither_kernel_nor_network_is_refused_naming_it(written: Path) -> None:
+    rewritten(written, lambda header, rows: rows[0].update(entry="guess"))
+    with pytest.raises(ProfileError, match=r"row 0 .*'guess'"):
         read_profile(written)
 
 
