@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 from hwprofiles.device import Device
 from hwprofiles.errors import NotMeasuredError, ProfileError
 from hwprofiles.files import Profile
-from hwprofiles.lowering import lower, shape_of
-from hwprofiles.ops import INPUT, OpGraph, OpSpec, Size
-from hwprofiles.runtimes import CALL, PLAIN, Runtime
+from hwprofiles.lowering import lower
+from hwprofiles.ops import OpGraph, OpSpec
+from hwprofiles.runtimes import CALL, Runtime
 from latency_models.calibrate import UNCALIBRATED, Calibration, Sums, calibrate
 from latency_models.interpolate import Grid
-from latency_models.sheet import Cost, Sheet
+from latency_models.population import Population
+from latency_models.sheet import Cost
 
 Counts = NDArray[np.int64]
 
-CHUNK = 8192
-"""Candidates scored at a time: few enough for the caches, many enough to forget about Python."""
 BYTES_PER_WEIGHT = 4
 _LEAST_SHARE_OF_CALL = 0.1  # running a node is never free, even where timing it alone shows only the call
 
@@ -61,8 +60,7 @@ class LatencyTable:
             )
         self._call_ms, self._cold_call_ms = kernels[CALL.family].at(CALL.in_channels, CALL.out_channels)
         self._kernel_cost = cache(self._look_up)
-        self._sheets: dict[tuple[OpSpec | Size, str], Sheet] = {}
-        self._ways: dict[tuple[str, str, str], int] = {}
+        self._population: Population | None = None
 
     @classmethod
     def from_profile(cls, profile: Profile, runtime: Runtime) -> Self:
@@ -116,9 +114,10 @@ class LatencyTable:
         Raises:
             NotMeasuredError: a kernel of a candidate lies outside what was measured.
         """
-        chunks = [slice(start, start + CHUNK) for start in range(0, len(in_channels), CHUNK)]
-        costs = [self._population(graph, in_channels[chunk], out_channels[chunk]) for chunk in chunks]
-        latency_ms = self.calibration.latency_ms(self._sums(np.concatenate([np.zeros((0, 3)), *costs])))
+        if self._population is None or self._population.graph is not graph:
+            self._population = Population(graph, self._runtime, self._kernel_cost)
+        costs = self._population.costs(in_channels, out_channels)
+        latency_ms = self.calibration.latency_ms(self._sums(costs))
         return Prediction(latency_ms, latency_ms * self.calibration.relative_error)
 
     def breakdown(self, graph: OpGraph) -> NDArray[np.float64]:
@@ -148,85 +147,6 @@ class LatencyTable:
     def _sums(self, costs: NDArray[np.float64]) -> Sums:
         """(networks, 3) costs of all operators as sums, one call included."""
         return Sums(warm_ms=self._call_ms + costs[:, 0], cold_ms=costs[:, 1], weights_mb=costs[:, 2])
-
-    def _population(self, graph: OpGraph, in_channels: Counts, out_channels: Counts) -> NDArray[np.float64]:
-        """(candidates, 3) costs: what `hwprofiles.lower` does, for a whole population.
-
-        Where tensors lie is a position in the runtime's layouts: (candidates,), or (1,) if the same for all.
-        """
-        layouts = self._runtime.layouts
-        lies: dict[int, NDArray[np.intp]] = {INPUT: np.array([layouts.index(PLAIN)])}
-        reordered: dict[tuple[int, str], NDArray[np.bool_]] = {}
-        total = np.zeros((len(in_channels), 3))
-
-        def bring(source: int, wanted: NDArray[np.intp], reader: int) -> None:
-            """Add what reordering a tensor costs those candidates that want it so for the first time."""
-            plain = layouts.index(PLAIN)
-            for layout in (PLAIN, layouts[-1]):
-                misses = (wanted == plain) == (layout == PLAIN)
-                misses = misses & ((lies[source] == plain) != (layout == PLAIN))
-                if not misses.any():
-                    continue
-                done = reordered.get((source, layout), np.array([False]))
-                reordered[source, layout] = misses | done
-                _, size = shape_of(graph, source, graph.operators[reader])
-                channels = in_channels[:, reader] if source == INPUT else out_channels[:, source]
-                rows = np.broadcast_to(misses & ~done, channels.shape)
-                costs, _ = self._reorder_sheet(size, layout).look_up(channels[rows], channels[rows])
-                total[rows] += costs
-
-        for position, spec in enumerate(graph.operators):
-            joined = np.array([layouts.index(PLAIN)])
-            if graph.joined(position):
-                joined = np.minimum.reduce(np.broadcast_arrays(*(lies[s] for s in graph.joined(position))))
-            costs, ways = self._run(spec, joined, in_channels[:, position], out_channels[:, position])
-            reads, joins, lies[position] = np.array([*map(self._positions, self._ways)]).T[:, ways]
-            total += costs
-            for source in graph.own(position):
-                bring(source, reads, position)
-            for source in graph.joined(position):
-                bring(source, joins, position)
-        for source in graph.outputs:
-            bring(source, np.array([layouts.index(PLAIN)]), source)
-        return total
-
-    def _run(
-        self, spec: OpSpec, joined: NDArray[np.intp], ins: Counts, outs: Counts
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """(candidates, 3) costs, and ways, of one operator whose joined sources lie as `joined` says."""
-        met = np.unique(joined)
-        if len(met) == 1:
-            return self._sheet(spec.family, self._runtime.layouts[met[0]]).look_up(ins, outs)
-        costs, ways = np.empty((len(ins), 3), dtype=np.float32), np.empty(len(ins), dtype=np.uint8)
-        for position in met:
-            rows = joined == position
-            sheet = self._sheet(spec.family, self._runtime.layouts[position])
-            costs[rows], ways[rows] = sheet.look_up(ins[rows], outs[rows])
-        return costs, ways
-
-    def _sheet(self, family: OpSpec, layout: str) -> Sheet:
-        """Of an operator whose joined sources lie in `layout`."""
-
-        def work_out(in_channels: int, out_channels: int) -> tuple[Cost, int]:
-            lowered = self._runtime.lower(family.with_channels(in_channels, out_channels), layout)
-            way = self._ways.setdefault(lowered[1:], len(self._ways))
-            warm_ms, cold_ms, weights_mb = map(
-                sum, zip(*map(self._kernel_cost, lowered.kernels), strict=True)
-            )
-            return (warm_ms, cold_ms, weights_mb), way
-
-        return self._sheets.setdefault((family, layout), Sheet(work_out))
-
-    def _reorder_sheet(self, size: Size, layout: str) -> Sheet:
-        """Of bringing a tensor into `layout`."""
-
-        def work_out(channels: int, _: int) -> tuple[Cost, int]:
-            return self._kernel_cost(self._runtime.reorder(channels, size, layout)), 0
-
-        return self._sheets.setdefault((size, layout), Sheet(work_out))
-
-    def _positions(self, way: tuple[str, str, str]) -> list[int]:
-        return [self._runtime.layouts.index(layout) for layout in way]
 
     def _look_up(self, kernel: OpSpec) -> Cost:
         """What a kernel adds to a network, uncalibrated."""

@@ -1,0 +1,129 @@
+"""What `hwprofiles.lower` says of one network, for thousands of its candidates at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwprofiles.lowering import shape_of
+from hwprofiles.ops import INPUT, OpGraph, OpSpec, Size
+from hwprofiles.runtimes import PLAIN, Runtime
+from latency_models.sheet import Cost, Counts, Sheet
+
+CHUNK = 8192
+"""Candidates scored at a time: few enough for the caches, many enough to forget about Python."""
+
+Layouts = int | NDArray[np.intp]
+"""A position in the runtime's layouts: one for all candidates, or (candidates,) where they differ."""
+
+
+class Population:
+    """Candidates of one network under one runtime.
+
+    Args:
+        graph: the network; its own channel counts do not matter.
+        kernel_cost: the cost of each kernel that the runtime makes of it.
+    """
+
+    def __init__(self, graph: OpGraph, runtime: Runtime, kernel_cost: Callable[[OpSpec], Cost]) -> None:
+        self.graph = graph
+        self._runtime = runtime
+        self._kernel_cost = kernel_cost
+        self._families = [spec.family for spec in graph.operators]
+        self._plain = runtime.layouts.index(PLAIN)
+        self._sheets: dict[tuple[OpSpec | Size, int], Sheet] = {}
+        self._ways: list[tuple[int, int, int]] = []
+
+    def costs(self, in_channels: Counts, out_channels: Counts) -> NDArray[np.float64]:
+        """(candidates, 3) summed costs, from (candidates, operators) channel counts."""
+        total = np.zeros((len(in_channels), 3))
+        for start in range(0, len(total), CHUNK):
+            rows = slice(start, start + CHUNK)
+            self._add(in_channels[rows], out_channels[rows], total[rows])
+        return total
+
+    def _add(self, in_channels: Counts, out_channels: Counts, total: NDArray[np.float64]) -> None:
+        lies: dict[int, Layouts] = {INPUT: self._plain}
+        reordered: dict[tuple[int, bool], NDArray[np.bool_]] = {}
+
+        def bring(source: int, wanted: Layouts, reader: int) -> None:
+            """Add what reordering a tensor costs those candidates that want it so for the first time."""
+            is_plain, wants_plain = lies[source] == self._plain, wanted == self._plain
+            if np.array_equal(is_plain, wants_plain):
+                return
+            channels = in_channels[:, reader] if source == INPUT else out_channels[:, source]
+            _, size = shape_of(self.graph, source, self.graph.operators[reader])
+            for to_plain in (True, False):
+                misses = np.broadcast_to((wants_plain == to_plain) & (is_plain != to_plain), channels.shape)
+                done = reordered.get((source, to_plain), np.zeros(channels.shape, dtype=np.bool_))
+                rows = misses & ~done
+                if rows.any():
+                    reordered[source, to_plain] = misses | done
+                    costs, _ = self._reorder(size, to_plain).look_up(channels[rows], channels[rows])
+                    total[rows] += costs
+
+        for position, family in enumerate(self._families):
+            own, joined = self.graph.own(position), self.graph.joined(position)
+            layout = self._together([lies[source] for source in joined])
+            ways = self._run(family, layout, in_channels[:, position], out_channels[:, position], total)
+            if isinstance(ways, int):
+                reads, joins, lies[position] = self._ways[ways]
+            else:
+                reads, joins, lies[position] = np.array(self._ways, dtype=np.intp).T[:, ways]
+            for source in own:
+                bring(source, reads, position)
+            for source in joined:
+                bring(source, joins, position)
+        for source in self.graph.outputs:
+            bring(source, self._plain, source)
+
+    def _together(self, layouts: list[Layouts]) -> Layouts:
+        if not layouts:
+            return self._plain
+        together = layouts[0]
+        for layout in layouts[1:]:
+            both = isinstance(together, int) and isinstance(layout, int)
+            together = min(together, layout) if both else np.minimum(together, layout)
+        return together
+
+    def _run(
+        self, family: OpSpec, layout: Layouts, ins: Counts, outs: Counts, total: NDArray[np.float64]
+    ) -> int | NDArray[np.intp]:
+        """Add one operator's costs, its joined sources lying in `layout`; returns its ways."""
+        if isinstance(layout, int):
+            costs, ways = self._operator(family, layout).look_up(ins, outs)
+            total += costs
+            return ways
+        found = np.empty(len(ins), dtype=np.intp)
+        for position in np.unique(layout).tolist():
+            rows = layout == position
+            costs, found[rows] = self._operator(family, position).look_up(ins[rows], outs[rows])
+            total[rows] += costs
+        return found
+
+    def _operator(self, family: OpSpec, layout: int) -> Sheet:
+        if (family, layout) not in self._sheets:
+
+            def work_out(in_channels: int, out_channels: int) -> tuple[Cost, int]:
+                spec = family.with_channels(in_channels, out_channels)
+                kernels, *named = self._runtime.lower(spec, self._runtime.layouts[layout])
+                reads, joins, writes = map(self._runtime.layouts.index, named)
+                if (reads, joins, writes) not in self._ways:
+                    self._ways.append((reads, joins, writes))
+                warm_ms, cold_ms, weights_mb = map(sum, zip(*map(self._kernel_cost, kernels), strict=True))
+                return (warm_ms, cold_ms, weights_mb), self._ways.index((reads, joins, writes))
+
+            self._sheets[family, layout] = Sheet(work_out)
+        return self._sheets[family, layout]
+
+    def _reorder(self, size: Size, to_plain: bool) -> Sheet:
+        if (size, to_plain) not in self._sheets:
+            layout = PLAIN if to_plain else self._runtime.layouts[-1]
+
+            def work_out(channels: int, _: int) -> tuple[Cost, int]:
+                return self._kernel_cost(self._runtime.reorder(channels, size, layout)), 0
+
+            self._sheets[size, to_plain] = Sheet(work_out)
+        return self._sheets[size, to_plain]
