@@ -128,6 +128,10 @@ def _prepared(job: str, runs: Path | None) -> Iterator[tuple[Prepared, Store]]:
         yield prepare(Job.from_json(record.spec), place, record.plan, Silent()), store
 
 
+def _devices(runs: Path | None) -> Path:
+    return Place(_runs(runs), "").devices
+
+
 def _print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))
 
@@ -244,21 +248,95 @@ def inspect(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> No
 
 
 @app.command()
-def profile(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> None:
-    """Measure the job's operators on this machine, as `run` would, and print how good predictions are."""
+def profile(
+    job_file: Annotated[
+        Path | None, typer.Argument(help="A job file, to measure what its run would.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Measure for the device's own profile, under this name of yours.")
+    ] = "",
+    model: Annotated[Path | None, typer.Option(help="With --device: a job file, or a bundle alone.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="With --device: such as onnxruntime.")] = None,
+    precision: Annotated[str | None, typer.Option(help="With --device: such as fp32.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="With --device.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="With --device.")] = None,
+    passes: Annotated[
+        int | None, typer.Option(min=1, max=100, help="With --device: times everything is measured.")
+    ] = None,
+    as_json: AsJson = False,
+    runs: Runs = None,
+) -> None:
+    """Measure this machine for a model: for a job as `run` would, or for a device's own growing profile."""
+    from search import tables
     from search.inspection import profile_job
     from search.job import Job
-    from search.progress import Bars, Silent
+    from search.profiling import PASSES, profile_device
+    from search.progress import Bars, Listener, Silent
 
-    job = Job.load(job_file)
-    place = Place(_runs(runs), job.name)
+    chosen = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}
+    asked = {key: value for key, value in chosen.items() if value is not None}
+    source = model or job_file
+    if source is None or (model and job_file) or (not device and (model or asked or passes)):
+        raise RequestError(
+            "profile takes a job file alone, or --device NAME with --model and what else is to differ"
+        )
+
+    def measured(listener: Listener) -> dict[str, Any]:
+        if not device:
+            job = Job.load(source)
+            return profile_job(job, Place(_runs(runs), job.name), listener)
+        return profile_device(source, device, _devices(runs), asked, passes or PASSES, listener)
+
+    try:
+        if as_json:
+            _print_json(measured(Silent()))
+            return
+        with Bars(out) as bars:
+            found = measured(bars)
+    except KeyboardInterrupt:
+        _say(err, "\ninterrupted; finished passes are kept, and the same command goes on")
+        raise typer.Exit(INTERRUPTED) from None
+    for line in tables.profile(found):
+        _say(out, line)
+
+
+@app.command()
+def devices(as_json: AsJson = False, runs: Runs = None) -> None:
+    """List devices: this machine, and all that have a profile, with its age and its measured error."""
+    from search import tables
+    from search.devices import list_devices
+
+    found = list_devices(_devices(runs))
     if as_json:
-        _print_json(profile_job(job, place, Silent()))
+        _print_json(found)
         return
-    with Bars(out) as bars:
-        found = profile_job(job, place, bars)
-    for key, value in found.items():
-        _say(out, f"{key:<16} {value}")
+    out.print(tables.devices(found))
+    for item in found:
+        if "wrong" in item:
+            _say(out, f"{item['device']}: {item['wrong']}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A job file, or a bundle alone.")],
+    device: Annotated[str, typer.Option(help="A device of `prunefront devices`, or a profile's file.")],
+    widths: Annotated[
+        Path | None, typer.Option(help='JSON: a list of {"group": kept}; without it the dense model.')
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure each on this machine, too.")] = False,
+    as_json: AsJson = False,
+    runs: Runs = None,
+) -> None:
+    """Predict what candidates take on a device, with error bars, operator by operator."""
+    from search import tables
+    from search.predict import predict
+
+    found = predict(model, device, _devices(runs), widths, measured=measure)
+    if as_json:
+        _print_json(found)
+        return
+    out.print(tables.predictions(found))
+    out.print(tables.operators(found))
 
 
 @app.command()
@@ -487,6 +565,53 @@ def rm(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
         _print_json({"removed": str(place.folder)})
     else:
         _say(out, f"removed {place.folder}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for every machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8321,
+    host_name: Annotated[
+        list[str] | None, typer.Option(help="Another name that machines may call it by; may be repeated.")
+    ] = None,
+    new_token: Annotated[
+        bool, typer.Option("--new-token", help="Make a new admin's token, when the first is lost.")
+    ] = False,
+    runs: Runs = None,
+) -> None:
+    """Serve measurements to agents on other boards; docs/agent.md explains how to set them up."""
+    from search.service import serve as run_service
+
+    folder = _runs(runs)
+    _make_folder(folder)
+    run_service(
+        folder,
+        host=host,
+        port=port,
+        names=host_name or [],
+        new_token=new_token,
+        say=lambda line: _say(out, line),
+    )
+
+
+@app.command()
+def agent(
+    server: Annotated[str, typer.Option(help="Its address, such as https://lab.example:8321.")],
+    token: Annotated[str, typer.Option(envvar="PRUNEFRONT_TOKEN", help="An agent's token.")],
+    name: Annotated[str, typer.Option(help="What jobs call this board; default: its host name.")] = "",
+    folder: Annotated[Path, typer.Option(help="Where finished passes wait for the network.")] = Path(
+        "~/.cache/prunefront/agent"
+    ),
+) -> None:
+    """Measure on this board what a server asks for, until it is stopped."""
+    import logging
+    import socket
+
+    from hwprofiles.agent import run_agent
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("hwprofiles").setLevel(logging.INFO)
+    run_agent(server, token, name=name or socket.gethostname(), folder=folder.expanduser())
 
 
 if __name__ == "__main__":

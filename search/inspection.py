@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hwprofiles import Profile, measure, read_profile
+from hwprofiles import Device, Profile, Runtime, Summary, measure, read_profile
 from hwprofiles.errors import NotMeasuredError, ProfileError, RequestError, TrialError
 from latency_models import LatencyTable
 from search.job import Job
 from search.model import open_coupling, open_model, open_splits
 from search.place import Place
 from search.plan import features, recipe_of
-from search.profiling import make_space, open_device, open_profile
+from search.profiling import make_space, open_device, open_profile, told
 from search.progress import Listener, Silent
 from search.score import Scorer
 from trials.bundle import Bundle
@@ -72,7 +73,7 @@ def _profile(
 ) -> tuple[Profile, LatencyTable]:
     planned = place.bundle.exists()
     with nullcontext() if planned else place.lock():
-        return open_profile(place.profile, job, bundle, coupling, listener, planned=planned)
+        return open_profile(place, job, bundle, coupling, listener, planned=planned)
 
 
 def profile_job(job: Job, place: Place, listener: Listener) -> dict[str, Any]:
@@ -81,19 +82,7 @@ def profile_job(job: Job, place: Place, listener: Listener) -> dict[str, Any]:
     bundle, coupling = _model(job)
     listener.stage("profiling")
     profile, table = _profile(job, place, bundle, coupling, listener)
-    device, calibration = profile.device, table.calibration
-    return {
-        "profile": str(place.profile),
-        "device": f"{device.name}: {device.board}, {device.runtime}",
-        "batch": device.batch,
-        "threads": device.threads,
-        "identity": device.identity,
-        "kernels": len(profile.kernels),
-        "networks": len(profile.networks),
-        "scale": round(calibration.scale, 4),
-        "error bar": f"±{calibration.relative_error:.1%} for {calibration.coverage:.0%} of candidates",
-        "created": profile.created.isoformat(timespec="seconds"),
-    }
+    return {"profile": str(place.profile), **told(profile, table)}
 
 
 def try_candidates(
@@ -107,7 +96,7 @@ def try_candidates(
     bundle, coupling = _model(job)
     runtime, device = open_device(job)
     space = make_space(job, coupling, device)
-    candidates = [space.parse(item) for item in _read_widths(widths)]
+    candidates = [space.parse(item) for item in read_widths(widths)]
     splits = open_splits(job, bundle)
     _, table = _profile(job, place, bundle, coupling, Silent())
     scorer = Scorer(Costs(coupling), table)
@@ -131,20 +120,28 @@ def try_candidates(
         }
         found.append(item)
     if measured:
-        with TemporaryDirectory() as folder:
-            runs = {}
-            for position, candidate in enumerate(candidates):
-                path = Path(folder) / f"{position}.onnx"
-                write_onnx(*prune(coupling, bundle.tensors, even_kept(coupling, candidate)), path)
-                graph = Costs(coupling).candidate_graph(candidate)
-                runs[position] = runtime.prepare_network(path, graph, device)
-            rounds = measure(runs, passes=3, rounds=20, seed=0)
-        for position, item in enumerate(found):
-            item["measured_ms"] = rounds[position].summary().latency_ms
+        timed = measure_candidates(bundle, coupling, candidates, runtime, device)
+        for item, summary in zip(found, timed, strict=True):
+            item["measured_ms"] = summary.latency_ms
     return found
 
 
-def _read_widths(path: Path) -> list[dict[str, int]]:
+def measure_candidates(
+    bundle: Bundle, coupling: Coupling, candidates: Sequence[Candidate], runtime: Runtime, device: Device
+) -> list[Summary]:
+    """Measure candidates as whole networks, interleaved with one another."""
+    with TemporaryDirectory() as folder:
+        runs = {}
+        for position, candidate in enumerate(candidates):
+            path = Path(folder) / f"{position}.onnx"
+            write_onnx(*prune(coupling, bundle.tensors, even_kept(coupling, candidate)), path)
+            graph = Costs(coupling).candidate_graph(candidate)
+            runs[position] = runtime.prepare_network(path, graph, device)
+        rounds = measure(runs, passes=3, rounds=20, seed=0)
+    return [rounds[position].summary() for position in runs]
+
+
+def read_widths(path: Path) -> list[dict[str, int]]:
     try:
         data = json.loads(path.read_text())
     except OSError as error:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from hwprofiles.errors import RequestError, TransientError
 
+DEVICES = "devices"
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`runs/<job>/`, beside the store that all runs share."""
+    """`runs/<job>/`, beside the store and the devices that all runs share."""
 
     runs: Path
     job: str
@@ -35,6 +37,11 @@ class Place:
     @property
     def profile(self) -> Path:
         return self.folder / "profile.parquet"
+
+    @property
+    def devices(self) -> Path:
+        """Profiles of devices, which every job of this folder of runs may use."""
+        return self.runs / DEVICES
 
     @property
     def export(self) -> Path:
@@ -59,9 +66,11 @@ class Place:
             RequestError: something else goes by the job's name there, or the folder cannot be made.
             TransientError: another process works on this job.
         """
-        if self.job.startswith(self.store.name):  # SQLite names its own files after the store's
+        # SQLite names its own files after the store's.
+        if self.job.startswith(self.store.name) or self.job == DEVICES:
+            kept = "the profiles of devices" if self.job == DEVICES else "its store"
             raise RequestError(
-                f"no job can be called {self.job!r}: {self.runs} keeps its store under that name; run it "
+                f"no job can be called {self.job!r}: {self.runs} keeps {kept} under that name; run it "
                 "under another name with --name"
             )
         try:
@@ -71,13 +80,25 @@ class Place:
                 f"the folder {self.folder} of job {self.job!r} cannot be made: {error.strerror}; run it "
                 "under another name with --name, or move away what is in its place"
             ) from None
-        handle = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with hold(self.folder, f"another process works on job {self.job!r} in {self.runs}"):
             yield
-        except BlockingIOError:
-            raise TransientError(
-                f"another process works on job {self.job!r} in {self.runs}; wait for it, or stop it first"
-            ) from None
-        finally:
-            os.close(handle)
+
+
+@contextmanager
+def hold(folder: Path, busy: str) -> Iterator[None]:
+    """Keep other processes off a folder; one that dies lets go by that.
+
+    Args:
+        busy: what to say where another process holds it.
+
+    Raises:
+        TransientError: another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise TransientError(f"{busy}; wait for it, or stop it first") from None
+    finally:
+        os.close(handle)

@@ -136,7 +136,7 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
         # Refused before minutes of measuring, if it is to be refused.
         budget_targets(job, space, costs.macs if job.budget.kind == "macs" else costs.parameters)
     listener.stage("profiling")
-    profile, table = open_profile(place.profile, job, bundle, coupling, listener, planned=before is not None)
+    profile, table = open_profile(place, job, bundle, coupling, listener, planned=before is not None)
     scorer = Scorer(costs, table)
     error = table.calibration.relative_error
     listener.update(1.0, f"dense {dense_latency_ms(profile):.3g} ms, predictions within ±{error:.1%}")

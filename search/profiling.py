@@ -1,18 +1,25 @@
-"""The job's profile: what its device needs for the operators of its candidates, measured once and kept."""
+"""Profiles measured for a model: a job's own, and those of devices, which grow from model to model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from hwprofiles import Device, OpSpec, Profile, Runtime, open_runtime, read_profile, write_profile
 from hwprofiles.errors import ProfileError
-from latency_models import LatencyTable, NetworkModel, build_profile, plan
-from search.job import Job
+from latency_models import LatencyTable, NetworkModel, build_profile, extend, missing, plan, validate
+from search.devices import fitting_profile, profile_path
+from search.job import DeviceChoice, Job, Search
+from search.model import open_coupling, open_model
+from search.place import Place, hold
 from search.progress import Listener
-from trials.bundle import Bundle
+from trials.bundle import Bundle, read_bundle
 from trials.candidate import Candidate, Space
 from trials.costs import Costs
 from trials.groups import Coupling, even_kept
@@ -20,6 +27,8 @@ from trials.onnx_file import write_onnx
 from trials.prune import prune
 
 CALIBRATION_NETWORKS = 10
+HELD_OUT_NETWORKS = 10
+"""Networks of a device's profile that nothing is fitted to: they say how good its predictions are."""
 PASSES, ROUNDS = 3, 10
 DENSE = "dense"
 """The name of the dense model among a profile's networks."""
@@ -49,37 +58,66 @@ def measure_profile(
     runtime: Runtime,
     device: Device,
     seed: int,
+    journal: Path,
     listener: Listener,
 ) -> Profile:
     """Measure the kernels of a space, and the dense and random candidates as whole networks."""
     costs = Costs(coupling)
-    kernels = kernels_to_measure(costs, space, runtime)
-    rng = np.random.default_rng(seed)
-    drawn = space.round(
-        rng.uniform(0.0, 1.0, (CALIBRATION_NETWORKS, 1)) ** 0.5
-        * rng.uniform(0.5, 1.0, (CALIBRATION_NETWORKS, len(space.axes)))
-        * space.sizes
+    candidates = drawn([space], CALIBRATION_NETWORKS, np.random.default_rng(seed))
+    return _measure(
+        bundle,
+        costs,
+        kernels_to_measure(costs, space, runtime),
+        {DENSE: space.dense} | {f"calibration {i}": candidate for i, candidate in enumerate(candidates)},
+        {},
+        runtime,
+        device,
+        passes=PASSES,
+        journal=journal,
+        listener=listener,
     )
-    candidates = {DENSE: space.dense} | {
-        f"calibration {i}": Candidate(tuple(row)) for i, row in enumerate(drawn.tolist())
-    }
+
+
+def drawn(spaces: Sequence[Space], count: int, rng: np.random.Generator) -> list[Candidate]:
+    """Candidates of all sizes, from each space in turn: a level each, and every group somewhere below it."""
+    axes = len(spaces[0].axes)
+    share = rng.uniform(0.0, 1.0, (count, 1)) ** 0.5 * rng.uniform(0.5, 1.0, (count, axes))
+    wanted = share * spaces[0].sizes
+    rounded = [space.round(wanted) for space in spaces]
+    return [Candidate(tuple(rounded[i % len(spaces)][i].tolist())) for i in range(count)]
+
+
+def _measure(
+    bundle: Bundle,
+    costs: Costs,
+    kernels: Sequence[OpSpec],
+    networks: Mapping[str, Candidate],
+    held_out: Mapping[str, Candidate],
+    runtime: Runtime,
+    device: Device,
+    *,
+    passes: int,
+    journal: Path,
+    listener: Listener,
+) -> Profile:
     with TemporaryDirectory() as folder:
-        networks = []
-        for position, (name, candidate) in enumerate(candidates.items()):
-            listener.update(
-                0.3 * position / len(candidates), f"converting network {position + 1} of {len(candidates)}"
-            )
+        models = []
+        for position, (name, candidate) in enumerate([*networks.items(), *held_out.items()]):
+            total = len(networks) + len(held_out)
+            listener.update(0.3 * position / total, f"converting network {position + 1} of {total}")
             path = Path(folder) / f"{position}.onnx"
-            write_onnx(*prune(coupling, bundle.tensors, even_kept(coupling, candidate)), path)
-            networks.append(NetworkModel(name=name, graph=costs.candidate_graph(candidate), onnx_path=path))
-        measuring = f"{len(kernels)} kernels, {len(networks)} networks"
+            write_onnx(*prune(costs.coupling, bundle.tensors, even_kept(costs.coupling, candidate)), path)
+            models.append(NetworkModel(name=name, graph=costs.candidate_graph(candidate), onnx_path=path))
+        measuring = f"{len(kernels)} kernels, {len(models)} networks"
         return build_profile(
             device,
             runtime,
             kernels,
-            networks,
-            passes=PASSES,
+            models[: len(networks)],
+            held_out=models[len(networks) :],
+            passes=passes,
             rounds=ROUNDS,
+            journal=journal,
             progress=lambda share: listener.update(0.3 + 0.7 * share, measuring),
         )
 
@@ -89,16 +127,17 @@ def kernels_to_measure(costs: Costs, space: Space, runtime: Runtime) -> list[OpS
 
 
 def open_profile(
-    path: Path, job: Job, bundle: Bundle, coupling: Coupling, listener: Listener, *, planned: bool
+    place: Place, job: Job, bundle: Bundle, coupling: Coupling, listener: Listener, *, planned: bool
 ) -> tuple[Profile, LatencyTable]:
-    """The profile at `path` if it fits, else a new one in its place.
+    """The job's profile if it is there and fits, else a new one: from the device's own, or measured.
 
     Args:
-        planned: whether a job was planned with what is at `path`; then nothing may take its place.
+        planned: whether the job was planned with the profile that is there; then nothing may take its place.
 
     Raises:
         ProfileError: the profile of a planned job is missing, damaged, or of another device or version.
     """
+    path = place.profile
     runtime, device = open_device(job)
     space = make_space(job, coupling, device)
     if planned or path.exists():
@@ -113,9 +152,26 @@ def open_profile(
             if planned:
                 raise ProfileError(f"{error}; or run job {job.name!r} under another name") from None
             listener.note(f"measuring this device again: {error}")
-    profile = measure_profile(bundle, coupling, space, runtime, device, job.search.seed, listener)
+    journal = path.with_suffix(".journal")
+    profile = _from_device(place, Costs(coupling), space, runtime, device) or measure_profile(
+        bundle, coupling, space, runtime, device, job.search.seed, journal, listener
+    )
     write_profile(profile, path)
+    journal.unlink(missing_ok=True)
     return profile, LatencyTable.from_profile(profile, runtime)
+
+
+def _from_device(
+    place: Place, costs: Costs, space: Space, runtime: Runtime, device: Device
+) -> Profile | None:
+    """What a profile of this device holds of the job's model, if it is enough for the job."""
+    profile = fitting_profile(place.devices, device, costs.op_graph, DENSE)
+    if profile is None or len(profile.networks) < CALIBRATION_NETWORKS:
+        return None
+    with suppress(ProfileError):
+        _check_model(profile, costs, space, runtime)
+        return profile
+    return None
 
 
 def _check_model(profile: Profile, costs: Costs, space: Space, runtime: Runtime) -> None:
@@ -128,3 +184,131 @@ def _check_model(profile: Profile, costs: Costs, space: Space, runtime: Runtime)
 
 def dense_latency_ms(profile: Profile) -> float:
     return next(net.rounds.summary().latency_ms for net in profile.networks if net.name == DENSE)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model to be measured or predicted: of a job file, or a bundle alone, with nothing but defaults."""
+
+    bundle: Bundle
+    coupling: Coupling
+    search: Search
+    device: DeviceChoice
+
+    def space(self, step: int) -> Space:
+        return self.coupling.space(step=step, lowest_keep=self.search.lowest_keep)
+
+
+def open_subject(path: Path) -> Subject:
+    """
+    Raises:
+        RequestError: the job file or the bundle is wrong, or nothing in the model may be pruned.
+    """
+    if path.is_dir():
+        bundle, search, device = read_bundle(path), Search(), DeviceChoice()
+    else:
+        job = Job.load(path)
+        bundle, search, device = open_model(job), job.search, job.device
+    return Subject(bundle, open_coupling(bundle, seed=search.seed, whole=search.whole), search, device)
+
+
+def profile_device(
+    source: Path, name: str, folder: Path, asked: Mapping[str, Any], passes: int, listener: Listener
+) -> dict[str, Any]:
+    """Build the profile of a device for a model, or add to it what it lacks; then say how good it is.
+
+    Args:
+        source: a job file or a bundle.
+        folder: of the profiles of devices.
+        asked: keys of `DeviceChoice`; one left out is that of the profile that is there, else of the job.
+
+    Raises:
+        RequestError: the source, the name or a key is wrong, or the profile there is of another identity.
+        TransientError: another process measures for this folder, or on this machine.
+    """
+    path = profile_path(folder, name)
+    known = read_profile(path) if path.exists() else None
+    listener.stage("exporting")
+    subject = open_subject(source)
+    usual: Any = known.device if known else subject.device
+    keys = ("runtime", "precision", "batch", "threads")
+    choice = {key: getattr(usual, key) for key in keys} | dict(asked)
+    runtime = open_runtime(choice["runtime"], choice["precision"])
+    device = runtime.describe(name=name, batch=choice["batch"], threads=choice["threads"])
+    if known:
+        LatencyTable.from_profile(known, runtime).check(device)
+    listener.stage("profiling")
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold(folder, f"another process measures for {folder}"):
+        known = read_profile(path) if path.exists() else None
+        profile = _grown(subject, known, runtime, device, passes, path.with_suffix(".journal"), listener)
+        if profile is not known:
+            write_profile(profile, path)
+        path.with_suffix(".journal").unlink(missing_ok=True)
+    own = profile.of_model(Costs(subject.coupling).op_graph)
+    table = LatencyTable.from_profile(own, runtime)
+    found = validate(own, runtime)
+    return {
+        "profile": str(path),
+        **told(profile, table),
+        "added": len(profile.kernels) - (len(known.kernels) if known else 0),
+        "validation": asdict(found) if found else None,
+    }
+
+
+def _grown(
+    subject: Subject,
+    known: Profile | None,
+    runtime: Runtime,
+    device: Device,
+    passes: int,
+    journal: Path,
+    listener: Listener,
+) -> Profile:
+    """`known` with all that the subject's model needs; the very same where it lacks nothing."""
+    costs = Costs(subject.coupling)
+    anywhere = subject.space(step=1)
+    kernels = kernels_to_measure(costs, anywhere, runtime)
+    spaces = [subject.space(step=device.channel_step), anywhere]
+    rng = np.random.default_rng(subject.search.seed)
+    fitted, proof = (drawn(spaces, count, rng) for count in (CALIBRATION_NETWORKS, HELD_OUT_NETWORKS))
+    networks = {DENSE: anywhere.dense} | {f"calibration {i}": c for i, c in enumerate(fitted)}
+    held_out = {f"held out {i}": c for i, c in enumerate(proof) if c not in networks.values()}
+    if known:
+        kernels = missing(kernels, known)
+        there = {net.graph for net in (*known.networks, *known.held_out)}
+        networks, held_out = (
+            {name: c for name, c in named.items() if costs.candidate_graph(c) not in there}
+            for named in (networks, held_out)
+        )
+        if not (kernels or networks or held_out):
+            return known
+    more = _measure(
+        subject.bundle,
+        costs,
+        kernels,
+        networks,
+        held_out,
+        runtime,
+        device,
+        passes=passes,
+        journal=journal,
+        listener=listener,
+    )
+    return extend(known, more) if known else more
+
+
+def told(profile: Profile, table: LatencyTable) -> dict[str, Any]:
+    """What a profile is, and how far its table vouches for itself."""
+    device, calibration = profile.device, table.calibration
+    return {
+        "device": f"{device.name}: {device.board}, {device.runtime}",
+        "batch": device.batch,
+        "threads": device.threads,
+        "identity": device.identity,
+        "kernels": len(profile.kernels),
+        "networks": len(profile.networks),
+        "scale": round(calibration.scale, 4),
+        "error bar": f"±{calibration.relative_error:.1%} for {calibration.coverage:.0%} of candidates",
+        "created": profile.created.isoformat(timespec="seconds"),
+    }

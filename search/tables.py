@@ -168,6 +168,79 @@ def candidates(found: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def profile(found: Mapping[str, Any]) -> list[str]:
+    """A profile as `profiling.told` tells it, and how it stood its proof."""
+    lines = [f"{key:<16} {value}" for key, value in found.items() if key != "validation"]
+    proof = found.get("validation")
+    if proof:
+        lines += [
+            f"validation       on {proof['networks']} networks that nothing was fitted to:",
+            f"                 mean error {proof['mean_error']:.1%} (repeated measurements differ by "
+            f"{proof['floor']:.1%}), rank correlation {proof['spearman']:.3f}",
+            f"                 within 5 %: {proof['within_5']:.0%}, within 10 %: {proof['within_10']:.0%}; "
+            f"error bars hold {proof['covered']:.0%}, should {proof['coverage']:.0%}",
+        ]
+    return lines
+
+
+def devices(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Devices as `devices.list_devices` tells them, without those whose profile is damaged."""
+    table = _table(
+        _name("device"), "runs", _number("batch"), _number("threads"), _name("board"), _name("versions"),
+        _number("age"), _number("error"), "",
+    )  # fmt: skip
+    for device in found:
+        if "wrong" not in device:
+            measured = device["profile"] is not None
+            table.add_row(
+                Text(device["device"]),
+                f"{device['runtime']} {device['precision']}",
+                str(device["batch"]),
+                str(device["threads"]),
+                Text(device["board"]),
+                Text(" ".join(f"{name} {version}" for name, version in device["versions"].items())),
+                f"{device['age_days']:.0f} d" if measured else "–",
+                f"{device['mean_error']:.1%}" if device.get("mean_error") is not None else "–",
+                "★" if device["this_machine"] else "",
+            )
+    table.caption = "★ this machine as it is now   error: mean, on networks that nothing was fitted to"
+    return table
+
+
+def predictions(found: Mapping[str, Any]) -> Table:
+    """Candidates as `predict.predict` tells them, with how restless each was while it was measured."""
+    table = _table(*map(_number, ("candidate", "predicted ms", "measured", "spread")))
+    for number, item in enumerate(found["candidates"], start=1):
+        predicted, measured = item["predicted"], item.get("measured")
+        table.add_row(
+            str(number),
+            _latency(predicted["latency_ms"], predicted["error_ms"]),
+            significant(measured["latency_ms"]) if measured else "–",
+            f"{measured['spread']:.1%}" if measured else "–",
+        )
+    table.caption = (
+        f"on {found['device']}; error bars are for {found['coverage']:.0%} of candidates and were "
+        f"calibrated on {found['calibrated_on']}"
+    )
+    return table
+
+
+def operators(found: Mapping[str, Any], most: int = 4) -> Table:
+    """What each operator takes, in the order in which they run, for the first candidates."""
+    shown = found["candidates"][:most]
+    table = _table(_name("layer"), *(_number(f"{n} ms") for n in range(1, len(shown) + 1)), _number("share"))
+    for row in zip(*(item["operators"] for item in shown), strict=True):
+        table.add_row(
+            Text(row[0]["name"]),
+            *(significant(operator["latency_ms"]) for operator in row),
+            f"{row[0]['share']:.1%}",
+        )
+    left = len(found["candidates"]) - len(shown)
+    more = f"; {left} more candidates with --json" if left else ""
+    table.caption = f"shares are those of candidate 1; what is missing from 100 % is the call itself{more}"
+    return table
+
+
 def moment(iso: str) -> str:
     """An ISO 8601 time in UTC to the minute."""
     return iso[:16].replace("T", " ") + " UTC"

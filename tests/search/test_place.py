@@ -10,8 +10,8 @@ from hwprofiles.errors import RequestError
 from search.place import Place
 
 
-@pytest.mark.parametrize("name", ["prunefront.db", "prunefront.db-wal"])
-def test_a_job_cannot_go_by_the_name_of_the_store(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["prunefront.db", "prunefront.db-wal", "devices"])
+def test_a_job_cannot_go_by_the_name_of_what_all_jobs_share(name: str, tmp_path: Path) -> None:
     with (
         pytest.raises(
             RequestError, match=f"no job can be called '{name}': .* under another name with --name"

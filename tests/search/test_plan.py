@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hwprofiles import Profile
+from hwprofiles import Profile, read_profile, write_profile
 from hwprofiles.errors import InvariantError, ProfileError, RequestError
 from search import profiling
 from search.job import Job
@@ -125,7 +126,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_profile_that_fits_is_not_measured_again(prepared: Prepared, place: Place, measuring: None) -> None:
     profile, _ = open_profile(
-        place.profile, prepared.job, prepared.bundle, prepared.coupling, Silent(), planned=False
+        place, prepared.job, prepared.bundle, prepared.coupling, Silent(), planned=False
     )
     assert profile == prepared.profile
 
@@ -144,4 +145,35 @@ def test_before_there_is_a_plan_a_profile_that_does_not_fit_is_measured_again(
     if change == "damaged":
         place.profile.write_bytes(place.profile.read_bytes()[:100])
     with pytest.raises(MeasuredError):
-        open_profile(place.profile, job, prepared.bundle, prepared.coupling, Silent(), planned=False)
+        open_profile(place, job, prepared.bundle, prepared.coupling, Silent(), planned=False)
+
+
+def test_a_profile_of_the_device_is_the_jobs_if_it_holds_all_that_the_job_needs(
+    prepared: Prepared, place: Place, measuring: None
+) -> None:
+    profile = prepared.profile
+    place.profile.unlink()
+    of_another_name = replace(profile, device=replace(profile.device, name="bench"))
+    write_profile(of_another_name, place.devices / "bench.parquet")
+    found, _ = open_profile(place, prepared.job, prepared.bundle, prepared.coupling, Silent(), planned=False)
+    assert found == profile == read_profile(place.profile)
+
+
+@pytest.mark.parametrize("change", ["another device", "without a kernel", "of another model", "damaged"])
+def test_a_profile_of_the_device_that_does_not_fit_is_passed_over(
+    change: str, prepared: Prepared, place: Place, measuring: None
+) -> None:
+    profile, path = prepared.profile, place.devices / "bench.parquet"
+    place.profile.unlink()
+    if change == "another device":
+        profile = replace(profile, device=replace(profile.device, threads=2))
+    if change == "without a kernel":
+        profile = replace(profile, kernels=dict(list(profile.kernels.items())[:-1]))
+    if change == "of another model":
+        profile = replace(profile, networks=profile.networks[1:])
+    write_profile(profile, path)
+    if change == "damaged":
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(MeasuredError):
+        open_profile(place, prepared.job, prepared.bundle, prepared.coupling, Silent(), planned=False)
+    assert not place.profile.exists()

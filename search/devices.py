@@ -1,0 +1,142 @@
+"""Devices that have a profile: those measured here, under `runs/devices/`, and those that are shipped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import hwprofiles
+from hwprofiles import Device, OpGraph, Profile, Runtime, open_runtime, read_profile
+from hwprofiles.errors import PrunefrontError, RequestError, nearest
+from latency_models import LatencyTable, validate
+from search.job import DeviceChoice
+
+SHIPPED = Path(hwprofiles.__file__).parent / "shipped"
+
+
+def profile_path(folder: Path, name: str) -> Path:
+    """Where the profile of a device of that name is, or would be, kept.
+
+    Raises:
+        RequestError: the name cannot be one of a file.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise RequestError(
+            f"a device cannot be called {name!r}; use up to 64 letters, digits, '.', '_' and '-'"
+        )
+    return folder / f"{name}.parquet"
+
+
+def find_profile(folder: Path, name: str) -> Path:
+    """The profile of a device: the one measured here before a shipped one, or a file that is named itself.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if name.endswith(".parquet"):
+        return Path(name)
+    known = dict(known_profiles(folder))
+    if name not in known:
+        told = f"; {nearest(name, known)}" if known else ""
+        raise RequestError(
+            f"device {name!r} has no profile in {folder}{told}; measure one with `prunefront profile "
+            f"--device {name} --model job.toml`"
+        )
+    return known[name]
+
+
+def known_profiles(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Names and files, each name once."""
+    found = {path.stem: path for place in (SHIPPED, folder) for path in sorted(place.glob("*.parquet"))}
+    yield from sorted(found.items())
+
+
+def open_table(profile: Profile, model: OpGraph) -> tuple[LatencyTable, Runtime]:
+    """The table of a profile for one model, calibrated on that model's networks where it holds some.
+
+    Raises:
+        RequestError: the profile makes no table, or its runtime is not here.
+    """
+    runtime = open_runtime(profile.device.runtime, profile.device.precision)
+    here = runtime.describe(name="here", batch=profile.device.batch, threads=profile.device.threads)
+    if here.channel_step != profile.device.channel_step:
+        raise RequestError(
+            f"device {profile.device.name!r} works on blocks of {profile.device.channel_step} channels and "
+            f"this machine on {here.channel_step}, so it cannot say which kernels run there; predict on a "
+            f"machine like {profile.device.board}"
+        )
+    own = profile.of_model(model)
+    return LatencyTable.from_profile(own if own.networks else profile, runtime), runtime
+
+
+def fitting_profile(folder: Path, device: Device, model: OpGraph, dense_name: str) -> Profile | None:
+    """What a profile measured here holds of one model, if it is of this very device and knows the model.
+
+    Args:
+        dense_name: what the dense model is called among a profile's networks.
+    """
+    for _, path in known_profiles(folder):
+        with suppress(RequestError):
+            profile = read_profile(path)
+            own = profile.of_model(model)
+            networks = tuple(n for n in own.networks if n.name != dense_name or n.graph == model)
+            dense = [n for n in networks if n.name == dense_name]
+            if profile.device.identity == device.identity and dense:
+                return replace(own, networks=networks, device=replace(profile.device, name=device.name))
+    return None
+
+
+def list_devices(folder: Path) -> list[dict[str, Any]]:
+    """This machine, and every profile with its age and its error; a damaged one says why under "wrong"."""
+    choice = DeviceChoice()
+    runtime = open_runtime(choice.runtime, choice.precision)
+    found = [_facts(runtime.describe(name=choice.name, batch=choice.batch, threads=choice.threads))]
+    names = set()
+    for name, path in known_profiles(folder):
+        try:
+            profile = read_profile(path)
+            found.append(_profile_facts(name, path, profile))
+            names.add(name)
+        except PrunefrontError as error:
+            found.append({"device": name, "profile": str(path), "wrong": str(error)})
+    return found if choice.name not in names else found[1:]
+
+
+def _facts(device: Device) -> dict[str, Any]:
+    return {
+        "device": device.name,
+        "profile": None,
+        "board": device.board,
+        "runtime": device.runtime,
+        "precision": device.precision,
+        "batch": device.batch,
+        "threads": device.threads,
+        "versions": dict(device.versions),
+        "identity": device.identity,
+        "this_machine": True,
+    }
+
+
+def _profile_facts(name: str, path: Path, profile: Profile) -> dict[str, Any]:
+    device = profile.device
+    runtime = open_runtime(device.runtime, device.precision)
+    here = runtime.describe(name=name, batch=device.batch, threads=device.threads)
+    found = validate(profile, runtime) if here.channel_step == device.channel_step else None
+    return {
+        **_facts(device),
+        "device": name,
+        "profile": str(path),
+        "shipped": path.parent == SHIPPED,
+        "this_machine": here.identity == device.identity,
+        "created": profile.created.isoformat(timespec="seconds"),
+        "age_days": (datetime.now(UTC) - profile.created).total_seconds() / 86400,
+        "kernels": len(profile.kernels),
+        "models": len({network.graph.outline for network in profile.networks}),
+        "mean_error": found and found.mean_error,
+        "validated_on": found.networks if found else 0,
+    }

@@ -1,0 +1,80 @@
+"""What candidates of a model take on a device: predicted, operator by operator, and measured beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hwprofiles import read_profile
+from latency_models import LatencyTable
+from search.devices import find_profile, open_table
+from search.inspection import measure_candidates, read_widths
+from search.profiling import open_subject
+from search.score import Scorer
+from trials.candidate import Candidate
+from trials.costs import Costs
+
+
+def predict(source: Path, name: str, folder: Path, widths: Path | None, *, measured: bool) -> dict[str, Any]:
+    """Predict candidates on the device whose profile goes by `name`.
+
+    Args:
+        source: a job file or a bundle.
+        folder: of the profiles of devices.
+        widths: a JSON file of candidates; without one the dense model is predicted.
+        measured: whether to measure the candidates, too; that takes the very device.
+
+    Raises:
+        RequestError: a file or a name is wrong, or the profile is one of another device.
+        NotMeasuredError: a candidate runs a kernel that the profile does not hold.
+    """
+    path = find_profile(folder, name)
+    profile = read_profile(path)
+    subject = open_subject(source)
+    costs = Costs(subject.coupling)
+    space = subject.space(step=1)
+    candidates = [space.parse(item) for item in read_widths(widths)] if widths else [space.dense]
+    table, runtime = open_table(profile, costs.op_graph)
+    own = profile.of_model(costs.op_graph).networks
+    device = runtime.describe(name=name, batch=profile.device.batch, threads=profile.device.threads)
+    if measured:
+        table.check(device)
+    found = []
+    for candidate, score in zip(candidates, Scorer(costs, table).score(candidates), strict=True):
+        found.append(
+            {
+                "widths": space.named(candidate),
+                "predicted": {"latency_ms": score.latency_ms, "error_ms": score.error_ms},
+                "operators": _operators(costs, candidate, table, score.latency_ms),
+            }
+        )
+    if measured:
+        timed = measure_candidates(subject.bundle, subject.coupling, candidates, runtime, device)
+        for item, summary in zip(found, timed, strict=True):
+            item["measured"] = {
+                "latency_ms": summary.latency_ms,
+                "p50_ms": summary.p50_ms,
+                "p90_ms": summary.p90_ms,
+                "p99_ms": summary.p99_ms,
+                "spread": summary.spread,
+            }
+    return {
+        "device": profile.device.name,
+        "profile": str(path),
+        "coverage": table.calibration.coverage,
+        "calibrated_on": "this model" if own else "other models",
+        "candidates": found,
+    }
+
+
+def _operators(
+    costs: Costs, candidate: Candidate, table: LatencyTable, latency_ms: float
+) -> list[dict[str, Any]]:
+    """Every operator in running order, with what it takes and its share; what is left is the call itself."""
+    graph = costs.candidate_graph(candidate)
+    return [
+        {"name": operator.name, "operator": str(spec), "latency_ms": ms, "share": ms / latency_ms}
+        for operator, spec, ms in zip(
+            costs.operators, graph.operators, table.breakdown(graph).tolist(), strict=True
+        )
+    ]

@@ -1,0 +1,262 @@
+"""Profiles of devices from the command line: measured, grown, resumed, listed and predicted with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hwprofiles import read_profile, write_profile
+from latency_models import profiling as measuring
+from search import devices, profiling
+from search.place import Place
+from search.profiling import profile_device
+from search.progress import Silent
+from tests.bundles import export_images
+from tests.search.conftest import Prunefront, Ran
+from trials.bundle import read_bundle
+from trials.groups import analyse
+
+
+def network(width: int, *, deep: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1),
+        nn.ReLU(),
+        *([nn.Conv2d(width, width, 3, padding=1), nn.ReLU()] if deep else []),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(width, 4),
+    ).eval()
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundles alone, without data: `small`, and `deep`, which runs all kernels of `small` and others."""
+    folder = tmp_path_factory.mktemp("bundles")
+    export_images(network(32), 3, 8, 8).write(folder / "small")
+    export_images(network(32, deep=True), 3, 8, 8).write(folder / "deep")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, count in {"ROUNDS": 2, "CALIBRATION_NETWORKS": 3, "HELD_OUT_NETWORKS": 4}.items():
+        monkeypatch.setattr(profiling, name, count)
+
+
+@pytest.fixture(scope="session")
+def measured_runs(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with the profile of one device, `bench`, measured for the small bundle."""
+    runs = tmp_path_factory.mktemp("devices") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        for constant, count in {"ROUNDS": 4, "CALIBRATION_NETWORKS": 3, "HELD_OUT_NETWORKS": 4}.items():
+            patch.setattr(profiling, constant, count)
+        profile_device(bundles / "small", "bench", Place(runs, "").devices, {}, 1, Silent())
+    return runs
+
+
+@pytest.fixture
+def runs(measured_runs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(measured_runs, tmp_path / "runs"))
+
+
+def written_json(ran: Ran) -> Any:
+    assert ran.code == 0, ran.err
+    return json.loads(ran.out)
+
+
+def refused(ran: Ran, sentence: str) -> None:
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran
+    assert sentence in ran.err
+
+
+def test_a_profile_is_measured_for_a_bundle_alone_and_proved_on_networks_held_out(
+    prunefront: Prunefront, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--device", "bench", "--model", bundles / "small", "--passes", 2, "--runs", tmp_path)
+    shown = prunefront("profile", *options)
+    assert shown.code == 0, shown.err
+    assert "networks that nothing was fitted to" in shown.out
+    assert [path.name for path in (tmp_path / "devices").iterdir()] == ["bench.parquet"]
+    profile = read_profile(tmp_path / "devices" / "bench.parquet")
+    assert len(profile.networks) == 4
+    assert profile.held_out
+    assert {len(rounds.times_ms) for rounds in profile.kernels.values()} == {2}
+    assert not {net.graph for net in profile.networks} & {net.graph for net in profile.held_out}
+    widths = [net.graph.operators[0].out_channels for net in (*profile.networks, *profile.held_out)]
+    step = profile.device.channel_step
+    assert any(width % step for width in widths)
+    assert any(width % step == 0 and width < 32 for width in widths)
+
+    def measures(*arguments: object, **options: object) -> None:
+        raise AssertionError("the device was measured")
+
+    monkeypatch.setattr(measuring, "measure", measures)
+    again = written_json(prunefront("profile", *options, "--json"))
+    assert (again["added"], again["validation"]["networks"]) == (0, len(profile.held_out))
+
+
+def test_another_model_adds_what_it_lacks_and_leaves_what_is_there(
+    prunefront: Prunefront, bundles: Path, runs: Path
+) -> None:
+    path = runs / "devices" / "bench.parquet"
+    before = read_profile(path)
+    options = ("--device", "bench", "--model", bundles / "deep", "--passes", 1, "--runs", runs, "--json")
+    found = written_json(prunefront("profile", *options))
+    after = read_profile(path)
+    assert found["added"] == len(after.kernels) - len(before.kernels) > 0
+    assert {kernel: after.kernels[kernel] for kernel in before.kernels} == dict(before.kernels)
+    assert after.networks[: len(before.networks)] == before.networks
+    assert found["validation"]["networks"] == len(after.held_out) - len(before.held_out) > 0
+    listed = written_json(prunefront("devices", "--runs", runs, "--json"))
+    assert [(item["device"], item.get("models")) for item in listed] == [("this-cpu", None), ("bench", 2)]
+
+
+def test_a_measurement_ended_by_ctrl_c_goes_on_and_leaves_no_journal(
+    prunefront: Prunefront, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--device", "bench", "--model", bundles / "small", "--passes", 2, "--runs", tmp_path)
+    measure = measuring.measure
+    passes: list[int] = []
+
+    def ends_in_the_second_pass(*arguments: Any, **named: Any) -> Any:
+        passes.append(named["seed"])
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return measure(*arguments, **named)
+
+    monkeypatch.setattr(measuring, "measure", ends_in_the_second_pass)
+    ended = prunefront("profile", *options)
+    assert (ended.code, "finished passes are kept, and the same command goes on" in ended.err) == (130, True)
+    assert [path.name for path in (tmp_path / "devices").iterdir()] == ["bench.journal"]
+    assert prunefront("profile", *options).code == 0
+    assert passes == [0, 1, 1]
+    assert [path.name for path in (tmp_path / "devices").iterdir()] == ["bench.parquet"]
+
+
+def test_a_profile_is_not_grown_with_another_identity(
+    prunefront: Prunefront, bundles: Path, runs: Path
+) -> None:
+    path = runs / "devices" / "bench.parquet"
+    before = path.read_bytes()
+    options = ("--device", "bench", "--model", bundles / "deep", "--runs", runs)
+    refused(prunefront("profile", *options, "--threads", 2), "was measured with threads 1, not 2")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--device", "a/b", "--model", "small"], "a device cannot be called 'a/b'"),
+        (["--device", "bench"], "profile takes a job file alone, or --device NAME with --model"),
+        (["--model", "small"], "profile takes a job file alone, or --device NAME with --model"),
+        (["small", "--batch", "2"], "profile takes a job file alone, or --device NAME with --model"),
+        (["--device", "bench", "--model", "none.toml"], "none.toml does not exist"),
+        (["--device", "bench", "--model", "small", "--runtime", "onnx"], "runtime 'onnx' is not known"),
+        (["--device", "bench", "--model", "."], "manifest.json"),
+    ],
+)
+def test_a_profile_that_cannot_be_measured_is_refused_and_leaves_nothing(
+    arguments: list[str],
+    sentence: str,
+    prunefront: Prunefront,
+    bundles: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(bundles)
+    ran = prunefront("profile", *arguments, "--runs", tmp_path / "runs", "--json")
+    refused(ran, sentence)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_devices_lists_age_error_and_whether_it_is_this_machine(
+    prunefront: Prunefront, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = runs / "devices"
+    profile = read_profile(folder / "bench.parquet")
+    elsewhere = replace(profile.device, name="board", board="another board")
+    shipped = runs / "shipped"
+    write_profile(replace(profile, device=elsewhere, held_out=()), shipped / "board.parquet")
+    (folder / "torn.parquet").write_bytes((folder / "bench.parquet").read_bytes()[:99])
+    monkeypatch.setattr(devices, "SHIPPED", shipped)
+    here, bench, board, torn = written_json(prunefront("devices", "--runs", runs, "--json"))
+    assert (here["device"], here["profile"], here["this_machine"]) == ("this-cpu", None, True)
+    assert (bench["device"], bench["this_machine"], bench["shipped"]) == ("bench", True, False)
+    assert bench["mean_error"] > 0
+    assert 0 <= bench["age_days"] < 1
+    assert (board["this_machine"], board["shipped"], board["mean_error"]) == (False, True, None)
+    assert "torn.parquet" in torn["wrong"]
+    shown = prunefront("devices", "--runs", runs).out
+    assert "torn: profile " in shown
+    assert "another board" in shown
+
+
+def test_predictions_have_error_bars_operators_and_measurements(
+    prunefront: Prunefront, bundles: Path, runs: Path, tmp_path: Path
+) -> None:
+    coupling = analyse(read_bundle(bundles / "small").graph)
+    (group,) = coupling.groups
+    widths = tmp_path / "widths.json"
+    widths.write_text(json.dumps([{}, {group.name: 8}]))
+    options = ("predict", bundles / "small", "--device", "bench", "--widths", widths, "--runs", runs)
+    found = written_json(prunefront(*options, "--measure", "--json"))
+    dense, narrow = found["candidates"]
+    assert (dense["widths"], narrow["widths"]) == ({group.name: 32}, {group.name: 8})
+    assert dense["predicted"]["latency_ms"] > narrow["predicted"]["latency_ms"] > 0
+    assert dense["predicted"]["error_ms"] >= 0
+    for item in (dense, narrow):
+        assert 0 < sum(operator["share"] for operator in item["operators"]) < 1
+        assert item["measured"]["p50_ms"] >= item["measured"]["latency_ms"] > 0
+        assert item["measured"]["spread"] >= 0
+    assert "3->8" in narrow["operators"][0]["operator"]
+    assert found["calibrated_on"] == "this model"
+    shown = prunefront(*options).out
+    assert dense["operators"][0]["name"] in shown
+
+    file = runs / "devices" / "bench.parquet"
+    alone = written_json(prunefront("predict", bundles / "small", "--device", file, "--json"))
+    assert alone["candidates"][0]["predicted"] == dense["predicted"]
+
+
+def test_a_prediction_that_cannot_be_is_refused(
+    prunefront: Prunefront, bundles: Path, runs: Path, tmp_path: Path
+) -> None:
+    small = bundles / "small"
+    folder = runs / "devices"
+    refused(
+        prunefront("predict", small, "--device", "benhc", "--runs", runs),
+        f"device 'benhc' has no profile in {folder}; did you mean 'bench'?; measure one with",
+    )
+    refused(
+        prunefront("predict", bundles / "deep", "--device", "bench", "--runs", runs),
+        "a kernel that table 'bench' does not hold",
+    )
+    (tmp_path / "widths.json").write_text('[{"lost": 3}]')
+    refused(
+        prunefront(
+            "predict", small, "--device", "bench", "--widths", tmp_path / "widths.json", "--runs", runs
+        ),
+        "widths name 'lost', which is no prunable group",
+    )
+    profile = read_profile(folder / "bench.parquet")
+    elsewhere = replace(profile, device=replace(profile.device, board="another board"))
+    write_profile(elsewhere, folder / "bench.parquet")
+    assert prunefront("predict", small, "--device", "bench", "--runs", runs).code == 0
+    refused(
+        prunefront("predict", small, "--device", "bench", "--measure", "--runs", runs),
+        "board 'another board', not",
+    )
+    blocks = replace(profile, device=replace(profile.device, channel_step=3))
+    write_profile(blocks, folder / "bench.parquet")
+    refused(
+        prunefront("predict", small, "--device", "bench", "--runs", runs),
+        "works on blocks of 3 channels and this machine on",
+    )
