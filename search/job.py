@@ -186,7 +186,7 @@ class DeviceChoice(_Table):
     """What latency is measured on, and how it is run."""
 
     name: Text = "this-cpu"
-    runtime: Literal["onnxruntime", "synthetic"] = "onnxruntime"
+    runtime: Literal["onnxruntime", "synthetic", "tensorrt"] = "onnxruntime"
     precision: Literal["fp32", "tf32", "fp16"] = "fp32"
     batch: Count = 1
     threads: Count = 1

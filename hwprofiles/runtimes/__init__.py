@@ -11,6 +11,7 @@ from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered, Run, Runtime
 _FILES = {
     "onnxruntime": "hwprofiles.runtimes.onnx_cpu",
     "synthetic": "hwprofiles.runtimes.synthetic",
+    "tensorrt": "hwprofiles.runtimes.tensorrt_gpu",
 }
 
 
@@ -24,13 +25,16 @@ def open_runtime(name: str, precision: str = "fp32") -> Runtime:
         raise RequestError(f"runtime {name!r} is not known; {nearest(name, _FILES)}")
     try:
         module = import_module(_FILES[name])
+        if precision not in module.PRECISIONS:
+            raise RequestError(
+                f"runtime {name!r} does not run {precision!r}; {nearest(precision, module.PRECISIONS)}"
+            )
+        return cast(Runtime, module.open_runtime(precision))
     except ImportError as error:
-        raise RequestError(f"runtime {name!r} cannot be used here: {error}; install what it needs") from error
-    if precision not in module.PRECISIONS:
         raise RequestError(
-            f"runtime {name!r} does not run {precision!r}; {nearest(precision, module.PRECISIONS)}"
-        )
-    return cast(Runtime, module.open_runtime(precision))
+            f"runtime {name!r} cannot be used here: package {error.name} cannot be imported ({error}); "
+            "install it, or choose another runtime"
+        ) from error
 
 
 __all__ = ["CALL", "PLAIN", "Lowered", "Run", "Runtime", "open_runtime"]

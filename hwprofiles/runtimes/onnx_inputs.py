@@ -1,4 +1,4 @@
-"""What a network in an ONNX file wants to be fed with, read from the file itself."""
+"""A network in an ONNX file, and what it wants to be fed with."""
 
 from __future__ import annotations
 
@@ -16,31 +16,40 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 
 
-def network_inputs(onnx_path: Path, batch: int) -> dict[str, NDArray[Any]]:
+def read_network(onnx_path: Path) -> onnx.ModelProto:
+    """
+    Raises:
+        RequestError: the file is no network.
+    """
+    try:
+        model = onnx.load(onnx_path)
+    except Exception as error:  # protobuf and the file system have classes of their own
+        raise RequestError(f"{onnx_path} is no ONNX network: {error}; export it again") from error
+    if not model.graph.node:
+        raise RequestError(f"{onnx_path} is an ONNX file without operators; export it again")
+    return model
+
+
+def network_inputs(model: onnx.ModelProto, name: str, batch: int) -> dict[str, NDArray[Any]]:
     """Return random values for each input, by name; integers are 0 or 1, which any vocabulary has.
 
     Args:
-        batch: the size of the first axis where the file leaves it open.
+        name: what messages call the network.
+        batch: the size of the first axis where the network leaves it open.
 
     Raises:
-        RequestError: the file is no network, or an input has another open axis or numbers of another kind.
+        RequestError: an input has another open axis, or numbers of another kind.
     """
-    try:
-        graph = onnx.load(onnx_path, load_external_data=False).graph
-    except Exception as error:  # protobuf and the file system have classes of their own
-        raise RequestError(f"{onnx_path} is no ONNX network: {error}; export it again") from error
-    if not graph.node:
-        raise RequestError(f"{onnx_path} is an ONNX file without operators; export it again")
-    weights = {tensor.name for tensor in graph.initializer}
-    return {put.name: _random(put, batch, onnx_path) for put in graph.input if put.name not in weights}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {put.name: _random(put, name, batch) for put in model.graph.input if put.name not in weights}
 
 
-def _random(put: onnx.ValueInfoProto, batch: int, onnx_path: Path) -> NDArray[Any]:
+def _random(put: onnx.ValueInfoProto, name: str, batch: int) -> NDArray[Any]:
     tensor = put.type.tensor_type
     sizes = [axis.dim_value or axis.dim_param or "?" for axis in tensor.shape.dim]
     if not all(isinstance(size, int) for size in sizes[1:]):
         raise RequestError(
-            f"input {put.name!r} of {onnx_path} has shape {sizes}; only the first axis, the batch, may be "
+            f"input {put.name!r} of {name} has shape {sizes}; only the first axis, the batch, may be "
             "open: export it with fixed sizes"
         )
     shape = [size if isinstance(size, int) else batch for size in sizes]
@@ -51,4 +60,4 @@ def _random(put: onnx.ValueInfoProto, batch: int, onnx_path: Path) -> NDArray[An
     if tensor.elem_type in _INTEGERS:
         return generator.integers(0, 2, shape).astype(dtype)
     allowed = ", ".join(TensorProto.DataType.Name(each).lower() for each in (*_FLOATS, *_INTEGERS))
-    raise RequestError(f"input {put.name!r} of {onnx_path} is of {dtype}; allowed: {allowed}")
+    raise RequestError(f"input {put.name!r} of {name} is of {dtype}; allowed: {allowed}")

@@ -27,7 +27,7 @@ from hwprofiles.errors import InvariantError
 from hwprofiles.files import FORMAT
 from hwprofiles.lowering import lower
 from hwprofiles.ops import OpGraph, OpSpec, Size
-from hwprofiles.runtimes.onnx_inputs import network_inputs
+from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered
 from hwprofiles.runtimes.rules import check_known, fold_batch_norm, padded, whole_heads
 
@@ -83,7 +83,7 @@ class Synthetic:
         return self._prepare([kernel], device)
 
     def prepare_network(self, onnx_path: Path, graph: OpGraph, device: Device) -> Callable[[], float]:
-        network_inputs(onnx_path, device.batch)  # the file is only looked at: a network that could not run
+        network_inputs(read_network(onnx_path), str(onnx_path), device.batch)  # refuses what could not run
         return self._prepare([kernel for kernels in lower(graph, self) for kernel in kernels], device)
 
     def _prepare(self, kernels: Sequence[OpSpec], device: Device) -> Callable[[], float]:
