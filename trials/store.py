@@ -1,4 +1,6 @@
-"""The store: jobs, trials, results and events in one database; the only file that knows SQL.
+"""The store: jobs, trials, results and events in one database.
+
+Its companions for the service, `trials.tokens` and `trials.measurements`, are the only others that know SQL.
 
 Execution at least once, accounting exactly once: a finished trial is never lost and never counted twice.
 Every call that changes something is one transaction, on disk when the call returns, and every transition
@@ -13,6 +15,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -181,8 +184,8 @@ class Event:
 class Store:
     """All jobs of one database. One process writes to a job; any number of processes read.
 
-    An SQLite file that `open` created and that holds no job when it is closed is gone with it: a job that was
-    refused leaves nothing behind.
+    An SQLite file that `open` created and that holds nothing when it is closed is gone with it: a job that
+    was refused leaves nothing behind.
     """
 
     def __init__(self, engine: Engine, file: _File | None = None) -> None:
@@ -220,7 +223,7 @@ class Store:
 
     def close(self) -> None:
         file, self._file = self._file, None
-        unused = file is not None and file.is_new and file.is_ours_alone() and not self.jobs()
+        unused = file is not None and file.is_new and file.is_ours_alone() and self._is_empty()
         self._engine.dispose()
         if file:
             if unused:
@@ -232,6 +235,19 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """One transaction that may change something; for the store's companions, such as `trials.tokens`."""
+        return self._engine.begin()
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """One transaction that changes nothing, and waits for no writer."""
+        return self._reader.begin()
+
+    def _is_empty(self) -> bool:
+        with self.reading() as connection:
+            first = (connection.execute(select(table).limit(1)).first() for table in metadata.sorted_tables)
+            return all(row is None for row in first)
 
     def create_job(self, name: str, spec: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
         """Add a job in state QUEUED.
