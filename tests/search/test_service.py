@@ -1,0 +1,396 @@
+"""The service: what it lets in, and measurements by real agents that are killed, as are their servers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from hwprofiles import Profile, Rounds, open_runtime
+from hwprofiles.board import Board
+from hwprofiles.remote import Remote
+from hwprofiles.runtimes import CALL
+from hwprofiles.wire import API, HOLDER, Measurement, Pass
+from latency_models import NetworkModel
+from search.service import create_app, request_profile
+from tests.contracts.runtime import IDENTITY, conv, save_identity
+from trials.measurements import MAX_CLAIMS, Measurements, MeasurementState
+from trials.store import Store
+from trials.tokens import Role, Tokens
+
+KERNELS = (CALL, conv(3, 8))
+LINEAR = {"kind": "linear", "in_channels": 4, "out_channels": 4}
+HOLDERS = {HOLDER: "0" * 32}, {HOLDER: "1" * 32}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "prunefront.db") as store:
+        yield store
+
+
+@pytest.fixture
+def address(store: Store, tmp_path: Path) -> Iterator[str]:
+    """A server of the store, on a thread of its own; one that has ended by the end of the test."""
+    app = create_app(store, tmp_path / "service", ["127.0.0.1"])
+    served = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=served.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        served.should_exit = True
+        thread.join()
+
+
+def client(address: str, token: str, host: str = "127.0.0.1") -> httpx.Client:
+    headers = {"Authorization": f"Bearer {token}", "Host": host, "Content-Type": "application/json"}
+    return httpx.Client(base_url=f"{address}{API}", headers=headers, timeout=30)
+
+
+def token(store: Store, role: Role) -> str:
+    return Tokens(store).make("test", role, lifetime_s=60)[1]
+
+
+@pytest.fixture
+def admin(store: Store, address: str) -> Iterator[httpx.Client]:
+    with client(address, token(store, Role.ADMIN)) as admin:
+        yield admin
+
+
+def measurement(**changes: Any) -> Measurement:
+    fields = {"agent": "board", "runtime": "onnxruntime", "kernels": KERNELS, "passes": 2, "rounds": 2}
+    return Measurement(**(fields | changes))
+
+
+def a_pass(wanted: Measurement, times_ms: Any = None, **device: Any) -> str:
+    runtime = open_runtime("onnxruntime")
+    sent = Pass(
+        device=runtime.describe(name="board", batch=1, threads=device.pop("threads", 1)),
+        times_ms=np.ones((len(wanted.rows), wanted.rounds, 4)).tolist(),
+        before=Board(power_mode="15W", temperatures_c={"cpu": 40.0}),
+        after=Board(power_mode="15W"),
+    )
+    return json.dumps(sent.model_dump(mode="json") | ({"times_ms": times_ms} if times_ms else {}) | device)
+
+
+def ask(admin: httpx.Client, wanted: Measurement) -> str:
+    answer = admin.post("/measurements", content=wanted.model_dump_json())
+    assert answer.status_code in (200, 201), answer.text
+    return str(answer.json()["id"])
+
+
+def claim(admin: httpx.Client, agent: str = "board", holder: int = 0) -> Any:
+    announced = {"board": {}, "devices": []}
+    answer = admin.post(f"/agents/{agent}/claim", json=announced, headers=HOLDERS[holder])
+    return answer.json() if answer.status_code == 200 else None
+
+
+def send(admin: httpx.Client, job: str, number: int, content: str, holder: int = 0) -> tuple[int, str]:
+    path = f"/measurements/{job}/passes/{number}"
+    answer = admin.put(path, content=content, headers=HOLDERS[holder])
+    return answer.status_code, answer.json()["detail"] if answer.content else ""
+
+
+def test_each_role_may_do_its_own_and_nothing_else(store: Store, address: str) -> None:
+    may: dict[str, dict[tuple[str, str], bool]] = {}
+    calls = [("GET", "/tokens"), ("GET", "/measurements"), ("POST", "/agents/board/claim")]
+    for role in Role:
+        with client(address, token(store, role)) as caller:
+            may[role] = {call: caller.request(*call).status_code != 403 for call in calls}
+    assert {role: [*allowed.values()] for role, allowed in may.items()} == {
+        Role.AGENT: [False, False, True],
+        Role.SUBMITTER: [False, True, False],
+        Role.ADMIN: [True, True, True],
+    }
+
+
+def test_every_route_but_health_wants_a_token(address: str) -> None:
+    with client(address, "wrong") as caller:
+        schema = caller.get("/openapi.json").json()["paths"]
+        open_to_all = []
+        for path, methods in schema.items():
+            for method in methods:
+                answer = caller.request(method, path.removeprefix(API).replace("{", "").replace("}", ""))
+                if answer.status_code != 401:
+                    open_to_all.append(path)
+                else:
+                    assert answer.headers["content-type"] == "application/problem+json"
+                    assert answer.json()["status"] == 401
+    assert open_to_all == [f"{API}/health"]
+
+
+def test_expired_revoked_and_altered_tokens_are_as_good_as_none(
+    store: Store, address: str, admin: httpx.Client
+) -> None:
+    good = admin.post("/tokens", json={"name": "me", "role": "submitter"}).json()
+    expired = Tokens(store).make("old", Role.ADMIN, lifetime_s=-1)[1]
+    altered = good["token"][:-2] + ("AA" if good["token"][-2:] != "AA" else "BB")
+
+    def accepted(text: str) -> bool:
+        with client(address, text) as caller:
+            return caller.get("/measurements").status_code == 200
+
+    assert [accepted(text) for text in (good["token"], expired, altered, good["id"])] == [True] + [False] * 3
+    assert admin.delete(f"/tokens/{good['id']}").status_code == 204
+    assert not accepted(good["token"])
+    assert admin.delete("/tokens/none").status_code == 404
+
+
+def test_the_store_keeps_hashes_of_tokens_and_never_a_token(store: Store) -> None:
+    text = token(store, Role.AGENT)
+    secret = text.partition(".")[2]
+    assert len(secret) * 6 >= 256
+    with store.reading() as connection:
+        (row,) = connection.exec_driver_sql("SELECT * FROM tokens")
+    assert hashlib.sha256(secret.encode()).hexdigest() in row
+    assert not [value for value in row if secret in str(value)]
+
+
+def test_a_call_to_another_host_is_refused(store: Store, address: str) -> None:
+    with client(address, token(store, Role.ADMIN), host="evil.example") as caller:
+        answer = caller.get("/measurements")
+    assert answer.status_code == 421
+    assert "'evil.example' is none of 127.0.0.1" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"passes": 0}, "passes.*greater than or equal to 1"),
+        ({"agent": "../../etc"}, "agent.*pattern"),
+        ({"kernels": [LINEAR]}, "lack.*'call'"),
+        ({"kernels": ["call", LINEAR | {"in_channels": 2**20, "out_channels": 2**20}]}, "larger than"),
+        ({"kernels": ["call", LINEAR | {"in_channels": 0}]}, "size below 1"),
+        ({"kernels": ["call", "call"]}, "twice"),
+        ({"surprise": 1}, "surprise.*not permitted"),
+        ({"kernels": ["call", LINEAR | {"width": 1}]}, "width.*[Uu]nexp"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused_naming_where(
+    admin: httpx.Client, change: dict[str, Any], says: str
+) -> None:
+    call = {"kind": "call", "in_channels": 1, "out_channels": 1}
+    wanted = json.loads(measurement().model_dump_json()) | change
+    wanted["kernels"] = [call if kernel == "call" else kernel for kernel in wanted["kernels"]]
+    answer = admin.post("/measurements", json=wanted)
+    assert answer.status_code == 422
+    assert re.search(says, answer.json()["detail"]), answer.json()["detail"]
+
+
+@pytest.mark.parametrize("time_ms", ["NaN", "-1.0", "0.0", "Infinity"])
+def test_a_time_that_cannot_be_is_refused_naming_its_row(admin: httpx.Client, time_ms: str) -> None:
+    wanted = measurement()
+    job = ask(admin, wanted)
+    claim(admin)
+    content = a_pass(wanted).replace("1.0", "9.5").replace("9.5]]]", f"{time_ms}]]]")
+    status, said = send(admin, job, 0, content)
+    assert status == 422
+    assert re.search(r"row 1 \(conv2d 3x3 3->8 @6x6\) has a time of (nan|-1.0|0.0|inf) ms", said)
+    assert admin.get(f"/measurements/{job}").json()["passes_done"] == 0
+
+
+def test_a_pass_of_another_shape_or_device_is_refused(admin: httpx.Client) -> None:
+    wanted = measurement()
+    job = ask(admin, wanted)
+    claim(admin)
+    for content, says in [
+        (a_pass(wanted, times_ms=[[[1.0]]]), "1 rows of times; wanted 2"),
+        (a_pass(wanted, times_ms=[[[1.0], [1.0]], [[1.0]]]), "row 1"),
+        (a_pass(wanted, times_ms=[[[1.0], [1.0]], [[1.0], [1.0, 2.0]]]), "row 1"),
+        (a_pass(wanted, threads=2), "threads"),
+        (a_pass(wanted, energy_mj={"other": {"VDD_IN": 1.0}}), "energy of a network 'other'"),
+    ]:
+        status, said = send(admin, job, 0, content)
+        assert (status, says in said) == (422, True), said
+    assert send(admin, job, 2, a_pass(wanted)) == (422, "there is no pass 2; allowed: 0 to 1")
+    assert send(admin, job, 0, a_pass(wanted))[0] == 201
+    other = json.loads(a_pass(wanted))
+    other["device"]["power_mode"] = "MAXN"
+    status, said = send(admin, job, 1, json.dumps(other))
+    assert (status, "changed between passes" in said) == (422, True)
+
+
+def test_a_pass_that_is_sent_twice_counts_once_and_the_last_makes_the_profile(
+    admin: httpx.Client, tmp_path: Path
+) -> None:
+    wanted = measurement()
+    job = ask(admin, wanted)
+    assert claim(admin)["done"] == []
+    second = a_pass(wanted, times_ms=np.full((2, 2, 4), 2.0).tolist())
+    assert [send(admin, job, 0, a_pass(wanted))[0], send(admin, job, 0, second)[0]] == [201, 200]
+    early = admin.get(f"/measurements/{job}/profile")
+    assert (early.status_code, "running with 1 of 2 passes" in early.json()["detail"]) == (422, True)
+    assert send(admin, job, 1, second)[0] == 201
+    assert admin.get(f"/measurements/{job}").json()["state"] == "done"
+    assert admin.get(f"/measurements/{job}").json()["boards"][0]["before"]["power_mode"] == "15W"
+    assert send(admin, job, 1, second)[0] == 200
+    (tmp_path / "got.parquet").write_bytes(admin.get(f"/measurements/{job}/profile").content)
+    profile = _read(tmp_path / "got.parquet")
+    times_ms = np.stack([np.ones((2, 4)), np.full((2, 4), 2.0)])
+    assert profile.kernels == dict.fromkeys(KERNELS, Rounds(times_ms))
+    assert ask(admin, wanted) == job
+    assert claim(admin) is None
+
+
+def test_a_job_goes_to_its_agent_and_to_another_holder_once_the_lease_has_run_out(
+    admin: httpx.Client, store: Store
+) -> None:
+    job = ask(admin, measurement())
+    assert claim(admin, agent="other") is None
+    assert claim(admin)["id"] == job
+    assert claim(admin, holder=1) is None
+    assert claim(admin)["id"] == job
+    with store.writing() as connection:
+        connection.exec_driver_sql("UPDATE measurements SET lease_until_s = 0")
+    assert claim(admin, holder=1)["id"] == job
+    content = a_pass(measurement())
+    assert send(admin, job, 0, content, holder=0)[0] == 409
+    assert admin.post(f"/measurements/{job}/lease", headers=HOLDERS[0]).status_code == 409
+    assert send(admin, job, 0, content, holder=1)[0] == 201
+
+
+def test_a_job_that_kills_its_agents_ends_and_asked_for_again_starts_over(
+    admin: httpx.Client, store: Store
+) -> None:
+    job = ask(admin, measurement())
+    for _ in range(MAX_CLAIMS):
+        assert claim(admin)["id"] == job
+    assert claim(admin) is None
+    record = Measurements(store).get(job)
+    assert record
+    assert (record.state, "10 times" in record.reason) == (MeasurementState.FAILED, True)
+    assert ask(admin, measurement()) == job
+    assert claim(admin)["id"] == job
+
+
+def test_a_file_that_is_not_what_its_sha256_says_is_not_kept(admin: httpx.Client, tmp_path: Path) -> None:
+    sha256 = hashlib.sha256(b"network").hexdigest()
+    assert admin.put(f"/files/{sha256}", content=b"netw").status_code == 422
+    assert admin.get(f"/files/{sha256}").status_code == 404
+    assert admin.put(f"/files/{sha256}", content=b"network").status_code == 201
+    assert admin.get(f"/files/{sha256}").content == b"network"
+    assert [path.name for path in (tmp_path / "service" / "files").iterdir()] == [sha256]
+
+
+def test_a_body_that_is_too_large_is_refused(admin: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.service.limits.MAX_JSON_BYTES", 100)
+    answer = admin.post("/measurements", content=measurement().model_dump_json())
+    assert (answer.status_code, answer.json()["status"]) == (413, 413)
+
+
+# Real processes.
+
+
+def _read(path: Path) -> Profile:
+    from hwprofiles import read_profile
+
+    return read_profile(path)
+
+
+@contextmanager
+def process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """A prunefront command that is killed at the end, whatever happens."""
+    started = subprocess.Popen(
+        [sys.executable, "-m", "search.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate(timeout=60)
+
+
+@contextmanager
+def server(runs: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """A server, its address, and the token where it printed one."""
+    with process("serve", "--port", str(port), "--runs", runs, *([] if port else ["--new-token"])) as started:
+        assert started.stdout
+        url = started.stdout.readline().split()[1]
+        yield started, url, "" if port else started.stdout.readline().split()[1]
+
+
+def wait_until(moment: Callable[[], object], *running: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while not moment():
+        for each in running:
+            assert each.poll() is None, each.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def network(folder: Path) -> NetworkModel:
+    save_identity(folder / "network.onnx", ["batch", 3])
+    return NetworkModel(name="identity", graph=IDENTITY, onnx_path=folder / "network.onnx")
+
+
+def test_agent_and_server_are_killed_in_turn_and_every_pass_is_measured_once(tmp_path: Path) -> None:
+    runs, folder, passes = tmp_path / "runs", tmp_path / "agent", 4
+    with server(runs) as (first, url, text), Remote(url, text) as remote:
+        agent = "agent", "--server", url, "--token", text, "--name", "board", "--folder", folder
+
+        def done() -> int:
+            (found,) = remote.call("GET", "/measurements").json()
+            return int(found["passes_done"])
+
+        model, _ = network(tmp_path), remote.call("GET", "/agents")
+        content = model.onnx_path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        remote.call("PUT", f"/files/{sha256}", content)
+        wanted = measurement(
+            networks=({"name": "identity", "sha256": sha256, "graph": IDENTITY},), passes=passes, rounds=400
+        )
+        remote.call("POST", "/measurements", wanted.model_dump_json())
+        with process(*agent) as killed:
+            wait_until(lambda: done() >= 1, killed)
+            killed.send_signal(signal.SIGKILL)
+            killed.wait()
+        before = stored_passes(runs)
+        assert 1 <= len(before) < passes
+        with process(*agent) as survivor:
+            wait_until(lambda: done() > len(before), survivor)
+            first.kill()
+            first.wait()
+            time.sleep(0.5)
+            with server(runs, port=int(url.rpartition(":")[2])) as (second, _, _):
+                wait_until(lambda: done() == passes, survivor, second)
+                profile = request_profile(
+                    remote,
+                    "board",
+                    wanted.kernels,
+                    [model],
+                    tmp_path / "profile.parquet",
+                    passes=passes,
+                    rounds=400,
+                )
+    assert stored_passes(runs)[: len(before)] == before
+    assert {rounds.times_ms.shape[:2] for rounds in profile.kernels.values()} == {(passes, 400)}
+    assert [net.name for net in profile.networks] == ["identity"]
+    assert profile == _read(tmp_path / "profile.parquet")
+    assert profile.device.name == "board"
+    assert not list(folder.glob("passes/*")) + list(folder.glob("networks/*"))
+
+
+def stored_passes(runs: Path) -> list[Any]:
+    with Store.open(runs / "prunefront.db") as store:
+        (record,) = Measurements(store).all()
+        return Measurements(store).passes(record.id)
