@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
+from typing import NamedTuple, cast
 
 from hwprofiles.errors import RequestError, nearest
 from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered, Run, Runtime
 
-_FILES = {
-    "onnxruntime": "hwprofiles.runtimes.onnx_cpu",
-    "synthetic": "hwprofiles.runtimes.synthetic",
-    "tensorrt": "hwprofiles.runtimes.tensorrt_gpu",
+
+class _Known(NamedTuple):
+    """Where a runtime is opened, as "file:function" of this package, and in which precisions."""
+
+    opener: str
+    precisions: tuple[str, ...]
+
+
+_RUNTIMES = {
+    "onnxruntime": _Known("onnx_cpu:open_runtime", ("fp32",)),
+    "onnxruntime-cuda": _Known("onnx_gpu:open_on_cuda", ("fp32", "tf32", "fp16")),
+    "onnxruntime-tensorrt": _Known("onnx_gpu:open_on_tensorrt", ("tf32", "fp16")),
+    "synthetic": _Known("synthetic:open_runtime", ("fp32", "fp16")),
+    "tensorrt": _Known("tensorrt_gpu:open_runtime", ("fp32", "tf32", "fp16")),
 }
 
 
@@ -21,15 +31,16 @@ def open_runtime(name: str, precision: str = "fp32") -> Runtime:
     Raises:
         RequestError: no runtime is called so, it does not know the precision, or what it needs is missing.
     """
-    if name not in _FILES:
-        raise RequestError(f"runtime {name!r} is not known; {nearest(name, _FILES)}")
+    if name not in _RUNTIMES:
+        raise RequestError(f"runtime {name!r} is not known; {nearest(name, _RUNTIMES)}")
+    known = _RUNTIMES[name]
+    if precision not in known.precisions:
+        raise RequestError(
+            f"runtime {name!r} does not run {precision!r}; {nearest(precision, known.precisions)}"
+        )
+    file, _, function = known.opener.partition(":")
     try:
-        module = import_module(_FILES[name])
-        if precision not in module.PRECISIONS:
-            raise RequestError(
-                f"runtime {name!r} does not run {precision!r}; {nearest(precision, module.PRECISIONS)}"
-            )
-        return cast(Runtime, module.open_runtime(precision))
+        return cast(Runtime, getattr(import_module(f"{__name__}.{file}"), function)(precision))
     except ImportError as error:
         raise RequestError(
             f"runtime {name!r} cannot be used here: package {error.name} cannot be imported ({error}); "

@@ -20,7 +20,6 @@ from hwprofiles.ops import OpSpec, Size
 from hwprofiles.runtimes.protocol import PLAIN, Lowered
 from hwprofiles.runtimes.rules import check_known, fold_batch_norm, padded, whole_heads
 
-PRECISIONS = ("fp32", "tf32", "fp16")
 STEPS = (64, 32, 16, 8, 4, 2)
 _STEP = {"fp32": 4, "tf32": 4, "fp16": 8}
 

@@ -236,9 +236,6 @@ class OnnxRuntimeCpu:
         )
 
 
-PRECISIONS = ("fp32",)
-
-
 def open_runtime(precision: str) -> OnnxRuntimeCpu:
     return OnnxRuntimeCpu()
 

@@ -31,7 +31,6 @@ from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered
 from hwprofiles.runtimes.rules import check_known, fold_batch_norm, padded, whole_heads
 
-PRECISIONS = ("fp32", "fp16")
 BYTES = {"fp32": 4, "fp16": 2}
 
 CALL_MS = 0.02

@@ -30,11 +30,9 @@ from hwprofiles.errors import RequestError, TransientError
 from hwprofiles.files import FORMAT
 from hwprofiles.ops import OpGraph, OpSpec
 from hwprofiles.runtimes.cuda import Cuda, Memory, open_cuda
-from hwprofiles.runtimes.gpu import PRECISIONS, GpuLowering, to_half
+from hwprofiles.runtimes.gpu import GpuLowering, to_half
 from hwprofiles.runtimes.onnx_cpu import layer_model
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
-
-__all__ = ["PRECISIONS", "Layer", "LayerTensor", "TensorRt", "open_runtime", "read_layers"]
 
 BUILDER_LEVEL = 3
 _MAJORS = (10, 11)
