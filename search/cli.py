@@ -339,6 +339,81 @@ def predict(
     out.print(tables.operators(found))
 
 
+lut = typer.Typer(help="Look at latency tables.", no_args_is_help=True)
+app.add_typer(lut, name="lut")
+DeviceName = Annotated[str, typer.Argument(help="A device of `prunefront devices`, or a profile's file.")]
+
+
+@lut.command("show")
+def lut_show(
+    device: DeviceName,
+    operator: Annotated[
+        int | None, typer.Option(help="Number of an operator in the list: show its latency over its width.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="With --operator: draw it into this file, too.")] = None,
+    as_json: AsJson = False,
+    runs: Runs = None,
+) -> None:
+    """Show a table: its families of kernels, or the stairs and cliffs of one operator."""
+    from search import tables
+    from search.lut import show, show_operator, stairs_facts
+
+    if operator is None:
+        if svg:
+            raise RequestError("--svg draws one operator; name it with --operator and its number in the list")
+        found = show(device, _devices(runs))
+        if as_json:
+            _print_json(found)
+            return
+        out.print(tables.families(found))
+        out.print(tables.numbered(found["operators"]))
+        return
+    stairs = show_operator(device, _devices(runs), operator)
+    if svg:
+        from search.figures import write_stairs
+
+        write_stairs(stairs, svg)
+    if as_json:
+        _print_json([stairs_facts(each) for each in stairs])
+        return
+    for each in stairs:
+        for line in tables.stairs(each):
+            out.print(line)
+
+
+@lut.command("check")
+def lut_check(device: DeviceName, as_json: AsJson = False, runs: Runs = None) -> None:
+    """Check a table for damage, and name measurements that were disturbed."""
+    from search import tables
+    from search.lut import check
+
+    found = check(device, _devices(runs))
+    if as_json:
+        _print_json(found)
+        return
+    for line in tables.checked(found):
+        _say(out, line)
+
+
+@lut.command("diff")
+def lut_diff(before: DeviceName, after: DeviceName, as_json: AsJson = False, runs: Runs = None) -> None:
+    """Compare two profiles of one model: what moved by more than the noise of both."""
+    from dataclasses import asdict
+
+    from search import tables
+    from search.lut import diff
+
+    differing, comparison = diff(before, after, _devices(runs))
+    if as_json:
+        _print_json({"differing": differing, **asdict(comparison)})
+        return
+    for key, (old, new) in differing.items():
+        _say(out, f"{key}: {old} → {new}")
+    _say(out, tables.compared(comparison))
+    if comparison.moved:
+        out.print(tables.moves(comparison))
+
+
 @app.command()
 def bundle(
     job_file: JobFile,

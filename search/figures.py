@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from hwprofiles.errors import RequestError
+from latency_models.stairs import Stairs
 from search.report import Report, Row, percent, significant
 
 PALETTE = {
@@ -79,6 +80,39 @@ def hypervolume_svg(report: Report) -> str:
         room = max(0.1 * (most - least), 0.005)
         axes.set_ylim(least - room, most + room)
         return _svg(figure, {}, alone=False)
+
+
+def write_stairs(found: Sequence[Stairs], path: Path) -> None:
+    """Draw what one operator takes over its width, a panel for each axis, as .svg.
+
+    Raises:
+        RequestError: the path has another suffix, or cannot be written.
+    """
+    if path.suffix != ".svg":
+        raise RequestError(f"{path} ends in {path.suffix!r}; stairs are drawn as .svg")
+    with _style():
+        figure = Figure(figsize=(8.6, 3.2 * len(found)), layout="constrained")
+        for axes, stairs in zip(figure.subplots(len(found), squeeze=False)[:, 0], found, strict=True):
+            _draw_stairs(axes, stairs)
+        figure.suptitle(str(found[0].operator), color=_LIGHT["ink"], fontsize=9.5)
+        svg = _svg(figure, {}, alone=True)
+    try:
+        path.write_text(svg, encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror}; choose another place") from None
+
+
+def _draw_stairs(axes: Axes, stairs: Stairs) -> None:
+    _dress(axes, stairs.axis.replace("_", " "), "ms, timed alone")
+    widths, latency_ms, cliffs = stairs.widths, stairs.latency_ms, stairs.cliffs
+    axes.plot(widths, latency_ms, "-", color=_LIGHT["trial"], lw=1.2, label="interpolated")
+    axes.plot(
+        widths[cliffs], latency_ms[cliffs], "^", color=_LIGHT["uniform"], ms=3, label="a wider one costs less"
+    )
+    measured = stairs.measured
+    axes.plot(widths[measured], latency_ms[measured], "o", color=_LIGHT["found"], ms=4, label="measured")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, labelcolor=_LIGHT["quiet"], loc="lower right")
 
 
 def _front(report: Report) -> Figure:
@@ -209,13 +243,17 @@ def _role(row: Row) -> str:
 
 def _axes(figure: Figure, across: str, up: str) -> Axes:
     axes = figure.add_subplot()
+    _dress(axes, across, up)
+    return axes
+
+
+def _dress(axes: Axes, across: str, up: str) -> None:
     axes.set_xlabel(across, color=_LIGHT["quiet"])
     axes.set_ylabel(up, color=_LIGHT["quiet"])
     axes.tick_params(length=0, labelcolor=_LIGHT["quiet"])
     axes.grid(color=_LIGHT["line"], linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-    return axes
 
 
 @contextmanager

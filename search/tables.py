@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
+from latency_models.compare import Comparison
+from latency_models.stairs import Stairs
 from search.report import Report, Row, count, percent, significant
 
 BAR = 20
 """Characters of a bar that stands for a whole group."""
+PLOT_WIDTH, PLOT_HEIGHT = 64, 8
+"""Characters of a plot of latency over width."""
 
 
 def networks(report: Report) -> Table:
@@ -239,6 +244,109 @@ def operators(found: Mapping[str, Any], most: int = 4) -> Table:
     more = f"; {left} more candidates with --json" if left else ""
     table.caption = f"shares are those of candidate 1; what is missing from 100 % is the call itself{more}"
     return table
+
+
+def families(found: Mapping[str, Any]) -> Table:
+    """The families of kernels in a table, as `lut.show` tells them."""
+    headings = ("kernels", "inputs", "outputs", "ms")
+    table = _table(_name("kernel"), *map(_number, headings))
+    for family in found["families"]:
+        table.add_row(
+            Text(family["family"]),
+            str(family["kernels"]),
+            _range(family["in_channels"]),
+            _range(family["out_channels"]),
+            "–".join(significant(ms) for ms in sorted(set(family["latency_ms"]))),
+        )
+    return table
+
+
+def numbered(names: Sequence[str]) -> Table:
+    table = _table(_number(""), _name("operator, for --operator"))
+    for number, name in enumerate(names, start=1):
+        table.add_row(str(number), Text(name))
+    return table
+
+
+def stairs(found: Stairs) -> list[Text]:
+    """A plot of an operator's latency over its width, as lines; cliffs are yellow, • is measured."""
+    each = -(-len(found.widths) // PLOT_WIDTH)
+    columns = [slice(start, start + each) for start in range(0, len(found.widths), each)]
+    tallest = found.latency_ms.max()
+    heights = [round(found.latency_ms[c].max() / tallest * 8 * PLOT_HEIGHT) for c in columns]
+    colours = ["yellow" if found.cliffs[c].any() else "blue" for c in columns]
+    lines = [Text(f"{found.operator} over its {found.axis.replace('_', ' ')}")]
+    for row in reversed(range(PLOT_HEIGHT)):
+        line = Text(f"{significant(tallest * (row + 1) / PLOT_HEIGHT):>8} ms │", style="dim")
+        for height, colour in zip(heights, colours, strict=True):
+            line.append(" ▁▂▃▄▅▆▇█"[max(0, min(8, height - 8 * row))], style=colour)
+        lines.append(line)
+    marks = "".join("•" if found.measured[c].any() else "─" for c in columns)
+    lines.append(Text(f"{'':>11} └{marks}", style="dim"))
+    first, last = str(found.widths[0]), str(found.widths[-1])
+    lines.append(Text(f"{'':>12} {first}{last:>{max(1, len(columns) - len(first))}}", style="dim"))
+    told = "• measured, the rest interpolated" + (f"; a column is the worst of {each} widths" * (each > 1))
+    lines.append(Text(told, style="dim"))
+    cliffs = found.widths[found.cliffs]
+    if len(cliffs):
+        worst = int(np.argmax(np.where(found.cliffs, found.latency_ms, 0)))
+        wider = worst + int(np.argmin(found.latency_ms[worst:]))
+        lines.append(
+            Text(
+                f"{len(cliffs)} of {len(found.widths)} widths cost more than a wider one (yellow): "
+                f"{found.widths[worst]} takes {significant(found.latency_ms[worst])} ms, "
+                f"{found.widths[wider]} takes {significant(found.latency_ms[wider])} ms"
+            )
+        )
+    return lines
+
+
+def checked(found: Mapping[str, Any]) -> list[str]:
+    """What `lut.check` found in a table that is whole."""
+    repeats = found["repeatability"]
+    lines = [
+        f"{found['profile']} is whole: {found['kernels']} kernels of {found['families']} families, "
+        f"{found['networks']} networks of {found['models']} model{'s' * (found['models'] != 1)}",
+        f"repeated measurements of a kernel differ by {repeats['kernels']:.1%} on average"
+        + (f", of a network by {repeats['networks']:.1%}" if repeats["networks"] is not None else ""),
+    ]
+    if found["validation"]:
+        proof = found["validation"]
+        lines.append(f"mean error on {proof['networks']} networks held out: {proof['mean_error']:.1%}")
+    restless = sorted(found["restless"], key=lambda item: -float(item["spread"]))
+    if restless:
+        lines.append(f"{len(restless)} measurements were disturbed, the worst first:")
+        lines += [f"  {item['name']}: rounds spread by {item['spread']:.0%}" for item in restless[:5]]
+    return lines
+
+
+def compared(found: Comparison) -> str:
+    """The first line about two profiles."""
+    return (
+        f"{found.shared} things are in both, {found.only_before} only in the first, {found.only_after} only "
+        f"in the second; the median change is {found.median_change:+.1%}, and {len(found.moved)} moved by "
+        "more than the noise"
+    )
+
+
+def moves(found: Comparison, most: int = 20) -> Table:
+    """What moved from one profile to the other, the most first."""
+    table = _table(_name("moved"), *map(_number, ("before ms", "after ms", "change", "noise")))
+    for move in found.moved[:most]:
+        table.add_row(
+            Text(move.name),
+            significant(move.before_ms),
+            significant(move.after_ms),
+            f"{move.change:+.1%}",
+            f"{move.noise:.1%}",
+        )
+    left = len(found.moved) - most
+    table.caption = f"{left} more with --json" if left > 0 else None
+    return table
+
+
+def _range(counts: Sequence[int]) -> str:
+    return f"{counts[0]}–{counts[-1]}" if len(counts) > 1 else str(counts[0])
 
 
 def moment(iso: str) -> str:

@@ -1,0 +1,135 @@
+"""`prunefront lut`: tables of a made-up machine, whole and damaged, shown, checked and compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwprofiles import Rounds, write_profile
+from hwprofiles.runtimes import CALL
+from tests.latency_models.test_compare import slower_corner
+from tests.latency_models.test_stairs import CLIFFS
+from tests.latency_models.test_table import CORNER, DEVICE, PROFILE, SPECS
+from tests.search.conftest import Prunefront, Ran
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two devices: `before`, and `after` an update by which one kernel got slower."""
+    folder = tmp_path / "runs" / "devices"
+    write_profile(CLIFFS, folder / "before.parquet")
+    updated = replace(slower_corner(CLIFFS, 1.5), device=replace(DEVICE, versions={"onnxruntime": "9.9"}))
+    write_profile(updated, folder / "after.parquet")
+    return tmp_path / "runs"
+
+
+def written_json(ran: Ran) -> Any:
+    assert ran.code == 0, ran.err
+    return json.loads(ran.out)
+
+
+def test_show_lists_families_with_their_counts_and_operators_by_number(
+    prunefront: Prunefront, runs: Path
+) -> None:
+    found = written_json(prunefront("lut", "show", "before", "--runs", runs, "--json"))
+    assert sum(family["kernels"] for family in found["families"]) == len(PROFILE.kernels)
+    assert len(found["operators"]) == len({spec.family for spec in SPECS})
+    shown = prunefront("lut", "show", "before", "--runs", runs)
+    assert shown.code == 0
+    for family in found["families"]:
+        assert family["family"] in shown.out
+    assert f"2  {found['operators'][1]}" in shown.out
+
+
+def test_an_operator_is_shown_as_stairs_with_its_cliffs_in_text_as_svg_and_as_json(
+    prunefront: Prunefront, runs: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "stairs.svg"
+    options = ("lut", "show", "before", "--operator", 2, "--runs", runs)
+    shown = prunefront(*options, "--svg", picture)
+    assert shown.code == 0, shown.err
+    assert "over its out channels" in shown.out
+    assert "over its in channels" in shown.out
+    assert "widths cost more than a wider one" in shown.out
+    assert "█" in shown.out
+    svg = picture.read_text()
+    assert svg.startswith("<svg")
+    assert "a wider one costs less" in svg
+    _, over_inputs = written_json(prunefront(*options, "--json"))
+    assert over_inputs["axis"] == "in_channels"
+    assert 63 in over_inputs["cliffs"]
+    assert len(over_inputs["widths"]) == len(over_inputs["latency_ms"]) == len(over_inputs["measured"])
+
+
+def test_check_tells_what_a_whole_table_holds_and_which_measurements_were_disturbed(
+    prunefront: Prunefront, runs: Path
+) -> None:
+    found = written_json(prunefront("lut", "check", "before", "--runs", runs, "--json"))
+    assert (found["kernels"], found["networks"], found["restless"]) == (len(PROFILE.kernels), 2, [])
+    disturbed = Rounds(np.repeat([[[1.0], [5.0], [9.0], [13.0]]], 3, axis=2))
+    write_profile(
+        replace(PROFILE, kernels={**PROFILE.kernels, CORNER: disturbed}), runs / "devices" / "noisy.parquet"
+    )
+    noisy = prunefront("lut", "check", "noisy", "--runs", runs)
+    assert "noisy.parquet is whole" in noisy.out
+    assert f"1 measurements were disturbed, the worst first:\n  {CORNER}: rounds spread by" in noisy.out
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "no call", "hole"])
+def test_check_refuses_a_damaged_table_in_a_sentence(damage: str, prunefront: Prunefront, runs: Path) -> None:
+    path = runs / "devices" / "before.parquet"
+    lost = {"no call": CALL, "hole": CORNER}
+    if damage in lost:
+        kept = {kernel: rounds for kernel, rounds in PROFILE.kernels.items() if kernel != lost[damage]}
+        write_profile(replace(PROFILE, kernels=kept), path)
+    else:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 20] ^= 0xFF
+        path.write_bytes(data[: len(data) // 2] if damage == "truncated" else data)
+    ran = prunefront("lut", "check", "before", "--runs", runs)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert "measure" in ran.err
+
+
+def test_diff_tells_what_of_the_device_changed_and_what_moved(prunefront: Prunefront, runs: Path) -> None:
+    found = written_json(prunefront("lut", "diff", "before", "after", "--runs", runs, "--json"))
+    assert list(found["differing"]) == ["versions"]
+    (moved,) = found["moved"]
+    assert (moved["name"], moved["after_ms"] / moved["before_ms"]) == (str(CORNER), pytest.approx(1.5))
+    shown = prunefront("lut", "diff", "before", "after", "--runs", runs)
+    assert "→ onnxruntime 9.9" in shown.out
+    assert "+50.0%" in shown.out
+
+
+def test_profiles_that_share_nothing_are_not_compared(prunefront: Prunefront, runs: Path) -> None:
+    alone = replace(PROFILE, kernels={CALL: PROFILE.kernels[CALL]}, networks=())
+    other = replace(PROFILE, kernels={CORNER: PROFILE.kernels[CORNER]}, networks=())
+    for name, profile in (("alone", alone), ("other", other)):
+        write_profile(profile, runs / "devices" / f"{name}.parquet")
+    ran = prunefront("lut", "diff", "alone", "other", "--runs", runs)
+    assert (ran.code, ran.out) == (2, "")
+    assert "share no kernel" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["show", "befor"], "device 'befor' has no profile in"),
+        (["show", "none.parquet"], "there is no profile at none.parquet"),
+        (["show", "before", "--operator", "99"], "has no operator 99; `prunefront lut show before` lists"),
+        (["show", "before", "--svg", "a.svg"], "--svg draws one operator"),
+        (["show", "before", "--operator", "1", "--svg", "a.png"], "stairs are drawn as .svg"),
+        (["show", "before", "--operator", "1", "--svg", "none/a.svg"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(
+    arguments: list[str], sentence: str, prunefront: Prunefront, runs: Path
+) -> None:
+    ran = prunefront("lut", *arguments, "--runs", runs)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert sentence in ran.err
