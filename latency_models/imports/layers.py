@@ -19,7 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class _Row:
         """
         told = self.text(column) or default
         parts = told.lower().split("x")
-        counts = tuple(int(part) if part.strip().isdecimal() else -1 for part in parts)
+        counts = tuple(int(part) if part.isdecimal() and len(part) < 9 else -1 for part in parts)
         counts = counts * length if len(counts) == 1 else counts
         if len(counts) != length or not all(lowest <= count <= MAX_COUNT for count in counts):
             wanted = "a whole number" if length == 1 else f"{length} whole numbers such as 3x3"
@@ -76,23 +76,25 @@ class _Row:
 
 def read_csv(paths: Sequence[Path], device: Device) -> Imported:
     """Read tables whose first line names the columns."""
-    return _collect((row for path in paths for row in _csv_rows(path)), device, "layers in CSV")
+    return _collect(paths, _csv_rows, device, "layers in CSV")
 
 
 def read_yaml(paths: Sequence[Path], device: Device) -> Imported:
     """Read lists of mappings with the same columns, and tables by key as Once-for-All has them."""
-    return _collect((row for path in paths for row in _yaml_rows(path)), device, "layers in YAML")
+    return _collect(paths, _yaml_rows, device, "layers in YAML")
 
 
-def _collect(rows: Iterator[_Row | str], device: Device, source: str) -> Imported:
+def _collect(
+    paths: Sequence[Path], read: Callable[[Path], Iterator[_Row | str]], device: Device, source: str
+) -> Imported:
     """
     Args:
-        rows: a layer, or a sentence about one that is left out.
+        read: yields each layer of a file, or a sentence about one that is left out.
     """
     kernels: dict[OpSpec, list[float]] = {}
     places: dict[OpSpec, str] = {}
     left_out: list[str] = []
-    for row in rows:
+    for row in (row for path in paths for row in read(path)):
         if isinstance(row, str):
             left_out.append(row)
             continue
@@ -104,7 +106,8 @@ def _collect(rows: Iterator[_Row | str], device: Device, source: str) -> Importe
         (column,) = [name for name in _TO_MS if row.text(name)]
         kernels[spec] = [checked_ms(row.text(column), row.place, _TO_MS[column])]
     if not kernels:
-        raise ProfileError(f"nothing to import: {left_out[0] if left_out else 'no table holds a layer'}")
+        told_of = ", ".join(map(str, paths)) or "no file"
+        raise ProfileError(f"nothing to import from {told_of}: {next(iter(left_out), 'it holds no layer')}")
     return imported(kernels, (), left_out, device, source)
 
 
@@ -135,7 +138,7 @@ def _spec(row: _Row) -> OpSpec:
         size = row.counts("in_size", 2)
         return replace(spec, in_size=size, out_size=(1, 1), kernel=size, stride=size, padding=(0,) * 4)
     if kind in POINTWISE:
-        size = row.counts("in_size", row.text("in_size").count("x") + 1)
+        size = row.counts("in_size", row.text("in_size").lower().count("x") + 1)
         return replace(spec, in_size=size, out_size=size)
     return _windowed(row, spec)
 
@@ -180,7 +183,7 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
 def _yaml_rows(path: Path) -> Iterator[_Row | str]:
     try:
         table = yaml.load(read_text(path), Loader=_OneOfEachKey)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers and dates may be impossible
         raise ProfileError(f"{path} is no YAML ({error}); export the table again") from error
     if not isinstance(table, list | dict):
         raise ProfileError(f"{path} holds neither a list of layers nor a table by key; see docs/import.md")

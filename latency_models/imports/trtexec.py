@@ -63,6 +63,8 @@ def read_engines(paths: Sequence[Path], device: Device) -> Imported:
         told_before = len(left_out)
         for layer in engine.layers:
             name, place = layer["Name"], f"{engine.path}, layer {layer['Name'][:80]!r}"
+            if name not in engine.layer_ms and layer["LayerType"] != "NoOp":
+                raise ProfileError(f"{place} is not in its engine's profile; export both from one engine")
             spec = _spec(layer, place, device.batch)
             latency_ms = engine.layer_ms.get(name, 0.0)
             if not latency_ms and (spec is None or spec.kind == "reformat"):
@@ -77,7 +79,8 @@ def read_engines(paths: Sequence[Path], device: Device) -> Imported:
             graph = _graph(engine.layers, operators)
             networks.append(MeasuredNetwork(name=engine.path.stem, graph=graph, rounds=told(engine.runs_ms)))
     if not kernels:
-        raise ProfileError(f"nothing to import: {left_out[0] if left_out else 'no engine is given'}")
+        told_of = ", ".join(map(str, paths)) or "no file"
+        raise ProfileError(f"nothing to import from {told_of}: {next(iter(left_out), 'no layer takes time')}")
     return imported(kernels, networks, left_out, device, "trtexec")
 
 
@@ -89,6 +92,7 @@ def _engines(paths: Sequence[Path]) -> list[_Engine]:
                 found.append(_Engine(path, [_layer(layer, path) for layer in layers]))
             case [{"count": _}, *rows] if found and not found[-1].layer_ms:
                 found[-1].layer_ms = _layer_ms(rows, path)
+                _check_same(found[-1], path)
             case [{"computeMs": _}, *_] as runs if found and not found[-1].runs_ms:
                 found[-1].runs_ms = [
                     checked_ms(_field(run, "computeMs", f"{path}, run {number}"), f"{path}, run {number}")
@@ -135,6 +139,16 @@ def _layer_ms(rows: Sequence[object], path: Path) -> dict[str, float]:
         value = _field(row, column, place)
         found[name] = 0.0 if value == 0 else checked_ms(value, place)
     return found
+
+
+def _check_same(engine: _Engine, profile: Path) -> None:
+    """Refuse a profile of another engine than the layers before it."""
+    names = {layer["Name"] for layer in engine.layers}
+    other = next((name for name in engine.layer_ms if name not in names), None)
+    if other is not None:
+        raise ProfileError(
+            f"{profile} times layer {other[:80]!r}, which {engine.path} lacks; export both from one engine"
+        )
 
 
 def _field(row: object, name: str, place: str) -> Any:
