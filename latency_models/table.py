@@ -121,7 +121,7 @@ class LatencyTable:
         return Prediction(latency_ms, latency_ms * self.calibration.relative_error)
 
     def breakdown(self, graph: OpGraph) -> NDArray[np.float64]:
-        """(operators,) calibrated milliseconds of each; with one call they add up to the prediction.
+        """(operators,) calibrated milliseconds of each; with a call and the rest they make the prediction.
 
         Reordering a tensor counts for the operator that needs it, and at an output for the one that made it.
         """

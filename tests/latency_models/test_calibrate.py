@@ -37,7 +37,7 @@ def test_few_networks_vouch_for_less_than_ninety_percent(networks: int, coverage
 def test_error_bars_hold_as_often_as_they_say(networks: int) -> None:
     random = np.random.default_rng(0)
     held = []
-    for _ in range(2000):
+    for _ in range(1000):
         measured = np.exp(0.03 * random.standard_normal(networks + 1))
         calibration = calibrate(warm(*[1] * networks), measured[:-1])
         held.append(abs(measured[-1] / calibration.scale - 1) <= calibration.relative_error)
@@ -53,6 +53,18 @@ def test_a_cache_that_large_networks_overflow_is_found(cache_mb: float) -> None:
     calibration = calibrate(sums, measured_ms)
     assert (calibration.cache_mb, calibration.scale) == pytest.approx((cache_mb, 1.1))
     assert calibration.latency_ms(sums) == pytest.approx(measured_ms)
+
+
+def test_a_rest_that_every_network_pays_is_found() -> None:
+    sums = warm(*np.linspace(1, 9, 9))
+    calibration = calibrate(sums, 1.1 * sums.warm_ms + 0.7)
+    assert (calibration.scale, calibration.rest_ms) == pytest.approx((1.1, 0.7))
+    assert calibration.relative_error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_rest_is_never_negative() -> None:
+    sums = warm(*np.linspace(1, 9, 9))
+    assert calibrate(sums, 1.1 * sums.warm_ms - 0.5).rest_ms == 0
 
 
 def test_networks_that_do_not_care_have_no_cache() -> None:
