@@ -293,6 +293,7 @@ def test_parts_of_a_split_shrink_each_by_itself(
     assert (node.op, node["split_sizes"]) == ("aten.split_with_sizes.default", sizes)
 
 
-def test_an_op_off_the_list_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(UnsupportedOpError, match=r"did you mean 'aten.relu.default'"):
-        rule_of("aten.relu7.default")
+def test_an_op_off_the_list_is_refused_with_what_to_do_and_without_a_guess() -> None:
+    with pytest.raises(UnsupportedOpError, match=r"aten\.conv3d\.default.*add a rule there") as refused:
+        rule_of("aten.conv3d.default")
+    assert "conv2d" not in str(refused.value)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwprofiles.errors import UnsupportedOpError, nearest
+from hwprofiles.errors import UnsupportedOpError
 from trials.oprules import movement as move
 from trials.oprules.contractions import Attention, Conv2d, Embedding, Linear, Matmul
 from trials.oprules.movement import Item, Move, Pad, Pick, Range, Reshape, Slice, Split, Squeeze
@@ -103,7 +103,8 @@ def rule_of(op: str) -> Rule:
     try:
         return RULES[op]
     except KeyError:
+        # No guess: the op with the nearest name computes something else.
         raise UnsupportedOpError(
-            f"the model uses the op {op!r}, which prunefront has no rule for; {nearest(op, RULES)[:200]} "
-            "Replace it in the model, or add a rule in trials/oprules"
+            f"the model uses the op {op!r}, which prunefront has no rule for; compute the same with ops of "
+            "RULES in trials/oprules, or add a rule there, as CONTRIBUTING.md explains under 'An op'"
         ) from None
