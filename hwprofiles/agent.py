@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -63,19 +64,21 @@ def _only_agent(folder: Path) -> Iterator[str]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"{folder} cannot be made: {error.strerror}; choose another --folder") from None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file = folder / "holder"
-        if not file.exists():
-            _write(file, secrets.token_hex(16))
-        yield file.read_text()
-    except BlockingIOError:
-        raise TransientError(
-            f"another agent works in {folder}; stop it, or choose another --folder"
-        ) from None
-    finally:
-        os.close(handle)
+    with (folder / "holder").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TransientError(
+                f"another agent works in {folder}; stop it, or choose another --folder"
+            ) from None
+        file.seek(0)
+        holder = file.read()
+        if not re.fullmatch(r"[0-9a-f]{32}", holder):  # new, or not whole on the disk when it was killed
+            holder = secrets.token_hex(16)
+            file.truncate(0)
+            file.write(holder)
+            file.flush()
+        yield holder
 
 
 class _Agent:

@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import isfinite, nan
 from pathlib import Path
+from typing import Any
 
+_GPU_ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
 SAMPLE_S = 0.01
 """How often a rail that tells its power, not its energy, is read."""
 
@@ -23,8 +26,8 @@ class Board:
     """A board at one moment.
 
     `power_mode` is the name of a Jetson's nvpmodel mode, or the CPU's frequency governor; "" where there is
-    neither. `throttle_events` counts since the board was started: it was throttled between two moments if a
-    count grew.
+    neither. `throttle_events` counts since the board was started, for a GPU the nanoseconds that heat slowed
+    it: it was throttled between two moments if a count grew.
     """
 
     power_mode: str = ""
@@ -55,9 +58,11 @@ def read_board(root: Path = Path("/")) -> Board:
     throttle_events |= {
         file.name: count for file, count in _numbers(root / "sys/class/hwmon", "hwmon*/oc*_event_cnt")
     }
-    gpu = _Gpu.find() if root == Path("/") else None
-    if gpu:
-        clocks_mhz["gpu 0"], temperatures_c["gpu 0"] = gpu.clock_mhz(), gpu.temperature_c()
+    if gpu := _Gpu.of(root):
+        clocks_mhz |= gpu.ask("nvmlDeviceGetClockInfo", "NVML_CLOCK_SM")
+        temperatures_c |= gpu.ask("nvmlDeviceGetTemperature", "NVML_TEMPERATURE_GPU")
+        throttled = gpu.ask("nvmlDeviceGetViolationStatus", "NVML_PERF_POLICY_THERMAL")
+        throttle_events |= {name: status.violationTime for name, status in throttled.items()}
     return Board(
         power_mode=_nvpmodel(root) or _text(cpus / "cpu0/cpufreq/scaling_governor"),
         clocks_mhz=clocks_mhz,
@@ -85,7 +90,8 @@ def energy_mj(run: Callable[[], object], *, seconds: float = 1.0, root: Path = P
             run()
             calls += 1
         used_mj = {name: counter.since_mj(before[name]) for name, counter in counters.items()}
-    return {name: energy / calls for name, energy in (used_mj | integrated.energy_mj).items()}
+    known = {name: energy for name, energy in (used_mj | integrated.energy_mj).items() if isfinite(energy)}
+    return {name: energy / calls for name, energy in known.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +113,13 @@ def _counters(root: Path) -> dict[str, _Counter]:
         if domain.name.count(":") == 1:  # the others are parts of a package
 
             def read_mj(file: Path = file) -> float:
-                return int(file.read_text()) / 1e3
+                return _number(file) / 1e3
 
             limit_uj = _text(domain / "max_energy_range_uj")
             found[_text(domain / "name") or domain.name] = _Counter(read_mj, float(limit_uj or 0) / 1e3)
-    gpu = _Gpu.find() if root == Path("/") else None
-    if gpu and gpu.counts_energy():
-        found["gpu 0"] = _Counter(gpu.energy_mj)
+    gpu = _Gpu.of(root)
+    if gpu and gpu.ask(_GPU_ENERGY):
+        found[gpu.NAME] = _Counter(lambda: float(gpu.ask(_GPU_ENERGY)[gpu.NAME]))
     return found
 
 
@@ -129,7 +135,7 @@ def _rails(root: Path) -> dict[str, Callable[[], float]]:
             if volts.exists() and amperes.exists():
 
                 def read_mw(volts: Path = volts, amperes: Path = amperes) -> float:
-                    return int(volts.read_text()) * int(amperes.read_text()) / 1e3  # mV x mA = uW
+                    return _number(volts) * _number(amperes) / 1e3  # mV x mA = uW
 
                 found[_text(label)] = read_mw
     return found
@@ -166,7 +172,9 @@ class _Integrated:
 
 
 class _Gpu:
-    """The first NVIDIA GPU, through NVIDIA's management library (nvidia-ml-py)."""
+    """The first NVIDIA GPU, through NVIDIA's management library; what that does not tell is absent."""
+
+    NAME = "gpu 0"
 
     def __init__(self) -> None:
         import pynvml
@@ -176,25 +184,19 @@ class _Gpu:
         self._handle = pynvml.nvmlDeviceGetHandleByIndex(0)
 
     @classmethod
-    def find(cls) -> _Gpu | None:
-        """None where there is no GPU, no driver, or no library."""
-        with suppress(Exception):  # the library has one class for each way to fail
-            return cls()
+    def of(cls, root: Path) -> _Gpu | None:
+        """None where there is no GPU, no driver, or no library (nvidia-ml-py), and for another's files."""
+        if root == Path("/"):
+            with suppress(Exception):  # the library has one class for each way to fail
+                return cls()
         return None
 
-    def clock_mhz(self) -> float:
-        return float(self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM))
-
-    def temperature_c(self) -> float:
-        return float(self._nvml.nvmlDeviceGetTemperature(self._handle, self._nvml.NVML_TEMPERATURE_GPU))
-
-    def energy_mj(self) -> float:
-        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
-
-    def counts_energy(self) -> bool:
-        with suppress(Exception):  # GPUs before Volta do not
-            return self.energy_mj() > 0
-        return False
+    def ask(self, name: str, *arguments: str) -> dict[str, Any]:
+        """What the library's function `name` says; its arguments are names of the library, too."""
+        with suppress(Exception):  # as above; older boards know fewer functions
+            values = [getattr(self._nvml, argument) for argument in arguments]
+            return {self.NAME: getattr(self._nvml, name)(self._handle, *values)}
+        return {}
 
 
 def _nvpmodel(root: Path) -> str:
@@ -213,6 +215,14 @@ def _numbers(folder: Path, pattern: str) -> Iterator[tuple[Path, int]]:
     for file in sorted(folder.glob(pattern)):
         with suppress(OSError, ValueError):
             yield file, int(file.read_text())
+
+
+def _number(file: Path) -> float:
+    """What a sensor says now; NaN where it fails, which makes all that is worked out from it absent."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return nan
 
 
 def _text(path: Path) -> str:
