@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ import numpy as np
 import pytest
 import uvicorn
 
-from hwprofiles import Profile, Rounds, open_runtime
+from hwprofiles import Rounds, open_runtime, read_profile
 from hwprofiles.board import Board
+from hwprofiles.errors import RequestError
 from hwprofiles.remote import Remote
 from hwprofiles.runtimes import CALL
 from hwprofiles.wire import API, HOLDER, Measurement, Pass
@@ -241,7 +243,7 @@ def test_a_pass_that_is_sent_twice_counts_once_and_the_last_makes_the_profile(
     assert admin.get(f"/measurements/{job}").json()["boards"][0]["before"]["power_mode"] == "15W"
     assert send(admin, job, 1, second)[0] == 200
     (tmp_path / "got.parquet").write_bytes(admin.get(f"/measurements/{job}/profile").content)
-    profile = _read(tmp_path / "got.parquet")
+    profile = read_profile(tmp_path / "got.parquet")
     times_ms = np.stack([np.ones((2, 4)), np.full((2, 4), 2.0)])
     assert profile.kernels == dict.fromkeys(KERNELS, Rounds(times_ms))
     assert ask(admin, wanted) == job
@@ -297,12 +299,6 @@ def test_a_body_that_is_too_large_is_refused(admin: httpx.Client, monkeypatch: p
 # Real processes.
 
 
-def _read(path: Path) -> Profile:
-    from hwprofiles import read_profile
-
-    return read_profile(path)
-
-
 @contextmanager
 def process(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A prunefront command that is killed at the end, whatever happens."""
@@ -352,7 +348,7 @@ def test_agent_and_server_are_killed_in_turn_and_every_pass_is_measured_once(tmp
             (found,) = remote.call("GET", "/measurements").json()
             return int(found["passes_done"])
 
-        model, _ = network(tmp_path), remote.call("GET", "/agents")
+        model = network(tmp_path)
         content = model.onnx_path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
         remote.call("PUT", f"/files/{sha256}", content)
@@ -385,9 +381,68 @@ def test_agent_and_server_are_killed_in_turn_and_every_pass_is_measured_once(tmp
     assert stored_passes(runs)[: len(before)] == before
     assert {rounds.times_ms.shape[:2] for rounds in profile.kernels.values()} == {(passes, 400)}
     assert [net.name for net in profile.networks] == ["identity"]
-    assert profile == _read(tmp_path / "profile.parquet")
+    assert profile == read_profile(tmp_path / "profile.parquet")
     assert profile.device.name == "board"
     assert not list(folder.glob("passes/*")) + list(folder.glob("networks/*"))
+
+
+@contextmanager
+def board_agent(address: str, store: Store, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """An agent named "board" that works for the server of this test."""
+    login = "--server", address, "--token", token(store, Role.AGENT)
+    with process("agent", *login, "--name", "board", "--folder", folder) as running:
+        yield running
+
+
+def test_what_cannot_be_measured_is_told_and_the_agent_goes_on(
+    address: str, store: Store, tmp_path: Path
+) -> None:
+    model = network(tmp_path)
+    ask_for = partial(request_profile, agent="board", path=tmp_path / "profile.parquet", passes=1, rounds=1)
+    with (
+        board_agent(address, store, tmp_path / "agent"),
+        Remote(address, token(store, Role.SUBMITTER)) as remote,
+    ):
+        with pytest.raises(RequestError, match=r"agent 'board' could not.*runtime 'abacus' is not known"):
+            ask_for(remote, kernels=KERNELS, networks=[], runtime="abacus")
+        content = model.onnx_path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        remote.call("PUT", f"/files/{sha256}", content)
+        kept = tmp_path / "service" / "files" / sha256
+        kept.write_bytes(content[:-1] + b"x")
+        with pytest.raises(RequestError, match=f"file {sha256[:12]}… has another sha256, 3 times; send"):
+            ask_for(remote, kernels=KERNELS, networks=[model])
+        assert not (tmp_path / "profile.parquet").exists()
+        kept.unlink()
+        profile = ask_for(remote, kernels=KERNELS, networks=[], held_out=[model])
+        assert [net.name for net in profile.held_out] == ["identity"]
+        (agent,) = remote.call("GET", "/agents").json()
+    assert [device["runtime"] for device in agent["devices"]] == ["onnxruntime"]
+    assert profile.device.versions == agent["devices"][0]["versions"]
+
+
+def test_a_pass_that_was_measured_but_not_sent_is_sent_and_not_measured_again(
+    address: str, store: Store, tmp_path: Path
+) -> None:
+    wanted, passes = measurement(passes=1), tmp_path / "agent" / "passes"
+    with client(address, token(store, Role.ADMIN)) as admin:
+        job = ask(admin, wanted)
+        passes.mkdir(parents=True)
+        (passes / f"{job}-0.json").write_text(a_pass(wanted, times_ms=np.full((2, 2, 4), 7.0).tolist()))
+        with board_agent(address, store, tmp_path / "agent") as running:
+            wait_until(lambda: admin.get(f"/measurements/{job}").json()["state"] == "done", running)
+        (tmp_path / "got.parquet").write_bytes(admin.get(f"/measurements/{job}/profile").content)
+    measured = read_profile(tmp_path / "got.parquet").kernels[CALL]
+    assert measured == Rounds(np.full((1, 2, 4), 7.0))
+
+
+def test_an_agent_with_a_wrong_token_ends_in_a_sentence(address: str, tmp_path: Path) -> None:
+    with process("agent", "--server", address, "--token", "wrong", "--folder", tmp_path) as running:
+        _, said = running.communicate(timeout=60)
+    assert (running.returncode, said.splitlines()[-1]) == (
+        2,
+        "error: this call needs a token that is known, not expired and not revoked",
+    )
 
 
 def stored_passes(runs: Path) -> list[Any]:
