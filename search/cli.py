@@ -486,7 +486,7 @@ def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
     if report.hypervolume:
         _say(
             out,
-            f"front of {report.job} on {report.device.name}, as the search saw it on the validation split",
+            f"the search's front of {report.job} on {report.device.name}, before finalists were fine-tuned",
         )
         out.print(tables.front(report))
         _say(out, f"hypervolume {report.hypervolume[-1]:.4f} of 1 (accuracy × time saved)")

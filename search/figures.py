@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from matplotlib.transforms import Bbox
 
 from hwprofiles.errors import RequestError
 from latency_models.stairs import Stairs
+from search.pareto import front_mask
 from search.report import Report, Row, percent, significant
 
 PALETTE = {
@@ -127,7 +129,7 @@ def _front(report: Report) -> Figure:
     _draw_rows(axes, finalists, "found", "o", "found by the search")
     _draw_rows(axes, [report.dense], "ink", "s", "dense")
     _draw_line(axes, baselines, "uniform", ":")
-    _draw_line(axes, [row for row in report.rows if row.on_front], "found", "-")
+    _draw_line(axes, _unbeaten(report.rows), "found", "-")
     if any(row.measured_ms is not None for row in (report.dense, *report.rows)):
         axes.plot([], [], "D", mfc="none", mec=_LIGHT["quiet"], markersize=5, label="the same, measured")
     _focus(axes, report)
@@ -168,6 +170,12 @@ def _draw_rows(axes: Axes, rows: Sequence[Row], role: str, marker: str, name: st
 def _draw_line(axes: Axes, rows: Sequence[Row], role: str, style: str) -> None:
     along = sorted((row.predicted_ms, row.validation_accuracy) for row in rows)
     axes.plot(*zip(*along, strict=True) if along else ([], []), style, color=_LIGHT[role], lw=1.4, zorder=1.5)
+
+
+def _unbeaten(rows: Sequence[Row]) -> list[Row]:
+    """The front of what the picture shows, which the test split and measurements have no part in."""
+    costs = np.array([(1 - row.validation_accuracy, row.predicted_ms) for row in rows]).reshape(-1, 2)
+    return [row for row, on in zip(rows, front_mask(costs), strict=True) if on]
 
 
 def _focus(axes: Axes, report: Report) -> None:

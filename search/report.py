@@ -7,10 +7,11 @@ table that the command line prints (`search.tables`), and the JSON that all of t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError
 from latency_models.calibrate import Calibration
+from search.pareto import front_mask
 
 FORMAT_VERSION = 1
 """Of the JSON that `Report.to_json` makes."""
@@ -49,15 +51,6 @@ class Row:
     kept: Mapping[str, int] = field(default_factory=dict)
     on_front: bool = False
     exported: bool = False
-
-    @property
-    def accuracy(self) -> float:
-        """On the test split where that was read, else on the validation split."""
-        return self.validation_accuracy if self.test_accuracy is None else self.test_accuracy
-
-    @property
-    def accuracy_error(self) -> float | None:
-        return self.validation_error if self.test_accuracy is None else self.test_error
 
     @property
     def latency_ms(self) -> float:
@@ -152,6 +145,29 @@ class Report:
             return f"{on_front} network{'s' * (on_front > 1)} on the front of {device}; none exported yet"
         return f"No network is on the front of {device} yet"
 
+    @property
+    def split(self) -> Literal["test", "validation"]:
+        """The split that all accuracies are shown on: test where it was read for every network."""
+        read = all(row.test_accuracy is not None for row in (self.dense, *self.rows))
+        return "test" if read else "validation"
+
+    def accuracy(self, row: Row) -> float:
+        """On the split that is shown."""
+        shown = row.test_accuracy if self.split == "test" else None
+        return row.validation_accuracy if shown is None else shown
+
+    def accuracy_error(self, row: Row) -> float | None:
+        return row.test_error if self.split == "test" else row.validation_error
+
+    def with_front(self) -> Self:
+        """The same report, where those networks are marked that no other beats on what is shown of them."""
+        networks = (self.dense, *self.rows)
+        costs = np.array([(1 - self.accuracy(row), row.latency_ms) for row in networks])
+        dense, *rows = (
+            replace(row, on_front=bool(on)) for row, on in zip(networks, front_mask(costs), strict=True)
+        )
+        return replace(self, dense=dense, rows=tuple(rows))
+
     def is_measured(self, row: Row) -> bool:
         """Whether `speedup` compares measurements and not predictions."""
         return self.dense.measured_ms is not None and row.measured_ms is not None
@@ -163,10 +179,8 @@ class Report:
         return self.dense.predicted_ms / row.predicted_ms
 
     def accuracy_change(self, row: Row) -> float:
-        """Accuracy gained on dense, on the same split: test where both have it, else validation."""
-        if self.dense.test_accuracy is not None and row.test_accuracy is not None:
-            return row.test_accuracy - self.dense.test_accuracy
-        return row.validation_accuracy - self.dense.validation_accuracy
+        """Accuracy gained on dense, on the split that is shown."""
+        return self.accuracy(row) - self.accuracy(self.dense)
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = TypeAdapter(Report).dump_python(self, mode="json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
@@ -56,7 +55,7 @@ def make_report(prepared: Prepared, store: Store) -> Report:
         budget=_budget_text(prepared),
         target_unit=UNITS[prepared.kind],
         dense=_dense_row(prepared, measured),
-        rows=tuple(_with_front(rows)),
+        rows=tuple(rows),
         points=tuple(_point(prepared, trial, on_front.get(trial.number, False)) for trial in trials),
         groups=tuple(
             GroupRow(
@@ -86,7 +85,7 @@ def make_report(prepared: Prepared, store: Store) -> Report:
             "export another trial": f"prunefront export {job} --trial N",
             "see one trial": f"prunefront show {job} --trial N",
         },
-    )
+    ).with_front()
 
 
 def export_config(prepared: Prepared, store: Store, number: int) -> dict[str, Any]:
@@ -179,20 +178,6 @@ def _dense_row(prepared: Prepared, measured: Mapping[int, Mapping[str, Any]]) ->
         parameters=int(prepared.scorer.costs.parameters(counts)[0]),
         kept=prepared.space.named(prepared.space.dense),
     )
-
-
-def _with_front(rows: list[Row]) -> list[Row]:
-    """Mark the rows that no other row beats on validation accuracy and latency."""
-
-    def beaten(row: Row) -> bool:
-        return any(
-            other.validation_accuracy >= row.validation_accuracy
-            and other.latency_ms <= row.latency_ms
-            and (other.validation_accuracy, -other.latency_ms) != (row.validation_accuracy, -row.latency_ms)
-            for other in rows
-        )
-
-    return [replace(row, on_front=not beaten(row)) for row in rows]
 
 
 def _point(prepared: Prepared, trial: Trial, on_front: bool) -> Point:

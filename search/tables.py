@@ -22,18 +22,17 @@ PLOT_WIDTH, PLOT_HEIGHT = 64, 8
 
 def networks(report: Report) -> Table:
     """What a run prints at its end: every network, slowest first, the exported one with a star."""
-    headings = ("accuracy %", "predicted ms", "measured", "MACs", "params", "faster")
+    headings = (f"{report.split} %", "predicted ms", "measured", "MACs", "params", "faster")
     table = _table("", "network", *map(_number, headings))
     marks = ""
     for row in report.ordered:
         own = ("★" if row.exported else "") + ("●" if row.on_front else "")
-        split = " " if row.test_accuracy is not None else "*"
         guessed = "" if report.is_measured(row) else "~"
-        marks += own + split + guessed
+        marks += own + guessed
         cells = (
             own,
             row.label,
-            _accuracy(row.accuracy, row.accuracy_error) + split,
+            _accuracy(report.accuracy(row), report.accuracy_error(row)),
             _latency(row.predicted_ms, row.predicted_error_ms),
             significant(row.measured_ms),
             count(row.macs),
@@ -43,9 +42,8 @@ def networks(report: Report) -> Table:
         table.add_row(*(Text(cell, style=_style(row)) for cell in cells))
     legend = {
         "★": "exported",
-        "●": "on the front",
+        "●": "on the front of this table",
         "~": "predicted, not measured",
-        "*": "validation split",
     }
     told = [f"{mark} {meaning}" for mark, meaning in legend.items() if mark in marks]
     table.caption = "\n".join(filter(None, ["   ".join(told), report.choice and f"★ is {report.choice}"]))
@@ -53,12 +51,15 @@ def networks(report: Report) -> Table:
 
 
 def front(report: Report) -> Table:
-    """The trials that no other beats, fastest first, as the search saw them."""
-    table = _table(*map(_number, ("trial", "proposed by", "accuracy %", "predicted ms")))
+    """The trials that no other beats, fastest first, as the search saw them, and the dense model."""
+    table = _table(*map(_number, ("trial", "proposed by", "validation %", "predicted ms")))
     for point in sorted((p for p in report.points if p.on_front), key=lambda p: p.predicted_ms):
         table.add_row(
             str(point.number), point.origin, percent(point.accuracy), significant(point.predicted_ms)
         )
+    dense = report.dense
+    cells = ("–", dense.label, percent(dense.validation_accuracy), significant(dense.predicted_ms))
+    table.add_row(*cells, style=_style(dense))
     return table
 
 

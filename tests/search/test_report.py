@@ -192,12 +192,27 @@ def test_the_headline_compares_measurements_and_test_accuracies() -> None:
     assert slower.headline == "2.00× slower at the same accuracy on this-cpu: trial 3"
 
 
-def test_a_row_without_measurement_or_test_accuracy_is_compared_by_what_both_have() -> None:
+def test_a_row_without_measurement_is_compared_by_predictions() -> None:
     assert not REPORT.is_measured(UNIFORM)
     assert REPORT.speedup(UNIFORM) == pytest.approx(2.0 / 0.99)
-    untested = replace(FOUND, test_accuracy=None, test_error=None)
-    assert REPORT.accuracy_change(untested) == pytest.approx(0.97 - 0.98)
-    assert (untested.accuracy, untested.accuracy_error) == (0.97, 0.006)
+
+
+def test_accuracies_are_shown_on_one_split_for_all() -> None:
+    assert (REPORT.split, REPORT.accuracy(FOUND), REPORT.accuracy_error(FOUND)) == ("test", 0.967, 0.007)
+    untested = replace(REPORT, rows=(UNIFORM, replace(FOUND, test_accuracy=None, test_error=None)))
+    assert untested.split == "validation"
+    for row in untested.ordered:
+        assert untested.accuracy(row) == row.validation_accuracy
+        assert untested.accuracy_change(row) == row.validation_accuracy - 0.98
+
+
+def test_the_front_is_that_of_the_accuracies_and_latencies_shown() -> None:
+    slower = replace(FOUND, label="slower", measured_ms=1.1)
+    overfitted = replace(FOUND, label="overfitted", test_accuracy=0.5, validation_accuracy=1.0)
+    report = replace(REPORT, rows=(FOUND, slower, overfitted)).with_front()
+    assert [row.label for row in report.ordered if row.on_front] == ["dense", "trial 3"]
+    beaten = replace(REPORT, rows=(replace(FOUND, test_accuracy=0.98),)).with_front()
+    assert not beaten.dense.on_front
 
 
 def test_the_headline_says_when_there_is_no_winner() -> None:

@@ -35,13 +35,27 @@ def test_the_winner_is_starred_and_what_was_only_predicted_is_marked() -> None:
 
 def test_the_legend_explains_the_marks_that_are_there_and_no_others() -> None:
     legends = {
-        "★ exported   ● on the front   ~ predicted, not measured": (UNIFORM, FOUND),
-        "★ exported   ● on the front": (FOUND,),
-        "● on the front   * validation split": (replace(FOUND, exported=False, test_accuracy=None),),
+        "★ exported   ● on the front of this table   ~ predicted, not measured": (UNIFORM, FOUND),
+        "★ exported   ● on the front of this table": (FOUND,),
         "": (replace(FOUND, exported=False, on_front=False),),
     }
     for legend, rows in legends.items():
         assert str(tables.networks(replace(REPORT, rows=rows, choice="")).caption) == legend
+
+
+def test_the_heading_names_the_split_that_accuracies_are_on() -> None:
+    untested = replace(REPORT, rows=(replace(FOUND, test_accuracy=None),))
+    for report, split, accuracy in ((REPORT, "test", "96.70"), (untested, "validation", "97.00")):
+        lines = printed(tables.networks(report))
+        assert lines[1].split()[:3] == ["network", split, "%"]
+        (winner,) = [line for line in lines if "trial 3" in line]
+        assert winner.split()[3].startswith(accuracy)
+
+
+def test_the_searchs_front_stands_beside_the_dense_network_on_the_same_split() -> None:
+    lines = [line.split() for line in printed(tables.front(REPORT))]
+    assert ["3", "amc", "95.00", "1.00"] in lines
+    assert ["–", "dense", "98.00", "2.00"] in lines
 
 
 def test_one_line_says_why_the_winner_won() -> None:
