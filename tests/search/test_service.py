@@ -340,7 +340,7 @@ def network(folder: Path) -> NetworkModel:
 
 
 def test_agent_and_server_are_killed_in_turn_and_every_pass_is_measured_once(tmp_path: Path) -> None:
-    runs, folder, passes = tmp_path / "runs", tmp_path / "agent", 4
+    runs, folder, passes = tmp_path / "runs", tmp_path / "agent", 40
     with server(runs) as (first, url, text), Remote(url, text) as remote:
         agent = "agent", "--server", url, "--token", text, "--name", "board", "--folder", folder
 
@@ -378,6 +378,11 @@ def test_agent_and_server_are_killed_in_turn_and_every_pass_is_measured_once(tmp
                     passes=passes,
                     rounds=400,
                 )
+            survivor.kill()
+            assert survivor.stderr
+            begun = [int(number) for number in re.findall(r"pass (\d+) of", survivor.stderr.read())]
+    assert begun == list(range(begun[0], passes + 1))
+    assert begun[0] > len(before)
     assert stored_passes(runs)[: len(before)] == before
     assert {rounds.times_ms.shape[:2] for rounds in profile.kernels.values()} == {(passes, 400)}
     assert [net.name for net in profile.networks] == ["identity"]
