@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -10,6 +12,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column
 
 STAGES = ("exporting", "profiling", "searching", "finishing", "measuring", "reporting")
+
+
+LINE_EVERY_S = 10.0
+"""How long a log without a terminal may say nothing while updates come in."""
 
 
 class Listener(Protocol):
@@ -42,10 +48,14 @@ class Silent:
 
 
 class Bars:
-    """One bar per stage on a terminal, with time left; plain lines where there is no terminal."""
+    """One bar per stage on a terminal, with time left; elsewhere a line now and then, for a log to keep.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    Args:
+        clock: seconds that only rise.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.clock = console, clock
         self._progress = Progress(
             TextColumn("[bold]{task.description:<9}", table_column=Column(no_wrap=True, min_width=9)),
             *([BarColumn(bar_width=16)] if console.width >= 100 else []),
@@ -59,7 +69,7 @@ class Bars:
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._stage, self._last_text = "", ""
+        self._last_text, self._last_line_s = "", clock()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -74,15 +84,16 @@ class Bars:
 
     def stage(self, name: str) -> None:
         self._finish()
-        self._stage, self._last_text = name, ""
+        self._last_text = ""
         self._task = self._progress.add_task(name, total=1.0, text="")
-        if not self.console.is_terminal:
-            self.console.print(f"{name} …", markup=False)
+        self._line(f"{name} …")
 
     def update(self, share: float, text: str = "") -> None:
         if self._task is not None:
             self._last_text = text or self._last_text
             self._progress.update(self._task, completed=min(1.0, share), text=self._last_text)
+            if self.clock() - self._last_line_s >= LINE_EVERY_S:
+                self._line(f"  {min(1.0, share):.0%}  {self._last_text}")
 
     def note(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False)
@@ -90,5 +101,10 @@ class Bars:
     def _finish(self) -> None:
         if self._task is not None:
             self._progress.update(self._task, completed=1.0)
-            if not self.console.is_terminal and self._last_text:
-                self.console.print(f"  {self._last_text}", markup=False, highlight=False)
+            if self._last_text:
+                self._line(f"  {self._last_text}")
+
+    def _line(self, text: str) -> None:
+        if not self.console.is_terminal:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._last_line_s = self.clock()

@@ -1,0 +1,36 @@
+"""What a long job says where there is no terminal: enough for a log, and not more."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from rich.console import Console
+
+from search.progress import Bars
+
+
+def test_a_log_gets_each_stage_at_once_a_line_every_ten_seconds_and_how_it_ended() -> None:
+    log, now_s = StringIO(), 0.0
+    with Bars(Console(file=log), clock=lambda: now_s) as bars:
+        bars.stage("searching")
+        for second in range(1, 26):
+            now_s = float(second)
+            bars.update(second / 25, f"trial {second} of 25")
+        bars.stage("finishing")
+    assert log.getvalue().splitlines() == [
+        "searching …",
+        "  40%  trial 10 of 25",
+        "  80%  trial 20 of 25",
+        "  trial 25 of 25",
+        "finishing …",
+    ]
+
+
+def test_a_terminal_gets_bars_and_no_lines() -> None:
+    screen, now_s = StringIO(), 0.0
+    with Bars(Console(file=screen, force_terminal=True, width=120), clock=lambda: now_s) as bars:
+        bars.stage("searching")
+        now_s = 60.0
+        bars.update(0.5, "trial 5 of 10")
+    assert "searching …" not in screen.getvalue()
+    assert "100 %" in screen.getvalue()
