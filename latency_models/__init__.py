@@ -2,7 +2,7 @@
 
 from latency_models.calibrate import Calibration
 from latency_models.plan_measurements import plan
-from latency_models.profiling import NetworkModel, build_profile, extend, missing
+from latency_models.profiling import NetworkModel, build_profile, covers, extend, missing
 from latency_models.table import LatencyTable, Prediction
 from latency_models.validate import Validation, validate
 
@@ -13,6 +13,7 @@ __all__ = [
     "Prediction",
     "Validation",
     "build_profile",
+    "covers",
     "extend",
     "missing",
     "plan",

@@ -126,6 +126,23 @@ def missing(kernels: Sequence[OpSpec], profile: Profile) -> list[OpSpec]:
     return [kernel for kernel in wanted if kernel not in profile.kernels]
 
 
+def covers(profile: Profile, kernels: Iterable[OpSpec]) -> bool:
+    """Whether every kernel lies between channel counts that were measured of its family."""
+    channels: dict[OpSpec, list[tuple[int, int]]] = defaultdict(list)
+    for kernel in profile.kernels:
+        channels[kernel.family].append((kernel.in_channels, kernel.out_channels))
+
+    def inside(kernel: OpSpec) -> bool:
+        measured = channels.get(kernel.family)
+        wanted = (kernel.in_channels, kernel.out_channels)
+        return measured is not None and all(
+            min(axis) <= count <= max(axis)
+            for axis, count in zip(zip(*measured, strict=True), wanted, strict=True)
+        )
+
+    return all(map(inside, kernels))
+
+
 def _grid(channels: set[tuple[int, int]]) -> Iterable[tuple[int, int]]:
     if all(inputs == outputs for inputs, outputs in channels):
         return sorted(channels)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hwprofiles import Device, Profile, Runtime, Summary, measure, read_profile
-from hwprofiles.errors import NotMeasuredError, ProfileError, RequestError, TrialError
+import numpy as np
+
+from hwprofiles import Device, Profile, Runtime, Summary, measure
+from hwprofiles.errors import RequestError, TrialError
 from latency_models import LatencyTable
+from latency_models.stairs import NOTICEABLE
 from search.job import Job
 from search.model import open_coupling, open_model, open_splits
 from search.place import Place
 from search.plan import features, recipe_of
-from search.profiling import make_space, open_device, open_profile, told
+from search.profiling import known_profile, make_space, open_device, open_profile, told
 from search.progress import Listener, Silent
 from search.score import Scorer
 from trials.bundle import Bundle
-from trials.candidate import Candidate, as_counts
+from trials.candidate import Candidate, Space, as_counts
 from trials.costs import Costs
 from trials.groups import Coupling, even_kept
 from trials.onnx_file import write_onnx
@@ -35,24 +38,24 @@ def _model(job: Job) -> tuple[Bundle, Coupling]:
 
 
 def inspect_job(job: Job, place: Place) -> dict[str, Any]:
-    """A model's groups and what is frozen; latency shares where the job has a profile."""
+    """A model's groups and what is frozen; with a profile latency shares and where pruning does not pay."""
     _, coupling = _model(job)
     costs = Costs(coupling)
     dense = as_counts([Candidate(tuple(group.size for group in coupling.groups))])
     runtime, device = open_device(job)
+    space = make_space(job, coupling, device)
     shares: list[float | None] = [None] * len(coupling.groups)
-    identity = None
-    if place.profile.exists():
-        # One of another device or of another model says nothing here, and `profile` will measure anew.
-        with suppress(ProfileError, NotMeasuredError):
-            table = LatencyTable.from_profile(read_profile(place.profile), runtime)
-            table.check(device)
-            shares = features(Scorer(costs, table))[:, 4].tolist()
-            identity = device.identity
+    dear: list[dict[str, Any] | None] = [None] * len(coupling.groups)
+    profile = known_profile(place, costs, space, runtime, device)
+    if profile:
+        scorer = Scorer(costs, LatencyTable.from_profile(profile, runtime))
+        shares = features(scorer)[:, 4].tolist()
+        dear = [_dear(scorer, space, group, share) for group, share in enumerate(shares)]
     return {
         "macs": int(costs.macs(dense)[0]),
         "parameters": int(costs.parameters(dense)[0]),
-        "profile": identity,
+        "profile": device.identity if profile else None,
+        "step": device.channel_step,
         "groups": [
             {
                 "name": group.name,
@@ -60,11 +63,33 @@ def inspect_job(job: Job, place: Place) -> dict[str, Any]:
                 "size": group.size,
                 "macs_share": float(share),
                 "latency_share": latency,
+                "dear": more,
                 "members": list(group.members),
             }
-            for group, share, latency in zip(coupling.groups, costs.macs_shares(), shares, strict=True)
+            for group, share, latency, more in zip(
+                coupling.groups, costs.macs_shares(), shares, dear, strict=True
+            )
         ],
         "frozen": [{"name": f.name, "size": f.size, "reason": f.reason} for f in coupling.frozen],
+    }
+
+
+def _dear(scorer: Scorer, space: Space, group: int, share: float | None) -> dict[str, Any] | None:
+    """The counts of a group that cost more than all of its units, with the dearest; `None` without any."""
+    counts = np.arange(space.axes[group].allowed[0], space.axes[group].size + 1)
+    population = np.tile(space.sizes, (len(counts), 1))
+    population[:, group] = counts
+    latency_ms, _ = scorer.latency(population)
+    # Differences below that are noise of the few operators that the group touches.
+    more = latency_ms > latency_ms[-1] * (1 + NOTICEABLE * (share or 0.0))
+    if not more.any():
+        return None
+    worst = int(latency_ms.argmax())
+    return {
+        "counts": counts[more].tolist(),
+        "worst": int(counts[worst]),
+        "worst_ms": float(latency_ms[worst]),
+        "whole_ms": float(latency_ms[-1]),
     }
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from hwprofiles import Device, OpSpec, Profile, Runtime, open_runtime, read_profile, write_profile
-from hwprofiles.errors import ProfileError
-from latency_models import LatencyTable, NetworkModel, build_profile, extend, missing, plan, validate
+from hwprofiles.errors import NotMeasuredError, ProfileError
+from latency_models import LatencyTable, NetworkModel, build_profile, covers, extend, missing, plan, validate
 from search.devices import fitting_profile, profile_path
 from search.job import DeviceChoice, Job, Search
 from search.model import open_coupling, open_model
@@ -168,10 +168,23 @@ def _from_device(
     profile = fitting_profile(place.devices, device, costs.op_graph, DENSE)
     if profile is None or len(profile.networks) < CALIBRATION_NETWORKS:
         return None
-    with suppress(ProfileError):
+    with suppress(ProfileError, NotMeasuredError):
+        LatencyTable.from_profile(profile, runtime)
+        if covers(profile, kernels_to_measure(costs, space, runtime)):
+            return profile
+    return None
+
+
+def known_profile(
+    place: Place, costs: Costs, space: Space, runtime: Runtime, device: Device
+) -> Profile | None:
+    """The job's own profile, else what the device's holds of its model; `None` where neither fits."""
+    with suppress(ProfileError, NotMeasuredError):
+        profile = read_profile(place.profile)
+        LatencyTable.from_profile(profile, runtime).check(device)
         _check_model(profile, costs, space, runtime)
         return profile
-    return None
+    return _from_device(place, costs, space, runtime, device)
 
 
 def _check_model(profile: Profile, costs: Costs, space: Space, runtime: Runtime) -> None:

@@ -152,6 +152,25 @@ def groups(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def dear(found: Mapping[str, Any], most: int = 6) -> list[str]:
+    """A warning for each group of which some counts cost more than all, the worst first; see `groups`."""
+    known = [group for group in found["groups"] if group["dear"]]
+    known.sort(key=lambda group: -group["dear"]["worst_ms"])
+    lines = []
+    for group in known[:most]:
+        more, step = group["dear"], found["step"]
+        others = len(more["counts"]) - 1
+        lines.append(
+            f"pruning does not pay: {group['name']}: {group['size']}→{more['worst']} costs more than "
+            f"{group['size']} ({significant(more['worst_ms'])} instead of {significant(more['whole_ms'])} ms)"
+            + (f", as do {others} other counts" if others else "")
+            + ("" if any(count % step == 0 for count in more["counts"]) else f"; multiples of {step} do not")
+        )
+    if left := known[most:]:
+        lines.append(f"pruning does not pay for some counts of {len(left)} more groups; --json names them")
+    return lines
+
+
 def frozen(found: Mapping[str, Any]) -> list[str]:
     """One line per reason for which groups stay whole; takes what `groups` takes."""
     named = [(f"{item['name']} ({item['size']} units)", item["reason"]) for item in found["frozen"]]

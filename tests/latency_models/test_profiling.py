@@ -11,7 +11,7 @@ import pytest
 
 from hwprofiles import OpSpec, Profile, read_profile
 from hwprofiles.runtimes import CALL, PLAIN
-from latency_models import LatencyTable, NetworkModel, build_profile, extend, missing
+from latency_models import LatencyTable, NetworkModel, build_profile, covers, extend, missing
 from tests.contracts.runtime import conv, in_a_row
 from tests.hwprofiles.test_onnx_cpu import network
 from tests.latency_models.test_table import DEVICE, PROFILE, RUNTIME, kernel_ms, rounds_of
@@ -111,3 +111,13 @@ def test_a_kernel_with_as_many_outputs_as_inputs_grows_along_its_diagonal() -> N
 
     known = replace(PROFILE, kernels={pool(16): rounds_of(1.0), pool(64): rounds_of(2.0)})
     assert missing([pool(16), pool(32), pool(48)], known) == [pool(32), pool(48)]
+
+
+def test_kernels_between_measured_counts_are_covered_and_others_are_not() -> None:
+    def lowered(inputs: int, outputs: int) -> list[OpSpec]:
+        return list(RUNTIME.lower(conv(inputs, outputs), PLAIN).kernels)
+
+    assert covers(PROFILE, [*lowered(64, 96), *lowered(48, 80)])
+    assert not covers(PROFILE, [*lowered(64, 96), *lowered(64, 160)])
+    assert not covers(PROFILE, [*lowered(64, 96), *lowered(160, 96)])
+    assert not covers(PROFILE, [OpSpec(kind="softmax", in_channels=4, out_channels=4)])

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import search
+from hwprofiles import Rounds, read_profile, write_profile
 from search import profiling
 from search.place import Place
 from search.report import significant
@@ -269,6 +271,33 @@ def test_inspect_lists_groups_with_their_shares(
     shown = prunefront("inspect", small_job, "--runs", tmp_path)
     assert "blocks.0.conv1" in shown.out
     assert f"latency shares need a profile: prunefront profile {small_job}" in shown.out.replace("\n", "")
+
+
+@pytest.mark.parametrize(("slower", "pays"), [(3.0, False), (0.01, True)])
+def test_inspect_warns_of_counts_that_cost_more_than_the_whole_group(
+    slower: float, pays: bool, prunefront: Prunefront, small_job: Path, runs: Path
+) -> None:
+    """On a machine whose kernels for odd input counts are that much slower than they are here."""
+    path = runs / "small" / "profile.parquet"
+    profile = read_profile(path)
+    if profile.device.channel_step == 1:
+        pytest.skip("ONNX Runtime works on plain memory on this CPU")
+    kernels = {
+        kernel: Rounds(rounds.times_ms * (slower if kernel.kind == "conv2d_nchw" else 1))
+        for kernel, rounds in profile.kernels.items()
+    }
+    write_profile(replace(profile, kernels=kernels), path)
+    found = written_json(prunefront("inspect", small_job, "--runs", runs, "--json"))
+    (dear,) = [group["dear"] for group in found["groups"] if group["name"] == "blocks.0.conv1"]
+    shown = prunefront("inspect", small_job, "--runs", runs)
+    warned = "pruning does not pay: blocks.0.conv1: 48→" in shown.out.replace("\n", "")
+    if pays:
+        assert (dear, warned) == (None, False)
+    else:
+        assert 47 in dear["counts"]
+        assert not [count for count in dear["counts"] if count % 16 == 0]
+        assert dear["worst_ms"] > dear["whole_ms"]
+        assert warned
 
 
 def test_profile_and_named_candidates_can_be_had_before_any_search(
