@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from typer.core import TyperGroup
 
 from search.cli import app
 from search.job import Job
@@ -37,7 +38,12 @@ def test_every_command_exists_with_its_options(path: Path) -> None:
     for line in re.findall(r"prunefront ([a-z]+\b[^\n`]*)", _commands(path.read_text())):
         name, *words = line.split()
         assert name in commands
-        options = {option for parameter in commands[name].params for option in parameter.opts}
+        command = commands[name]
+        if isinstance(command, TyperGroup) and words:
+            name, *words = words
+            assert name in command.commands
+            command = command.commands[name]
+        options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("-")} <= options
 
 
