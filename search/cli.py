@@ -570,7 +570,7 @@ def show(
         if trial is not None:
             found = trial_facts(store, place, trial)
         else:
-            found = {**job_facts(store, place.job), "all_trials": trial_rows(store, place.job)}
+            found = {**job_facts(store, place), "all_trials": trial_rows(store, place.job)}
     if as_json:
         _print_json(found)
     elif trial is not None:
@@ -618,7 +618,7 @@ def ls(runs: Runs = None, as_json: AsJson = False) -> None:
     found = []
     if place.store.exists():
         with _store(place) as store:
-            found = [job_facts(store, record.name) for record in store.jobs()]
+            found = [job_facts(store, Place(place.runs, record.name)) for record in store.jobs()]
     if as_json:
         _print_json(found)
         return

@@ -58,6 +58,16 @@ class Place:
     def finalist(self, trial: int) -> Path:
         return self.folder / "finalists" / f"trial-{trial}"
 
+    def is_held(self) -> bool:
+        """Whether a process works on this job now."""
+        try:
+            with hold(self.folder, ""):
+                return False
+        except FileNotFoundError:
+            return False
+        except TransientError:
+            return True
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Make the folder and keep other processes off it; a process that dies lets go by that.

@@ -10,21 +10,25 @@ from typing import Any
 from hwprofiles.errors import RequestError
 from search.place import Place
 from trials.candidate import Trial, TrialState
-from trials.store import JobRecord, Result, Store
+from trials.store import JobRecord, JobState, Result, Store
 
 FATES = {"exported": "exported", "final": "finalist"}
 """Kind of a trial's result → what became of the trial; the first that it has counts."""
+AT_WORK = (JobState.PLANNING, JobState.SEARCHING, JobState.FINISHING)
+"""States in which a process works on a job, unless it was killed."""
+STOPPED = "stopped"
 
 
-def job_facts(store: Store, name: str) -> dict[str, Any]:
-    """State and progress of one job."""
+def job_facts(store: Store, place: Place) -> dict[str, Any]:
+    """State and progress of one job; one whose process was killed is said to be stopped."""
+    name = place.job
     record = store.job(name)
     trials = store.trials(name)
     done = [trial for trial in trials if trial.state is TrialState.DONE]
     best = max((trial.facts.accuracy for trial in done if trial.facts), default=None)
     return {
         "job": name,
-        "state": str(record.state),
+        "state": STOPPED if record.state in AT_WORK and not place.is_held() else str(record.state),
         "created": datetime.fromtimestamp(record.created_s, UTC).isoformat(timespec="seconds"),
         "trials": len(done),
         "planned": record.spec["search"]["trials"],
