@@ -186,9 +186,9 @@ class DeviceChoice(_Table):
     """What latency is measured on, and how it is run."""
 
     name: Text = "this-cpu"
-    runtime: Literal["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "synthetic", "tensorrt"] = (
-        "onnxruntime"
-    )
+    runtime: Literal[
+        "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "synthetic", "tensorrt", "torch"
+    ] = "onnxruntime"
     precision: Literal["fp32", "tf32", "fp16"] = "fp32"
     batch: Count = 1
     threads: Count = 1

@@ -22,6 +22,7 @@ _RUNTIMES = {
     "onnxruntime-tensorrt": _Known("onnx_gpu:open_on_tensorrt", ("tf32", "fp16")),
     "synthetic": _Known("synthetic:open_runtime", ("fp32", "fp16")),
     "tensorrt": _Known("tensorrt_gpu:open_runtime", ("fp32", "tf32", "fp16")),
+    "torch": _Known("torch_gpu:open_runtime", ("fp32", "tf32", "fp16")),
 }
 
 

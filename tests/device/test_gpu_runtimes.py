@@ -18,7 +18,7 @@ from tests.bundles import exported
 from tests.contracts.runtime import RuntimeContract
 from trials.onnx_file import write_onnx
 
-GPU_RUNTIMES = ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
+GPU_RUNTIMES = ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "torch")
 
 
 def opened(name: str, precision: str = "fp16") -> Runtime:
@@ -44,6 +44,12 @@ class TestOnnxRuntimeOnTensorRt(RuntimeContract):
 class TestTensorRt(RuntimeContract):
     def make(self) -> Runtime:
         return opened("tensorrt")
+
+
+@pytest.mark.device("torch")
+class TestTorch(RuntimeContract):
+    def make(self) -> Runtime:
+        return opened("torch")
 
 
 def wide(channels: int) -> OpSpec:
