@@ -123,16 +123,18 @@ def _facts(device: Device) -> dict[str, Any]:
 
 
 def _profile_facts(name: str, path: Path, profile: Profile) -> dict[str, Any]:
-    device = profile.device
-    runtime = open_runtime(device.runtime, device.precision)
-    here = runtime.describe(name=name, batch=device.batch, threads=device.threads)
-    found = validate(profile, runtime) if here.channel_step == device.channel_step else None
+    here, found = None, None
+    with suppress(RequestError):  # a runtime that is not installed here says nothing about its profiles
+        runtime = open_runtime(profile.device.runtime, profile.device.precision)
+        here = runtime.describe(name=name, batch=profile.device.batch, threads=profile.device.threads)
+    if here and here.channel_step == profile.device.channel_step:
+        found = validate(profile, runtime)
     return {
-        **_facts(device),
+        **_facts(profile.device),
         "device": name,
         "profile": str(path),
         "shipped": path.parent == SHIPPED,
-        "this_machine": here.identity == device.identity,
+        "this_machine": here is not None and here.identity == profile.device.identity,
         "created": profile.created.isoformat(timespec="seconds"),
         "age_days": (datetime.now(UTC) - profile.created).total_seconds() / 86400,
         "kernels": len(profile.kernels),

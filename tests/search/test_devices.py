@@ -199,6 +199,16 @@ def test_devices_lists_age_error_and_whether_it_is_this_machine(
     assert "another board" in shown
 
 
+def test_a_profile_of_a_runtime_that_is_not_here_is_listed_without_its_error(
+    prunefront: Prunefront, runs: Path
+) -> None:
+    path = runs / "devices" / "bench.parquet"
+    profile = read_profile(path)
+    write_profile(replace(profile, device=replace(profile.device, runtime="abacus")), path)
+    _, bench = written_json(prunefront("devices", "--runs", runs, "--json"))
+    assert (bench["runtime"], bench["this_machine"], bench["mean_error"]) == ("abacus", False, None)
+
+
 def test_predictions_have_error_bars_operators_and_measurements(
     prunefront: Prunefront, bundles: Path, runs: Path, tmp_path: Path
 ) -> None:
