@@ -22,6 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Never
 
+from pydantic import ValidationError
+
 from hwprofiles.board import energy_mj, read_board
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError, TransientError, one_line
@@ -32,7 +34,7 @@ from hwprofiles.wire import HOLDER, LEASE_S, Announcement, Claim, Failure, Measu
 
 POLL_S = 2.0
 """How often an agent without work asks for some."""
-RUNTIMES = ("onnxruntime",)
+RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt", "torch")
 """What an agent says that it has, where it can be opened."""
 _DOWNLOADS = 3
 _log = logging.getLogger(__name__)
@@ -84,16 +86,24 @@ def _only_agent(folder: Path) -> Iterator[str]:
 class _Agent:
     def __init__(self, remote: Remote, name: str, folder: Path) -> None:
         self._remote, self._name, self._folder = remote, name, folder
+        self._devices = _devices(name)
         self._heard_s = 0.0
 
     def work(self) -> bool:
         """Do one job, or say that there is none."""
         path = f"/agents/{self._name}/claim"
-        answer = self._remote.call("POST", path, _announcement(self._name).model_dump_json())
+        announced = Announcement(board=read_board(), devices=self._devices)
+        answer = self._remote.call("POST", path, announced.model_dump_json())
         if answer.status_code == 204:
             shutil.rmtree(self._passes, ignore_errors=True)  # of jobs that are done
             return False
-        claim = Claim.model_validate_json(answer.content)
+        try:
+            claim = Claim.model_validate_json(answer.content)
+        except ValidationError as error:
+            raise RequestError(
+                f"{self._remote.url} gives out jobs that this agent does not understand ({error.title}); "
+                "install the server's version of prunefront here"
+            ) from error
         try:
             self._measure(claim)
         except RefusedError as error:
@@ -148,6 +158,11 @@ class _Agent:
             progress=lambda share: self._show_life(claim),
         )
         after = read_board()
+        if after.power_mode != before.power_mode:
+            raise RequestError(
+                f"the power mode changed from {before.power_mode!r} to {after.power_mode!r} in a pass; "
+                "keep it as it is, then ask again"
+            )
         networks = runs[len(claim.measurement.kernels) :]
         energy = {}
         with only_measurement():
@@ -156,7 +171,7 @@ class _Agent:
                     energy[network.name] = rails
                 self._show_life(claim)
         return Pass(
-            device=device,
+            device=replace(device, power_mode=before.power_mode),
             times_ms=[times[row].times_ms[0].tolist() for row in range(len(runs))],
             before=before,
             after=after,
@@ -228,18 +243,18 @@ class _Agent:
 
 def _open(measurement: Measurement) -> tuple[Runtime, Device]:
     runtime = open_runtime(measurement.runtime, measurement.precision)
-    device = runtime.describe(name=measurement.agent, batch=measurement.batch, threads=measurement.threads)
-    return runtime, replace(device, power_mode=read_board().power_mode)
+    return runtime, runtime.describe(
+        name=measurement.agent, batch=measurement.batch, threads=measurement.threads
+    )
 
 
-def _announcement(name: str) -> Announcement:
-    board = read_board()
+def _devices(name: str) -> tuple[Device, ...]:
+    """What each runtime that can be opened here makes of this board."""
     devices = []
     for runtime in RUNTIMES:
         with suppress(RequestError):  # what is not installed here is not offered
-            device = open_runtime(runtime).describe(name=name, batch=1, threads=1)
-            devices.append(replace(device, power_mode=board.power_mode))
-    return Announcement(board=board, devices=tuple(devices))
+            devices.append(open_runtime(runtime).describe(name=name, batch=1, threads=1))
+    return tuple(devices)
 
 
 def _sha256(path: Path) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
+from pydantic import ValidationError
 
-from hwprofiles.errors import RequestError
+from hwprofiles.errors import RequestError, nearest
 from hwprofiles.files import Profile, read_profile
 from hwprofiles.ops import OpSpec
 from hwprofiles.remote import RefusedError, Remote
@@ -58,31 +59,31 @@ def request_profile(
     def call(method: str, where: str, content: bytes = b"") -> httpx.Response:
         return remote.call(method, where, content, patience_s=patience_s)
 
-    files = []
-    for network in (*networks, *held_out):
-        content = network.onnx_path.read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
-        try:
-            call("HEAD", f"/files/{sha256}")
-        except RefusedError as error:
-            if error.status != 404:
-                raise
-            call("PUT", f"/files/{sha256}", content)
-        files.append(
-            NetworkFile(name=network.name, sha256=sha256, graph=network.graph, held_out=network in held_out)
+    known = [each["name"] for each in call("GET", "/agents").json()]
+    if agent not in known:
+        named = nearest(agent, known) if known else "it has heard of none yet; start `prunefront agent`"
+        raise RequestError(f"{remote.url} knows no agent {agent!r}; {named}")
+    files = {network: _send(network, call) for network in (*networks, *held_out)}
+    try:
+        wanted = Measurement(
+            agent=agent,
+            runtime=runtime,
+            precision=precision,
+            batch=batch,
+            threads=threads,
+            kernels=tuple(dict.fromkeys((CALL, *kernels))),
+            networks=tuple(
+                NetworkFile(name=net.name, sha256=sha256, graph=net.graph, held_out=net in held_out)
+                for net, sha256 in files.items()
+            ),
+            passes=passes,
+            rounds=rounds,
+            series=series,
         )
-    wanted = Measurement(
-        agent=agent,
-        runtime=runtime,
-        precision=precision,
-        batch=batch,
-        threads=threads,
-        kernels=tuple(dict.fromkeys((CALL, *kernels))),
-        networks=tuple(files),
-        passes=passes,
-        rounds=rounds,
-        series=series,
-    )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RequestError(f"this cannot be measured by an agent: {where}: {first['msg']}") from error
     id_ = call("POST", "/measurements", wanted.model_dump_json().encode()).json()["id"]
     while (found := call("GET", f"/measurements/{id_}").json())["state"] != "done":
         if found["state"] == "failed":
@@ -92,7 +93,23 @@ def request_profile(
     progress(1.0)
     path.parent.mkdir(parents=True, exist_ok=True)
     arriving = path.with_name(f".{path.name}.arriving")
-    arriving.write_bytes(call("GET", f"/measurements/{id_}/profile").content)
-    profile = read_profile(arriving)
-    arriving.replace(path)
+    try:
+        arriving.write_bytes(call("GET", f"/measurements/{id_}/profile").content)
+        profile = read_profile(arriving)
+        arriving.replace(path)
+    finally:
+        arriving.unlink(missing_ok=True)
     return profile
+
+
+def _send(network: NetworkModel, call: Callable[..., httpx.Response]) -> str:
+    """Have the server keep a network's file, unless it does; returns the file's sha256."""
+    content = network.onnx_path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    try:
+        call("HEAD", f"/files/{sha256}")
+    except RefusedError as error:
+        if error.status != 404:
+            raise
+        call("PUT", f"/files/{sha256}", content)
+    return sha256

@@ -13,11 +13,15 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from hwprofiles import agent as agents
+from hwprofiles import open_runtime
 from hwprofiles import remote as calls
-from hwprofiles.agent import _only_agent, run_agent
+from hwprofiles.agent import _Agent, _only_agent, run_agent
 from hwprofiles.board import Board, energy_mj, read_board
 from hwprofiles.errors import RequestError, TransientError
 from hwprofiles.remote import RefusedError, Remote
+from hwprofiles.runtimes import CALL
+from hwprofiles.wire import Claim, Measurement, Pass
 
 JETSON = {
     "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=15W >\n...\n< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n",
@@ -199,6 +203,22 @@ def test_two_agents_do_not_share_a_folder_and_one_is_known_again(tmp_path: Path)
     (tmp_path / "holder").write_text(holder[:5])
     with _only_agent(tmp_path) as new:
         assert len(new) == 32
+
+
+def test_a_power_mode_that_changes_in_a_pass_spoils_it_and_a_lost_server_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Measurement(agent="board", runtime="onnxruntime", kernels=(CALL,), passes=1, rounds=1)
+    claim = Claim(id="job", measurement=wanted, done=())
+    device = open_runtime("onnxruntime").describe(name="board", batch=1, threads=1)
+    modes = iter(["15W", "15W", "15W", "MAXN"])
+    monkeypatch.setattr(agents, "read_board", lambda: Board(power_mode=next(modes)))
+    with Remote("http://127.0.0.1:1", "token") as nobody:
+        agent = _Agent(nobody, "board", tmp_path)
+        sent = Pass.model_validate_json(agent._one_pass(claim, device, [lambda: None], 0))
+        assert (sent.device.power_mode, sent.before.power_mode) == ("15W", "15W")
+        with pytest.raises(RequestError, match="power mode changed from '15W' to 'MAXN' in a pass"):
+            agent._one_pass(claim, device, [lambda: None], 0)
 
 
 LIGHT = """

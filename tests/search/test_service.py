@@ -405,9 +405,17 @@ def test_what_cannot_be_measured_is_told_and_the_agent_goes_on(
     model = network(tmp_path)
     ask_for = partial(request_profile, agent="board", path=tmp_path / "profile.parquet", passes=1, rounds=1)
     with (
-        board_agent(address, store, tmp_path / "agent"),
+        Remote(address, token(store, Role.SUBMITTER)) as remote,
+        pytest.raises(RequestError, match="knows no agent 'board'; it has heard of none"),
+    ):
+        ask_for(remote, kernels=KERNELS, networks=[])
+    with (
+        board_agent(address, store, tmp_path / "agent") as running,
         Remote(address, token(store, Role.SUBMITTER)) as remote,
     ):
+        wait_until(lambda: remote.call("GET", "/agents").json(), running)
+        with pytest.raises(RequestError, match=r"cannot be measured by an agent: rounds: Input should be"):
+            ask_for(remote, kernels=KERNELS, networks=[], rounds=0)
         with pytest.raises(RequestError, match=r"agent 'board' could not.*runtime 'abacus' is not known"):
             ask_for(remote, kernels=KERNELS, networks=[], runtime="abacus")
         content = model.onnx_path.read_bytes()
