@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -205,12 +206,18 @@ def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
         _say(out, f"report   {place.report}")
         if report.export_folder:
             _say(out, f"export   {report.export_folder}")
-            _say(out, f'load     python -c "import search; model = search.load({report.export_folder!r})"')
-        _say(out, f"open     python -m webbrowser {place.report}")
+            code = f"import search; model = search.load({report.export_folder!r})"
+            _say(out, f'load     {_python()} -c "{code}"')
+        _say(out, f"open     {_python()} -m webbrowser {place.report}")
     if not report.export_folder:
         failed = [point.failed for point in report.points if point.failed]
         reason = f"; {len(failed)} failed, the first because {failed[0]}" if failed else ""
         _fail(f"job {job.name!r} found nothing to export in {len(report.points)} trials{reason}", 1)
+
+
+def _python() -> str:
+    """The interpreter that runs, as a command for this folder: another may know neither package nor path."""
+    return shlex.quote(min(sys.executable, os.path.relpath(sys.executable), key=len))
 
 
 def _make_folder(folder: Path) -> None:
@@ -514,6 +521,7 @@ def export(
     from search.finish import EXPORTED, choose_winner, nearest_trial, results
     from search.progress import Bars, Silent
     from search.session import export_trial, finish_trial, write_report
+    from search.summary import export_line
 
     if trial is not None and budget:
         raise RequestError("export takes --trial or --budget, not both; leave one out")
@@ -538,9 +546,12 @@ def export(
             own_folder = prepared.place.folder / f"export-trial-{number}"
             folder = export_trial(prepared, store, number, output or own_folder)
         write_report(prepared, store)
+        line = export_line(prepared, store, number)
     if as_json:
         _print_json({"trial": number, "folder": str(folder)})
     else:
+        rule = "the most accurate on validation that is predicted to hold it, finalists before other trials"
+        _say(out, f"{line}; of {budget}: {rule}" if budget else line)
         _say(out, f"trial {number} is in {folder}")
 
 

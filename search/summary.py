@@ -20,7 +20,7 @@ from search.finish import (
     results,
 )
 from search.plan import Prepared, features
-from search.report import GroupRow, Point, Report, Row, count
+from search.report import GroupRow, Point, Report, Row, count, percent, significant
 from search.score import Score
 from trials.candidate import Candidate, Facts, Trial, TrialState, as_counts
 from trials.store import Store
@@ -123,6 +123,19 @@ def export_config(prepared: Prepared, store: Store, number: int) -> dict[str, An
         "bundle_sha256": prepared.plan.bundle_sha256,
         "versions": _versions(),
     }
+
+
+def export_line(prepared: Prepared, store: Store, number: int) -> str:
+    """What one finalist is and does, in a line."""
+    config = export_config(prepared, store, number)
+    test, measured = config["test"], config["measured"]
+    parts = [
+        f"validation {percent(config['facts']['accuracy'])} %",
+        f"test {percent(test['accuracy'])} %" if test else "no test split",
+        f"predicted {significant(config['predicted']['latency_ms'])} ms",
+        f"measured {significant(measured['latency_ms'])} ms" if measured else "not measured",
+    ]
+    return f"trial {number}: {', '.join(parts)}"
 
 
 def _row(

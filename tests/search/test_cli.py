@@ -64,6 +64,8 @@ def test_the_demo_shortened(
     assert "trial 6 of 6, best " in ran.out
     for expected in ("dense", "uniform 0", "★", "report   ", "export   ", "open     "):
         assert expected in ran.out
+    [load] = [line.removeprefix("load") for line in ran.out.splitlines() if line.startswith("load")]
+    assert subprocess.run(load, shell=True, env={"PATH": "/nowhere"}).returncode == 0
 
     run = tmp_path / "runs" / "digits"
     files = "bundle profile.parquet finalists export report.html report.json front.svg front.png"
@@ -215,6 +217,13 @@ def test_another_trial_is_trained_measured_and_exported_by_number_or_by_budget(
     assert chosen.code == 0, chosen.err
     config = json.loads((tmp_path / "best" / "config.json").read_text())
     assert config["predicted"]["latency_ms"] + config["predicted"]["error_ms"] <= limit
+    predicted_ms, measured_ms = (significant(config[key]["latency_ms"]) for key in ("predicted", "measured"))
+    told = (
+        f"trial {config['trial']}: validation {config['facts']['accuracy']:.2%}, "
+        f"test {config['test']['accuracy']:.2%}, predicted {predicted_ms} ms, measured {measured_ms} ms; "
+        f"of latency_ms={limit}: the most accurate"
+    )
+    assert told.replace("%", " %") in chosen.out
 
 
 def test_the_export_of_the_winner_is_not_written_twice_unless_it_is_damaged_or_asked_for(
