@@ -54,11 +54,13 @@ class LatencyTable:
         self.calibration = calibration
         self._runtime = runtime
         self._kernels = kernels
-        if CALL.family not in kernels:
+        self._call_ms = self._cold_call_ms = 0.0  # of imported layers, which were timed inside of a network
+        if CALL.family in kernels:
+            self._call_ms, self._cold_call_ms = kernels[CALL.family].at(CALL.in_channels, CALL.out_channels)
+        elif "source" not in device.versions:
             raise ProfileError(
                 f"the profile of {device.name!r} lacks the cost of a call; measure the device again"
             )
-        self._call_ms, self._cold_call_ms = kernels[CALL.family].at(CALL.in_channels, CALL.out_channels)
         self._kernel_cost = cache(self._look_up)
         self._population: Population | None = None
 
@@ -82,8 +84,9 @@ class LatencyTable:
             whole_ms = np.array([network.rounds.summary().latency_ms for network in profile.networks])
             return cls(profile.device, runtime, kernels, calibrate(sums, whole_ms))
         except ValueError as error:
+            then = "import whole engines, too" if "source" in profile.device.versions else "measure it again"
             raise ProfileError(
-                f"the profile of {profile.device.name!r} makes no table: {error}; measure the device again"
+                f"the profile of {profile.device.name!r} makes no table: {error}; {then}"
             ) from error
 
     def check(self, device: Device) -> None:

@@ -154,6 +154,19 @@ def test_a_profile_that_makes_no_table_is_refused(damaged: Profile, complaint: s
         LatencyTable.from_profile(damaged, RUNTIME)
 
 
+def test_imported_layers_hold_no_call() -> None:
+    kernels = {key: rounds for key, rounds in PROFILE.kernels.items() if key != CALL}
+    imported = replace(PROFILE, kernels=kernels, device=replace(DEVICE, versions={"source": "csv"}))
+    summed_ms = [
+        sum(kernel_ms(k) for ks in lower(net.graph, RUNTIME) for k in ks) for net in PROFILE.networks
+    ]
+    networks = tuple(
+        replace(net, rounds=rounds_of(ms)) for net, ms in zip(PROFILE.networks, summed_ms, strict=True)
+    )
+    table = LatencyTable.from_profile(replace(imported, networks=networks), RUNTIME)
+    assert table.breakdown(DENSE).sum() == pytest.approx(summed_ms[0])
+
+
 def test_a_device_measured_for_real_predicts_the_networks_it_was_measured_with(tmp_path: Path) -> None:
     done: list[float] = []
     models = []
