@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
@@ -54,7 +55,8 @@ def serve(
             say(f"token    {text}  (admin, {FIRST_TOKEN_DAYS} days; shown this once)")
         app = create_app(store, runs / FOLDER, {host, "127.0.0.1", "::1", "localhost", *names})
         config = uvicorn.Config(app, log_level="warning", server_header=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # Ctrl-C is how a server is ended
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _has_admin(tokens: Tokens) -> bool:

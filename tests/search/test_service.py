@@ -458,6 +458,21 @@ def test_an_agent_with_a_wrong_token_ends_in_a_sentence(address: str, tmp_path: 
     )
 
 
+def test_a_server_prints_its_token_once_and_ends_at_ctrl_c_without_a_word(tmp_path: Path) -> None:
+    printed = []
+    for _ in range(2):
+        with process("serve", "--port", "0", "--runs", tmp_path) as running:
+            assert running.stdout
+            printed.append(running.stdout.readline())
+            with Remote(printed[-1].split()[1], "none") as remote:
+                remote.call("GET", "/health")
+            running.send_signal(signal.SIGINT)
+            out, said = running.communicate(timeout=60)
+            assert (running.returncode, said) == (0, "")
+            printed.append(out)
+    assert [text.split()[:1] for text in printed] == [["serving"], ["token"], ["serving"], []]
+
+
 def stored_passes(runs: Path) -> list[Any]:
     with Store.open(runs / "prunefront.db") as store:
         (record,) = Measurements(store).all()
