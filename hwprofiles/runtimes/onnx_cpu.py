@@ -41,10 +41,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hwprofiles.device import Device
-from hwprofiles.errors import RequestError, UnsupportedOpError, nearest
+from hwprofiles.errors import RequestError
 from hwprofiles.files import FORMAT
 from hwprofiles.ops import OpGraph, OpSpec, Size
+from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 from hwprofiles.runtimes.protocol import PLAIN, Lowered
+from hwprofiles.runtimes.rules import check_known, fold_batch_norm, up_to, whole_heads
 
 _NCHWC = "com.microsoft.nchwc"
 _OPSETS = [helper.make_opsetid("", 20), helper.make_opsetid(_NCHWC, 1)]
@@ -90,22 +92,6 @@ _BINARY = {"Add", "Sub", "Mul", "Div", "Max", "Min"}
 _FUSED_WITH_SUM = {"relu", "sigmoid", "tanh", "hardsigmoid", "hardswish"}
 _BLOCKED = {*_FUSED_WITH_SUM, "add", "silu", "gelu"}
 """What leaves blocked tensors as they lie; `mul` is not among them, as most often it is a gate's."""
-_KINDS = (
-    "conv2d",
-    "depthwise_conv2d",
-    "max_pool2d",
-    "avg_pool2d",
-    "mean2d",
-    "linear",
-    "matmul",
-    "attention",
-    "layer_norm",
-    "softmax",
-    "batch_norm",
-    "elementwise",
-    "copy",
-    "call",
-)
 # Layouts: blocks of channels, the last of them filled up with zeros or not.
 _PADDED, _WHOLE = "padded blocks", "whole blocks"
 
@@ -140,10 +126,8 @@ class OnnxRuntimeCpu:
     layouts = (PLAIN, _PADDED, _WHOLE)
 
     def lower(self, spec: OpSpec, layout: str) -> Lowered:
-        if spec.kind not in _KINDS:
-            raise UnsupportedOpError(f"onnxruntime has no rule for {spec}; {nearest(spec.kind, _KINDS)}")
-        if _folds_batch_norm(spec):
-            spec = replace(spec, fused=spec.fused[1:])
+        check_known(spec, "onnxruntime")
+        spec = fold_batch_norm(spec)
         channels = spec.out_channels
         match spec.kind:
             case "conv2d" | "depthwise_conv2d":
@@ -158,15 +142,12 @@ class OnnxRuntimeCpu:
                 return Lowered((spec.with_channels(padded, padded),), PLAIN, layout, layout)
             case "copy" if layout == _WHOLE and spec.fused == ("cat",):
                 return Lowered((spec,), PLAIN, _WHOLE, _WHOLE)
-            case "attention":  # only whole heads exist
-                channels = -(-channels // spec.kernel[0]) * spec.kernel[0]
-                return Lowered((spec.with_channels(channels, channels),))
-        return Lowered((spec,))
+        return Lowered((whole_heads(spec),))
 
     def reorder(self, channels: int, size: Size, layout: str) -> OpSpec:
         kind = "reorder_output" if layout == PLAIN else "reorder_input"
         if layout != PLAIN:
-            channels = -(-channels // _ALIGNED) * _ALIGNED  # whoever reads blocks has no other counts
+            channels = up_to(channels, _ALIGNED)  # whoever reads blocks has no other counts
         return OpSpec(kind=kind, in_channels=channels, out_channels=channels, in_size=size, out_size=size)
 
     def _convolution(self, spec: OpSpec, layout: str) -> Lowered:
@@ -215,7 +196,7 @@ class OnnxRuntimeCpu:
         return PLAIN if self.block == 1 else _PADDED if channels % self.block else _WHOLE
 
     def _pad(self, channels: int) -> int:
-        return -(-channels // self.block) * self.block
+        return up_to(channels, self.block)
 
     def prepare_kernel(self, kernel: OpSpec, device: Device) -> Callable[[], None]:
         if kernel.kind.endswith(("_nchwc", "_from_nchw")) or kernel.kind.startswith("reorder"):
@@ -231,9 +212,7 @@ class OnnxRuntimeCpu:
 
     def prepare_network(self, onnx_path: Path, graph: OpGraph, device: Device) -> Callable[[], None]:
         session = _load(onnx_path, device.threads)
-        return _bound(
-            session, {put.name: _declared(put, device.batch, onnx_path) for put in session.get_inputs()}
-        )
+        return _bound(session, network_inputs(read_network(onnx_path), str(onnx_path), device.batch))
 
 
 def open_runtime(precision: str) -> OnnxRuntimeCpu:
@@ -478,11 +457,6 @@ def _as_convolution(norm: OpSpec) -> OpSpec:
     )
 
 
-def _folds_batch_norm(spec: OpSpec) -> bool:
-    """Whether a batch norm right behind the operator disappears into its weights."""
-    return spec.kind in ("conv2d", "depthwise_conv2d", "linear") and spec.fused[:1] == ("batch_norm",)
-
-
 def _load(onnx_path: Path, threads: int) -> ort.InferenceSession:
     try:
         return _session(str(onnx_path), threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
@@ -513,25 +487,6 @@ def _bound(session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> 
     for name, values in zip(names, session.run(names, dict(feeds)), strict=True):
         binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(np.empty_like(values)))
     return lambda: session.run_with_iobinding(binding)
-
-
-def _declared(put: ort.NodeArg, batch: int, onnx_path: Path) -> NDArray[Any]:
-    """Random values of an input's declared shape; integers are 0 or 1, which any vocabulary has."""
-    first, *others = put.shape
-    if not all(isinstance(size, int) for size in others):
-        raise RequestError(
-            f"input {put.name!r} of {onnx_path} has shape {put.shape}; only the first axis, the batch, may "
-            "be open: export it with fixed sizes"
-        )
-    shape = (first if isinstance(first, int) else batch, *others)
-    generator = np.random.default_rng(0)
-    if put.type == "tensor(float)":
-        return generator.standard_normal(shape, dtype=np.float32)
-    if put.type in ("tensor(int64)", "tensor(int32)", "tensor(bool)"):
-        return generator.integers(0, 2, shape).astype(put.type.removeprefix("tensor(").removesuffix(")"))
-    raise RequestError(
-        f"input {put.name!r} of {onnx_path} is a {put.type}; allowed: float, int64, int32, bool"
-    )
 
 
 def _cpu_name() -> str:
