@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from hwprofiles.errors import RequestError
 from search.loop import MAX_DEATHS, Workers
 from search.plan import Prepared
 from search.progress import Listener
+from search.report import significant
 from trials.bundle import read_bundle
 from trials.candidate import Facts, Trial, TrialState
 from trials.costs import Costs
@@ -33,25 +35,30 @@ WINNER_DROP = 0.01
 def choose_finalists(prepared: Prepared, trials: Sequence[Trial]) -> list[int]:
     """Numbers of the trials to train to the end: of each budget level in turn the best not chosen yet.
 
-    Baselines are added to them, one per level that a finalist stands for: they are what the winner must beat.
+    Of trials that are as good and, to the digits shown, as fast, only the first may take a place. The
+    baselines of all levels are added to them: they are what the winner must beat.
     """
     done = [trial for trial in trials if trial.facts is not None]
     levels = sorted({trial.target for trial in done})
+
+    def looks(trial: Trial) -> tuple[float, str]:
+        [score] = prepared.scorer.score([trial.candidate])
+        return prepared.merit(trial), significant(score.latency_ms)
+
+    found = {looks(trial): trial for trial in reversed(done) if trial.origin != "uniform"}.values()
     ranked = {
         level: sorted(
-            (trial for trial in done if trial.target == level and trial.origin != "uniform"),
-            key=lambda trial: -prepared.merit(trial),
+            (trial for trial in found if trial.target == level),
+            key=lambda trial: (-prepared.merit(trial), trial.number),
         )
         for level in levels
     }
     chosen: list[int] = []
-    for place in range(max((len(found) for found in ranked.values()), default=0)):
+    for place in range(max(map(len, ranked.values()), default=0)):
         for level in levels:
             if len(chosen) < prepared.job.search.finalists and place < len(ranked[level]):
                 chosen.append(ranked[level][place].number)
-    targets = {trial.target for trial in done if trial.number in chosen} or set(levels)
-    baselines = [trial.number for trial in done if trial.origin == "uniform" and trial.target in targets]
-    return sorted({*chosen, *baselines})
+    return sorted({*chosen, *(trial.number for trial in done if trial.origin == "uniform")})
 
 
 def final_request(prepared: Prepared, trial: Trial) -> Request:
@@ -105,6 +112,7 @@ def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> N
     trials = {trial.number: trial for trial in store.trials(job)}
     costs = Costs(prepared.coupling)
     networks = (None, *missing)
+    started_s = time.monotonic()
     with TemporaryDirectory() as folder:
         runs = {}
         for position, number in enumerate(networks):
@@ -136,6 +144,7 @@ def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> N
                 "spread": summary.spread,
                 "dense_ms": dense_summary.latency_ms,
                 "dense_spread": dense_summary.spread,
+                "seconds": (time.monotonic() - started_s) / len(missing),
             },
         )
     listener.update(1.0, f"dense {dense_summary.latency_ms:.3g} ms")

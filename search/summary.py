@@ -50,7 +50,7 @@ def make_report(prepared: Prepared, store: Store) -> Report:
     shares = features(prepared.scorer)
     return Report(
         job=job,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.fromtimestamp(store.job(job).created_s, UTC).isoformat(timespec="seconds"),
         device=prepared.profile.device,
         budget=_budget_text(prepared),
         target_unit=UNITS[prepared.kind],
@@ -77,7 +77,7 @@ def make_report(prepared: Prepared, store: Store) -> Report:
         frozen={item.name: item.reason for item in prepared.coupling.frozen},
         warnings=_warnings(prepared, store),
         versions={**prepared.profile.device.versions, **_versions()},
-        seconds=_seconds(done),
+        seconds=_seconds(trials, finals, measured),
         export_folder=str(prepared.place.export) if exported else "",
         choice=_choice(prepared, [finals[number] for number in exported]),
         commands={
@@ -242,13 +242,20 @@ def _warnings(prepared: Prepared, store: Store) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _seconds(done: list[Trial]) -> dict[str, float]:
-    """Mean seconds of each part of a trial."""
-    parts: dict[str, list[float]] = {}
-    for trial in done:
-        for name, seconds in (trial.facts.seconds if trial.facts else {}).items():
-            parts.setdefault(f"{name} (mean per trial)", []).append(seconds)
-    return {name: float(np.mean(values)) for name, values in parts.items()}
+def _seconds(
+    trials: Sequence[Trial],
+    finals: Mapping[int, Mapping[str, Any]],
+    measured: Mapping[int, Mapping[str, Any]],
+) -> dict[str, float]:
+    """How long the stages of the run worked, over all workers; what a kill has cost is not in it."""
+    searched = [trial.facts.seconds for trial in trials if trial.facts]
+    finished = [Facts.from_json(final["facts"]).seconds for final in finals.values()]
+    stages = {
+        f"searching ({len(searched)} trials)": sum(sum(parts.values()) for parts in searched),
+        f"finishing ({len(finished)} networks)": sum(sum(parts.values()) for parts in finished),
+        "measuring them": sum(result.get("seconds", 0.0) for result in measured.values()),
+    }
+    return {stage: seconds for stage, seconds in stages.items() if seconds}
 
 
 def _versions() -> dict[str, str]:

@@ -44,9 +44,9 @@ def with_finalists(prepared: Prepared, count: int) -> Prepared:
 
 @pytest.mark.parametrize(
     ("count", "chosen"),
-    [(1, [0, 3]), (2, [0, 1, 3, 5]), (3, [0, 1, 2, 3, 5]), (99, [0, 1, 2, 3, 4, 5, 6])],
+    [(1, [0, 1, 3]), (2, [0, 1, 3, 5]), (3, [0, 1, 2, 3, 5]), (99, [0, 1, 2, 3, 4, 5, 6])],
 )
-def test_finalists_are_the_best_of_each_level_in_turn_beside_its_baseline(
+def test_finalists_are_the_best_of_each_level_in_turn_beside_all_baselines(
     count: int, chosen: list[int], prepared: Prepared
 ) -> None:
     trials = [
@@ -59,6 +59,15 @@ def test_finalists_are_the_best_of_each_level_in_turn_beside_its_baseline(
         trial(prepared, 6, 1.0, 0.5),
     ]
     assert choose_finalists(with_finalists(prepared, count), trials) == chosen
+
+
+def test_of_trials_that_look_the_same_only_the_first_is_a_finalist(prepared: Prepared) -> None:
+    first = trial(prepared, 0, 1.0, 0.9)
+    twin = replace(first, number=1)
+    trials = [first, twin, trial(prepared, 2, 1.0, 0.8)]
+    assert choose_finalists(with_finalists(prepared, 2), trials) == [0, 2]
+    better = replace(twin, facts=replace(FACTS, accuracy=0.95))
+    assert choose_finalists(with_finalists(prepared, 2), [first, better, trials[2]]) == [0, 1]
 
 
 def test_where_nothing_but_baselines_worked_they_are_the_finalists(prepared: Prepared) -> None:
@@ -82,7 +91,8 @@ def add_final(store: Store, number: int, accuracy: float, latency_ms: float | No
     found = Outcome(facts=replace(FACTS, accuracy=accuracy), kept={})
     store.add_result("small", number, FINAL, found.to_json())
     if latency_ms is not None:
-        measured = {"latency_ms": latency_ms, "spread": 0.0, "dense_ms": 1.0, "dense_spread": 0.0}
+        dense = {"dense_ms": 1.0, "dense_spread": 0.0}
+        measured = {"latency_ms": latency_ms, "spread": 0.0, **dense, "seconds": 0.5}
         store.add_result("small", number, MEASURED, measured)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,21 @@ def test_the_budget_is_told_in_its_own_unit(
     prepared = replace(prepared, job=prepared.job.model_copy(update={"budget": asked}))
     report = make_report(prepared, planned_store)
     assert (report.budget, report.target_unit) == (text, UNITS[asked.kind])
+
+
+def test_the_report_has_the_date_of_the_job_and_tells_how_long_its_stages_worked(
+    report: dict[str, Any], trials: list[Trial], finished_runs: Path
+) -> None:
+    with Store.open(finished_runs / "prunefront.db") as store:
+        created_s = store.job("small").created_s
+    assert datetime.fromisoformat(report["created"]).timestamp() == int(created_s)
+    searching, finishing, measuring = report["seconds"].items()
+    assert searching == (
+        "searching (12 trials)",
+        pytest.approx(sum(sum(t.facts.seconds.values()) for t in trials if t.facts)),
+    )
+    assert finishing[0] == f"finishing ({len(report['rows'])} networks)"
+    assert measuring[0] == "measuring them"
 
 
 def test_the_configuration_of_an_export_is_what_store_and_plan_say(
