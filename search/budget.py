@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
+from math import prod
 from typing import Self
 
 import numpy as np
@@ -17,6 +19,7 @@ Cost = Callable[[Counts], NDArray[np.float64]]
 """(candidates, groups) kept units -> (candidates,) costs, all in one unit: milliseconds, MACs, parameters."""
 
 _BATCH = 64
+_MOST_COUNTED = 10_000
 
 
 def project(space: Space, wanted: NDArray[np.float64], cost: Cost, target: float) -> Candidate:
@@ -79,6 +82,14 @@ def _climb(levels: Counts, steps: Counts, fits: Callable[[Counts], NDArray[np.bo
         # The step that does not fit lies in the next stretch; at the latest it is the last one of it.
         steps = steps[cuts[best] : cuts[best + 1] - 1] if best + 1 < len(cuts) else steps[:0]
     return levels
+
+
+def count_within(space: Space, cost: Cost, target: float) -> int | None:
+    """How many candidates cost at most `target`; None where there are too many to go through."""
+    allowed = [axis.allowed.tolist() for axis in space.axes]
+    if prod(map(len, allowed)) > _MOST_COUNTED:
+        return None
+    return int((cost(np.array(list(product(*allowed)))) <= target).sum())
 
 
 @dataclass(frozen=True, slots=True)

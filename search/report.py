@@ -95,10 +95,11 @@ class Report:
 
     `rows` are the baselines and finalists, without `dense`. `created` is when the job was, an ISO 8601 time.
     `budget` is what the job file asks for, and `target_unit` the unit of every row's target. `hypervolume`
-    has one value per finished trial, of accuracy x share of the dense latency saved: 0 at (`reference_accuracy`,
-    `reference_ms`), at most 1. `frozen` maps a group that stays whole to the reason, `seconds` a stage to its
-    duration, `commands` what a user may want next to the command that does it. `export_folder` is empty as
-    long as nothing is exported, and so is `choice`, which says why the winner won.
+    has one value per finished trial, of accuracy x share of the dense latency saved: 0 at
+    (`reference_accuracy`, `reference_ms`), at most 1. `frozen` maps a group that stays whole to the reason,
+    `seconds` a stage to its duration, `commands` what a user may want next to the command that does it.
+    `export_folder` is empty as long as nothing is exported, and so is `choice`, which says why the winner
+    won.
     """
 
     job: str

@@ -11,6 +11,7 @@ from typing import Any
 
 from hwprofiles.errors import RequestError, one_line
 from search import controllers
+from search.budget import count_within
 from search.controllers.protocol import Proposal
 from search.export import write_export
 from search.finish import (
@@ -86,6 +87,7 @@ def _search_and_finish(prepared: Prepared, store: Store, listener: Listener) -> 
     try:
         store.set_job_state(job.name, JobState.SEARCHING)
         listener.stage("searching")
+        _note_small_space(prepared, listener)
         listener.update(0.0, f"starting {job.search.workers} workers")
         shared = {"bundle": prepared.bundle, "splits": prepared.splits, "recipe": prepared.recipe}
         threads = max(1, (os.cpu_count() or 1) // job.search.workers)
@@ -106,6 +108,14 @@ def _search_and_finish(prepared: Prepared, store: Store, listener: Listener) -> 
         store.set_job_state(job.name, JobState.FAILED)
         store.add_event(job.name, "failed", one_line(f"{type(error).__name__}: {error}"))
         raise
+
+
+def _note_small_space(prepared: Prepared, listener: Listener) -> None:
+    """Say so when there is less to try than the job asks for."""
+    cost, trials = prepared.scorer.cost(prepared.kind), prepared.job.search.trials
+    found = count_within(prepared.space, cost, max(prepared.plan.targets))
+    if found is not None and found < trials:
+        listener.note(f"{found} candidates meet the budget on the grid of counts, fewer than {trials} trials")
 
 
 def open_job(job: Job, place: Place, store: Store) -> JobRecord:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hwprofiles.errors import RequestError
-from search.budget import Cost, project
+from search.budget import Cost, count_within, project
 from trials.candidate import Axis, Candidate, Counts, Space
 
 
@@ -142,3 +142,10 @@ def test_an_impossible_budget_is_refused_with_the_smallest_reachable_cost() -> N
     space = Space((Axis(name="a", size=10, lowest=3), Axis(name="b", size=10, lowest=4)))
     with pytest.raises(RequestError, match=r"at most 6\.5: the smallest one costs 7;"):
         project(space, np.array([5.0, 5.0]), lambda counts: counts.sum(1).astype(float), 6.5)
+
+
+def test_candidates_within_a_budget_are_counted_where_the_space_is_small() -> None:
+    small = Space((Axis(name="a", size=16, step=4, lowest=4), Axis(name="b", size=8, step=4, lowest=4)))
+    units: Cost = lambda counts: counts.sum(axis=1).astype(np.float64)  # noqa: E731
+    assert [count_within(small, units, target) for target in (7, 8, 12, 24)] == [0, 1, 3, 8]
+    assert count_within(Space(small.axes * 9), units, 1e9) is None

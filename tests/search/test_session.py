@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from sqlalchemy import create_engine, text
 from search import profiling, session
 from search.job import Job
 from search.place import Place
+from search.plan import Prepared
 from search.progress import Silent
 from tests.search.conftest import Prunefront
-from trials.candidate import TrialState
+from trials.candidate import Space, TrialState
 from trials.store import JobState, Store
 
 
@@ -62,6 +64,24 @@ def test_without_validation_split_closeness_to_dense_decides_and_the_report_says
     by_merit = {t.number: np.exp(-t.facts.divergence) for t in trials if t.facts}
     best = max(by_merit, key=lambda number: by_merit[number])
     assert next(point["on_front"] for point in report["points"] if point["number"] == best)
+
+
+def test_a_space_of_fewer_candidates_than_trials_is_told_and_a_larger_one_is_not(prepared: Prepared) -> None:
+    class Heard(Silent):
+        notes: tuple[str, ...] = ()
+
+        def note(self, text: str) -> None:
+            self.notes += (text,)
+
+    heard = Heard()
+    session._note_small_space(prepared, heard)
+    assert heard.notes == ()
+    halves = Space(tuple(replace(axis, step=axis.size // 2, lowest=1) for axis in prepared.space.axes))
+    search = prepared.job.search.model_copy(update={"trials": 2 ** len(halves.axes)})
+    job = prepared.job.model_copy(update={"search": search})
+    session._note_small_space(replace(prepared, job=job, space=halves), heard)
+    [note] = heard.notes
+    assert note.endswith(f"meet the budget on the grid of counts, fewer than {search.trials} trials")
 
 
 def test_a_job_of_which_every_trial_fails_exports_nothing_and_exits_with_1(
