@@ -250,7 +250,7 @@ def inspect(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> No
     out.print(tables.groups(found))
     if found["profile"] is None:
         _say(out, f"latency shares need a profile: prunefront profile {job_file}")
-    for line in (*tables.dear(found), *tables.frozen(found)):
+    for line in (*tables.dear(found), *tables.small(found), *tables.frozen(found)):
         _say(out, line)
 
 

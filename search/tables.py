@@ -171,6 +171,19 @@ def dear(found: Mapping[str, Any], most: int = 6) -> list[str]:
     return lines
 
 
+def small(found: Mapping[str, Any]) -> list[str]:
+    """A line for the groups that the device cannot run any faster with fewer units; see `groups`."""
+    step = found["step"]
+    named = [
+        f"{group['name']} ({group['size']} units)"
+        for group in found["groups"]
+        if group["kind"] == "channels" and group["size"] <= step
+    ]
+    if not named:
+        return []
+    return [f"no faster with fewer: {', '.join(named)}: within one step of the device, which is {step} units"]
+
+
 def frozen(found: Mapping[str, Any]) -> list[str]:
     """One line per reason for which groups stay whole; takes what `groups` takes."""
     named = [(f"{item['name']} ({item['size']} units)", item["reason"]) for item in found["frozen"]]

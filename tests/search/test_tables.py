@@ -108,3 +108,12 @@ def test_predicted_stands_beside_measured() -> None:
     measured = {"final": {**final, "test": FACTS}, "measured": {"latency_ms": 1.05}}
     lines = printed(tables.stages({**trial(3), "predicted": predicted, "results": measured}))
     assert lines[-2].split() == "finalist 97.00±1.00 95.00±1.00 1.00±0.060 1.05 80.0 M 850 k".split()
+
+
+def test_groups_within_one_step_of_the_device_are_said_to_be_no_faster_with_fewer_units() -> None:
+    kinds = {"stem": ("channels", 8), "body": ("channels", 17), "attention": ("heads", 4)}
+    found = {"groups": [{"name": n, "kind": kind, "size": size} for n, (kind, size) in kinds.items()]}
+    assert tables.small({**found, "step": 16}) == [
+        "no faster with fewer: stem (8 units): within one step of the device, which is 16 units"
+    ]
+    assert tables.small({**found, "step": 4}) == []
