@@ -421,6 +421,41 @@ def lut_diff(before: DeviceName, after: DeviceName, as_json: AsJson = False, run
         out.print(tables.moves(comparison))
 
 
+@lut.command("import")
+def lut_import(
+    files: Annotated[list[Path], typer.Argument(help="Tables; of an engine: layers, profile, times.")],
+    form: Annotated[str, typer.Option("--format", help="csv, yaml or trtexec.")],
+    device: Annotated[str, typer.Option(help="What to call the device.")],
+    board: Annotated[str, typer.Option(help="The board that it was measured on.")],
+    runtime: Annotated[str, typer.Option(help="The runtime that it was measured with.")] = "tensorrt",
+    precision: Annotated[str, typer.Option(help="Such as fp16.")] = "fp32",
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    as_json: AsJson = False,
+    runs: Runs = None,
+) -> None:
+    """Make a profile of a table that somebody else measured; docs/import.md says of which."""
+    from hwprofiles import Device
+    from search.lut import import_table
+
+    described = Device(name=device, runtime=runtime, board=board, precision=precision, batch=batch)
+    path, imported = import_table(files, form, described, _devices(runs))
+    found = {
+        "profile": str(path),
+        "kernels": len(imported.profile.kernels),
+        "networks": len(imported.profile.networks),
+        "calibrated": imported.calibrated,
+        "left_out": list(imported.left_out),
+    }
+    if as_json:
+        _print_json(found)
+        return
+    for sentence in imported.left_out:
+        _say(out, f"left out: {sentence}")
+    _say(out, f"{found['kernels']} kernels and {found['networks']} networks are in {path}")
+    if not imported.calibrated:
+        _say(out, "it makes no predictions: that needs two whole networks, and an error bar of 90 % nine")
+
+
 @app.command()
 def bundle(
     job_file: JobFile,

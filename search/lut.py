@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hwprofiles import OpSpec, Profile, open_runtime, read_profile
+from hwprofiles import Device, OpSpec, Profile, open_runtime, read_profile, write_profile
 from hwprofiles.errors import RequestError
 from latency_models import validate
 from latency_models.compare import Comparison, compare
+from latency_models.imports import Imported, import_profile
 from latency_models.stairs import Stairs, operators, stairs
 from latency_models.validate import between_halves, repeatability
-from search.devices import find_profile, open_table
+from search.devices import find_profile, open_table, profile_path
 
 RESTLESS = 0.25
 """Spread of the rounds from which a measurement is named as one that was disturbed."""
@@ -32,6 +34,21 @@ def show(name: str, folder: Path) -> dict[str, Any]:
         "families": [_family(family, kernels, profile) for family, kernels in sorted(grouped.items())],
         "operators": [_named(spec) for spec in operators(profile)],
     }
+
+
+def import_table(files: Sequence[Path], form: str, device: Device, folder: Path) -> tuple[Path, Imported]:
+    """Make a profile of files that others measured; returns where it is, and what came of them.
+
+    Raises:
+        RequestError: there is a profile of that name, the form is not known, or a file cannot be read.
+        ProfileError: a file is damaged, or a row is impossible or there twice.
+    """
+    path = profile_path(folder, device.name)
+    if path.exists():
+        raise RequestError(f"there is a profile {path} already; choose another --device name or remove it")
+    imported = import_profile(files, form, device)
+    write_profile(imported.profile, path)
+    return path, imported
 
 
 def _family(family: OpSpec, kernels: list[OpSpec], profile: Profile) -> dict[str, Any]:

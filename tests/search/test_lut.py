@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,3 +134,43 @@ def test_what_cannot_be_shown_is_refused(
     ran = prunefront("lut", *arguments, "--runs", runs)
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
     assert sentence in ran.err
+
+
+LAYERS = """kind,in_channels,out_channels,in_size,kernel,stride,padding,groups,fused,latency_ms
+conv2d,3,32,224x224,3,2,1,1,relu6,1.92
+linear,1280,1000,1,,,,,,0.66
+"""
+
+
+@pytest.fixture
+def imported(prunefront: Prunefront, runs: Path, tmp_path: Path) -> Callable[[str], Ran]:
+    """Import a table as device `phone`."""
+
+    def run(table: str) -> Ran:
+        path = tmp_path / "layers.csv"
+        path.write_text(table)
+        device = ("--device", "phone", "--board", "a phone")
+        return prunefront("lut", "import", path, "--format", "csv", *device, "--runs", runs)
+
+    return run
+
+
+def test_a_table_of_layers_becomes_a_profile_once_and_says_that_it_predicts_nothing(
+    imported: Callable[[str], Ran], prunefront: Prunefront, runs: Path
+) -> None:
+    ran = imported(LAYERS)
+    assert ran.code == 0, ran.err
+    assert f"2 kernels and 0 networks are in {runs / 'devices' / 'phone.parquet'}" in ran.out
+    assert "it makes no predictions" in ran.out
+    shown = written_json(prunefront("lut", "show", "phone", "--runs", runs, "--json"))
+    assert [family["latency_ms"] for family in shown["families"]] == [[1.92, 1.92], [0.66, 0.66]]
+    again = imported(LAYERS)
+    assert (again.code, again.out) == (2, "")
+    assert "phone.parquet already; choose another --device name" in again.err
+
+
+def test_a_damaged_table_is_not_imported_at_all(imported: Callable[[str], Ran], runs: Path) -> None:
+    ran = imported(LAYERS.replace("0.66", "-0.66"))
+    assert (ran.code, ran.out) == (2, "")
+    assert "layers.csv" in ran.err
+    assert not (runs / "devices" / "phone.parquet").exists()
