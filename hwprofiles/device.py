@@ -13,7 +13,8 @@ class Device:
     """One board, runtime and way of running; two profiles mix only if all of this is equal.
 
     `channel_step` is what the backend pads channels to (16 for ONNX Runtime on AVX-512): counts that are
-    not a multiple of it cost as much as the next multiple, or more.
+    not a multiple of it cost as much as the next multiple, or more. `cache_mb` is the largest cache that
+    holds weights between two inferences, 0 where that is not known; a fact of the board, not compared.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Device:
     threads: int = 1
     power_mode: str = ""
     channel_step: int = 1
+    cache_mb: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property

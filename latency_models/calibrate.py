@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 COVERAGE = 0.9
 """The share of networks whose measured latency an error bar should hold."""
-CACHES_MB = (*np.geomspace(4, 256, 25), math.inf)
-"""Cache sizes that are tried; the last leaves all weights warm."""
 WORTH_IT = 0.002
-"""A cache, or a rest, is believed in if predictions are that much better with it, as a share."""
+"""A rest is believed in if predictions are that much better with it, as a share."""
 
 LEAST_FOR_A_REST = 4
 
@@ -40,9 +38,10 @@ class Calibration:
     """Makes a sum of kernels a network.
 
     A kernel timed alone, again and again, finds its weights in the cache; in a network, whose other weights
-    have passed through since, it finds only some of them. How much of a cold start a network pays for grows
-    with the square of its weights, up to all of it from `cache_mb` on. `scale` multiplies the sum; `rest_ms`
-    is what comes on top in every candidate, such as shape arithmetic that no kernel stands for.
+    have passed through since, it finds only some of them. So a network pays for a share of its kernels' cold
+    starts: that of its weights in the device's cache, all of it once they fill it (`cache_mb`; 0 where the
+    device does not tell, and then for none). `scale` multiplies the sum; `rest_ms` is what comes on top in
+    every candidate, such as shape arithmetic that no kernel stands for.
 
     `relative_error` is the half width of the error bar; `coverage` is what that is known to hold: `COVERAGE`,
     or as much as so few networks can vouch for.
@@ -60,14 +59,14 @@ class Calibration:
         return self.rest_ms + self.scale * _whole_ms(sums, self.cache_mb)
 
 
-UNCALIBRATED = Calibration(scale=1, cache_mb=math.inf, rest_ms=0, relative_error=0, coverage=0, networks=0)
+UNCALIBRATED = Calibration(scale=1, cache_mb=0, rest_ms=0, relative_error=0, coverage=0, networks=0)
 
 
-def calibrate(sums: Sums, measured_ms: Array) -> Calibration:
-    """Fit cache, scale, rest and error bar on whole networks.
+def calibrate(sums: Sums, measured_ms: Array, cache_mb: float) -> Calibration:
+    """Fit scale, rest and error bar on whole networks.
 
     Without a rest the scale is the median of measured / summed; with one both are those of least squared
-    relative errors. Cache and rest are what makes the mean error least.
+    relative errors. There is one if that makes the mean error less.
 
     For the error bar each network is predicted with what is fitted to all others; of those n relative
     residuals the ceil((n + 1) x 0.9)-th smallest is taken, which is the leave-one-out form of split-conformal
@@ -88,28 +87,26 @@ def calibrate(sums: Sums, measured_ms: Array) -> Calibration:
     residuals = []
     for index in range(count):
         others = np.delete(np.arange(count, dtype=np.intp), index)
-        left_out = _fit(sums[others], measured_ms[others])
+        left_out = _fit(sums[others], measured_ms[others], cache_mb)
         predicted_ms = left_out.latency_ms(sums[index : index + 1])[0]
         residuals.append(abs(measured_ms[index] / predicted_ms - 1))
     rank = min(math.ceil((count + 1) * COVERAGE), count)
     return replace(
-        _fit(sums, measured_ms),
+        _fit(sums, measured_ms, cache_mb),
         relative_error=float(np.sort(residuals)[rank - 1]),
         coverage=min(COVERAGE, count / (count + 1)),
     )
 
 
-def _fit(sums: Sums, measured_ms: Array) -> Calibration:
-    """The calibration of least mean error, each part that is not needed counting as `WORTH_IT` of it."""
+def _fit(sums: Sums, measured_ms: Array, cache_mb: float) -> Calibration:
+    """The calibration of least mean error, with a rest only where that is worth it."""
+    whole_ms = _whole_ms(sums, cache_mb)
     fits: list[tuple[float, Calibration]] = []
-    for cache_mb in CACHES_MB if sums.cold_ms.any() else CACHES_MB[-1:]:
-        whole_ms = _whole_ms(sums, cache_mb)
-        for scale, rest_ms in ((float(np.median(measured_ms / whole_ms)), 0.0), _line(whole_ms, measured_ms)):
-            if scale > 0 and rest_ms >= 0:
-                fit = replace(UNCALIBRATED, scale=scale, cache_mb=float(cache_mb), rest_ms=rest_ms)
-                error = float(np.abs(fit.latency_ms(sums) / measured_ms - 1).mean())
-                parts = (cache_mb < math.inf) + (rest_ms > 0)
-                fits.append((error + WORTH_IT * parts, fit))
+    for scale, rest_ms in ((float(np.median(measured_ms / whole_ms)), 0.0), _line(whole_ms, measured_ms)):
+        if scale > 0 and rest_ms >= 0:
+            fit = replace(UNCALIBRATED, scale=scale, cache_mb=cache_mb, rest_ms=rest_ms)
+            error = float(np.abs(fit.latency_ms(sums) / measured_ms - 1).mean())
+            fits.append((error + WORTH_IT * (rest_ms > 0), fit))
     _, best = min(fits, key=lambda found: found[0])
     return replace(best, networks=len(measured_ms))
 
@@ -124,5 +121,5 @@ def _line(whole_ms: Array, measured_ms: Array) -> tuple[float, float]:
 
 
 def _whole_ms(sums: Sums, cache_mb: float) -> Array:
-    found: Array = sums.warm_ms + np.minimum(1.0, (sums.weights_mb / cache_mb) ** 2) * sums.cold_ms
+    found: Array = sums.warm_ms + np.minimum(1.0, sums.weights_mb / (cache_mb or math.inf)) * sums.cold_ms
     return found

@@ -82,7 +82,7 @@ class LatencyTable:
             costs = np.array([uncalibrated._costs(network.graph).sum(axis=0) for network in profile.networks])
             sums = uncalibrated._sums(costs.reshape(-1, 3))
             whole_ms = np.array([network.rounds.summary().latency_ms for network in profile.networks])
-            return cls(profile.device, runtime, kernels, calibrate(sums, whole_ms))
+            return cls(profile.device, runtime, kernels, calibrate(sums, whole_ms, profile.device.cache_mb))
         except ValueError as error:
             then = "import whole engines, too" if "source" in profile.device.versions else "measure it again"
             raise ProfileError(

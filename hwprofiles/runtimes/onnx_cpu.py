@@ -120,6 +120,7 @@ class OnnxRuntimeCpu:
             batch=batch,
             threads=threads,
             channel_step=self.block,
+            cache_mb=_cache_mb(),
             versions={"onnxruntime": ort.__version__, "profile": str(FORMAT)},
         )
 
@@ -487,6 +488,15 @@ def _bound(session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> 
     for name, values in zip(names, session.run(names, dict(feeds)), strict=True):
         binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(np.empty_like(values)))
     return lambda: session.run_with_iobinding(binding)
+
+
+def _cache_mb() -> float:
+    """The last-level cache that this CPU's cores share; 0 where the system does not tell."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    told = [size.read_text().strip() for size in sizes]
+    return max(
+        (int(size[:-1]) * 1024 / 1e6 for size in told if size[:-1].isdigit() and size[-1] == "K"), default=0.0
+    )
 
 
 def _cpu_name() -> str:

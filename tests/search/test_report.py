@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -98,9 +97,7 @@ REPORT = Report(
     hypervolume=(0.1, 0.1, 0.12, 0.3),
     reference_accuracy=0.1,
     reference_ms=2.0,
-    calibration=Calibration(
-        scale=1.1, cache_mb=math.inf, rest_ms=0, relative_error=0.03, coverage=0.9, networks=12
-    ),
+    calibration=Calibration(scale=1.1, cache_mb=0, rest_ms=0, relative_error=0.03, coverage=0.9, networks=12),
     frozen={"classifier": "it is the model's output"},
     warnings=("No validation split was given.",),
     versions={"torch": "2.13.0"},
