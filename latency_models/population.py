@@ -38,13 +38,13 @@ class Population:
 
     def costs(self, in_channels: Counts, out_channels: Counts) -> NDArray[np.float64]:
         """(candidates, 3) summed costs, from (candidates, operators) channel counts."""
-        total = np.zeros((len(in_channels), 3))
+        total = np.zeros((len(in_channels), 3), dtype=np.float32)
         for start in range(0, len(total), CHUNK):
             rows = slice(start, start + CHUNK)
             self._add(in_channels[rows], out_channels[rows], total[rows])
-        return total
+        return total.astype(np.float64)
 
-    def _add(self, in_channels: Counts, out_channels: Counts, total: NDArray[np.float64]) -> None:
+    def _add(self, in_channels: Counts, out_channels: Counts, total: NDArray[np.float32]) -> None:
         lies: dict[int, Layouts] = {INPUT: self._plain}
         reordered: dict[tuple[int, bool], NDArray[np.bool_]] = {}
 
@@ -89,7 +89,7 @@ class Population:
         return together
 
     def _run(
-        self, family: OpSpec, layout: Layouts, ins: Counts, outs: Counts, total: NDArray[np.float64]
+        self, family: OpSpec, layout: Layouts, ins: Counts, outs: Counts, total: NDArray[np.float32]
     ) -> int | NDArray[np.intp]:
         """Add one operator's costs, its joined sources lying in `layout`; returns its ways."""
         if isinstance(layout, int):
