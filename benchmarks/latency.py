@@ -45,7 +45,8 @@ from hwprofiles import (
     open_runtime,
 )
 from hwprofiles.runtimes import CALL, Run
-from hwprofiles.runtimes.onnx_cpu import OnnxRuntimeCpu, layer_model
+from hwprofiles.runtimes.onnx_cpu import OnnxRuntimeCpu
+from hwprofiles.runtimes.onnx_drawing import layer_model
 from latency_models import LatencyTable, plan
 from latency_models.interpolate import Grid
 from latency_models.plan_measurements import grid

@@ -18,17 +18,13 @@ The rules, read from optimised graphs of ONNX Runtime 1.31 and held by tests tha
 Whoever wants plain memory behind a blocked kernel, or the other way round, pays for a `reorder`: one width
 off the grid costs more than its own layer. A sum is part of a blocked convolution only where the other
 summand lies in blocks, too; an activation behind it only if it is in `_FUSED_WITH_SUM`.
-
-An elementwise operator that has no line in `_POINTWISE` is timed as an addition, which reads two tensors and
-writes one; a `copy` as one copy of its result.
 """
 
 from __future__ import annotations
 
-import math
 import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -38,57 +34,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError
 from hwprofiles.files import FORMAT
 from hwprofiles.ops import OpGraph, OpSpec, Size
+from hwprofiles.runtimes.onnx_drawing import ACTIVATIONS, NCHWC, Sketch, draw_blocked, draw_plain
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 from hwprofiles.runtimes.protocol import PLAIN, Lowered
 from hwprofiles.runtimes.rules import check_known, fold_batch_norm, up_to, whole_heads
 
-_NCHWC = "com.microsoft.nchwc"
-_OPSETS = [helper.make_opsetid("", 20), helper.make_opsetid(_NCHWC, 1)]
-_IR_VERSION = 10
 _ALIGNED = 4  # the NCHWc convolution reads input channels in fours
 
-# What a convolution kernel can apply to its own output: ONNX activation and its parameters.
-_ACTIVATIONS: Mapping[str, tuple[str, tuple[float, ...]]] = {
-    "relu": ("Relu", ()),
-    "relu6": ("Clip", (0.0, 6.0)),
-    "hardtanh": ("Clip", (0.0, 6.0)),
-    "sigmoid": ("Sigmoid", ()),
-    "tanh": ("Tanh", ()),
-    "leaky_relu": ("LeakyRelu", (0.01,)),
-    "hardsigmoid": ("HardSigmoid", (1 / 6, 0.5)),
-    "hardswish": ("HardSwish", ()),
-}
-# One ONNX operator each, of one input unless it is named in _BINARY.
-_POINTWISE = {
-    "relu": "Relu",
-    "sigmoid": "Sigmoid",
-    "tanh": "Tanh",
-    "leaky_relu": "LeakyRelu",
-    "hardsigmoid": "HardSigmoid",
-    "hardswish": "HardSwish",
-    "gelu": "Gelu",
-    "elu": "Elu",
-    "softplus": "Softplus",
-    "mish": "Mish",
-    "exp": "Exp",
-    "log": "Log",
-    "sqrt": "Sqrt",
-    "neg": "Neg",
-    "abs": "Abs",
-    "add": "Add",
-    "sub": "Sub",
-    "mul": "Mul",
-    "div": "Div",
-    "maximum": "Max",
-    "minimum": "Min",
-}
-_BINARY = {"Add", "Sub", "Mul", "Div", "Max", "Min"}
 _FUSED_WITH_SUM = {"relu", "sigmoid", "tanh", "hardsigmoid", "hardswish"}
 _BLOCKED = {*_FUSED_WITH_SUM, "add", "silu", "gelu"}
 """What leaves blocked tensors as they lie; `mul` is not among them, as most often it is a gate's."""
@@ -105,11 +62,11 @@ class OnnxRuntimeCpu:
 
         Found by letting ONNX Runtime optimise a convolution of 4 filters and counting what it made of them.
         """
-        sketch = _Sketch()
+        sketch = Sketch()
         sketch.node("Conv", sketch.input(1, 4, 4, 4), sketch.weight(4, 4, 1, 1), kernel_shape=(1, 1))
         graph = optimised_graph(sketch.model())
         filters = {tensor.name: tensor.dims[0] for tensor in graph.initializer}
-        blocked = [node for node in graph.node if node.domain == _NCHWC and node.op_type == "Conv"]
+        blocked = [node for node in graph.node if node.domain == NCHWC and node.op_type == "Conv"]
         return filters[blocked[0].input[1]] if blocked else 1
 
     def describe(self, *, name: str, batch: int, threads: int) -> Device:
@@ -203,11 +160,11 @@ class OnnxRuntimeCpu:
         if kernel.kind.endswith(("_nchwc", "_from_nchw")) or kernel.kind.startswith("reorder"):
             # The graph is already what the optimiser would make of it; left to it, it would add reorders.
             level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            sketch = _draw_blocked(kernel, device.batch, self._pad(kernel.in_channels))
+            sketch = draw_blocked(kernel, device.batch, self._pad(kernel.in_channels))
         else:
             # One level below the highest fuses everything but leaves the layout alone.
             level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-            sketch = _draw_plain(kernel, device.batch)
+            sketch = draw_plain(kernel, device.batch)
         session = _session(sketch.model().SerializeToString(), device.threads, level)
         return _bound(session, sketch.inputs)
 
@@ -233,11 +190,6 @@ def run_onnx(onnx_path: Path, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray
         raise RequestError(f"onnxruntime cannot run {onnx_path}: {error}; export it again") from error
 
 
-def layer_model(spec: OpSpec, batch: int) -> onnx.ModelProto:
-    """Return one operator as a network of its own, as an exporter would write it."""
-    return _draw_plain(spec, batch).model()
-
-
 def optimised_graph(model: onnx.ModelProto) -> onnx.GraphProto:
     """Return the graph that ONNX Runtime runs for `model` on this CPU."""
     with tempfile.TemporaryDirectory() as folder:
@@ -250,188 +202,6 @@ def optimised_graph(model: onnx.ModelProto) -> onnx.GraphProto:
         return onnx.load(path).graph
 
 
-class _Sketch:
-    """A small ONNX model under construction; the last node's output is the model's."""
-
-    def __init__(self) -> None:
-        self.inputs: dict[str, NDArray[Any]] = {}
-        self._weights: list[onnx.TensorProto] = []
-        self._nodes: list[onnx.NodeProto] = []
-        self._random = np.random.default_rng(0)
-
-    def input(self, *shape: int) -> str:
-        name = f"input{len(self.inputs)}"
-        self.inputs[name] = self._random.standard_normal(shape, dtype=np.float32)
-        return name
-
-    def weight(self, *shape: int) -> str:
-        """Positive values that keep sums near 1, so that no kernel meets infinities or denormals."""
-        fan_in = max(1, int(np.prod(shape[1:])))
-        return self.constant(self._random.uniform(0.5, 1.5, shape).astype(np.float32) / fan_in)
-
-    def constant(self, values: NDArray[Any]) -> str:
-        name = f"weight{len(self._weights)}"
-        self._weights.append(numpy_helper.from_array(values, name))
-        return name
-
-    def node(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        output = f"value{len(self._nodes)}"
-        self._nodes.append(helper.make_node(op, list(inputs), [output], domain=domain, **attributes))
-        return output
-
-    def model(self) -> onnx.ModelProto:
-        inputs = [
-            helper.make_tensor_value_info(n, TensorProto.FLOAT, v.shape) for n, v in self.inputs.items()
-        ]
-        output = helper.make_tensor_value_info(self._nodes[-1].output[0], TensorProto.FLOAT, None)
-        graph = helper.make_graph(self._nodes, "operator", inputs, [output], self._weights)
-        return helper.make_model(graph, opset_imports=_OPSETS, ir_version=_IR_VERSION)
-
-
-def _draw_blocked(spec: OpSpec, batch: int, padded: int) -> _Sketch:
-    """A kernel on blocked activations. Its channels are padded already, unless it is one that pads."""
-    sketch = _Sketch()
-    if spec.kind == "reorder_output":
-        blocks = sketch.input(batch, padded, *spec.in_size)
-        sketch.node("ReorderOutput", blocks, domain=_NCHWC, channels=spec.out_channels)
-        return sketch
-    x = sketch.input(*_input_shape(spec, batch))
-    if spec.kind == "reorder_input":
-        sketch.node("ReorderInput", x, domain=_NCHWC)
-    elif "pool2d" in spec.kind:
-        sketch.node(_pool(spec), x, domain=_NCHWC, **_window(spec))
-    else:
-        groups = spec.groups or spec.in_channels
-        weight = sketch.weight(spec.out_channels, spec.in_channels // groups, *spec.kernel)
-        inputs = [x, weight, sketch.weight(spec.out_channels)]
-        attributes: dict[str, Any] = {**_window(spec), "dilations": spec.dilation, "group": groups}
-        for name in spec.fused:
-            if name == "add":
-                inputs.append(sketch.input(*_output_shape(spec, batch)))
-            else:
-                attributes["activation"], parameters = _ACTIVATIONS[name]
-                if parameters:
-                    attributes["activation_params"] = parameters
-        sketch.node("Conv", *inputs, domain=_NCHWC, **attributes)
-    return sketch
-
-
-def _draw_plain(spec: OpSpec, batch: int) -> _Sketch:
-    """An operator as an exported network has it, for ONNX Runtime to fuse."""
-    sketch = _Sketch()
-    kind, inputs, outputs = spec.kind, spec.in_channels, spec.out_channels
-    value = sketch.input(*_input_shape(spec, batch))
-    fused = spec.fused
-    if "conv2d" in kind:
-        groups = spec.groups or inputs
-        weight = sketch.weight(outputs, inputs // groups, *spec.kernel)
-        window = {**_window(spec), "dilations": spec.dilation, "group": groups}
-        value = sketch.node("Conv", value, weight, sketch.weight(outputs), **window)
-    elif kind == "mean2d":
-        value = sketch.node("ReduceMean", value, sketch.constant(np.array([2, 3])), keepdims=1)
-    elif "pool2d" in kind:
-        value = sketch.node(_pool(spec), value, **_window(spec))
-    elif kind == "linear":
-        value = _draw_linear(sketch, value, spec)
-    elif kind == "matmul":
-        value = sketch.node("MatMul", value, sketch.input(batch, inputs, spec.in_size[1], spec.out_size[1]))
-        for name in fused:  # by a number, which ONNX Runtime makes part of the product
-            value = sketch.node(_POINTWISE[name], value, sketch.constant(np.array(2.0, dtype=np.float32)))
-        fused = ()
-    elif kind == "attention":
-        value = _draw_attention(sketch, value, spec, batch)
-    elif kind == "layer_norm":
-        value = sketch.node("LayerNormalization", value, sketch.weight(inputs), sketch.weight(inputs))
-    elif kind == "batch_norm":
-        value = sketch.node("BatchNormalization", value, *(sketch.weight(inputs) for _ in range(4)))
-    elif kind == "softmax":
-        value = sketch.node("Softmax", value)
-    elif kind == "elementwise":
-        fused = spec.fused or ("add",)
-    elif kind == "copy":
-        value, fused = _draw_copy(sketch, value, spec), ()
-    else:
-        value = sketch.node("Relu", value)
-    _draw_epilogue(sketch, value, fused, _output_shape(spec, batch))
-    return sketch
-
-
-def _draw_linear(sketch: _Sketch, value: str, spec: OpSpec) -> str:
-    """Of one vector a Gemm; of several, as exporters write it, a product and a sum."""
-    weight, bias = sketch.weight(spec.in_channels, spec.out_channels), sketch.weight(spec.out_channels)
-    if math.prod(spec.in_size) == 1:
-        return sketch.node("Gemm", value, weight, bias)
-    return sketch.node("Add", sketch.node("MatMul", value, weight), bias)
-
-
-def _draw_copy(sketch: _Sketch, value: str, spec: OpSpec) -> str:
-    """Of tokens and heads that change places, as attention has it, a transposition; else a plain copy."""
-    if spec.fused == ("transpose",) and len(spec.in_size) == 2:
-        return sketch.node("Transpose", value, perm=(0, 2, 1, 3))
-    return sketch.node("Identity", value)
-
-
-def _draw_attention(sketch: _Sketch, query: str, spec: OpSpec, batch: int) -> str:
-    (width,), (_, keys) = spec.kernel, spec.in_size
-    heads = spec.in_channels // width
-    scores = sketch.node("MatMul", query, sketch.input(batch, heads, width, keys))
-    scaled = sketch.node("Mul", scores, sketch.constant(np.array(width**-0.5, dtype=np.float32)))
-    return sketch.node("MatMul", sketch.node("Softmax", scaled), sketch.input(batch, heads, keys, width))
-
-
-def _draw_epilogue(sketch: _Sketch, value: str, names: Sequence[str], shape: tuple[int, ...]) -> None:
-    """Append what follows an operator whose output has `shape`."""
-    for name in names:
-        if name == "silu":
-            value = sketch.node("Mul", value, sketch.node("Sigmoid", value))
-        elif name in ("relu6", "hardtanh", "clamp"):
-            limits = (sketch.constant(np.array(limit, dtype=np.float32)) for limit in (0.0, 6.0))
-            value = sketch.node("Clip", value, *limits)
-        elif name == "batch_norm":
-            value = sketch.node("BatchNormalization", value, *(sketch.weight(shape[1]) for _ in range(4)))
-        elif name == "layer_norm":
-            value = sketch.node(
-                "LayerNormalization", value, sketch.weight(shape[-1]), sketch.weight(shape[-1])
-            )
-        else:
-            op = _POINTWISE.get(name, "Add")
-            value = sketch.node(op, value, *([sketch.input(*shape)] if op in _BINARY else []))
-
-
-def _input_shape(spec: OpSpec, batch: int) -> tuple[int, ...]:
-    """Channels second where there are two spatial axes, and last otherwise."""
-    if spec.kind == "linear":
-        return _vectors(spec, batch, spec.in_channels)
-    if spec.kind == "attention":
-        (width,), (queries, _) = spec.kernel, spec.in_size
-        return (batch, spec.in_channels // width, queries, width)
-    if len(spec.in_size) == 2:
-        return (batch, spec.in_channels, *spec.in_size)
-    return (batch, *spec.in_size, spec.in_channels)
-
-
-def _output_shape(spec: OpSpec, batch: int) -> tuple[int, ...]:
-    if spec.kind == "linear":
-        return _vectors(spec, batch, spec.out_channels)
-    if "2d" in spec.kind or spec.kind == "matmul":
-        return (batch, spec.out_channels, *spec.out_size)
-    return _input_shape(spec, batch)
-
-
-def _vectors(spec: OpSpec, batch: int, channels: int) -> tuple[int, ...]:
-    """The shape of what a linear layer reads or writes: a vector of each sample, or rows of them."""
-    rows = math.prod(spec.in_size)
-    return (batch, channels) if rows == 1 else (batch, rows, channels)
-
-
-def _pool(spec: OpSpec) -> str:
-    return "MaxPool" if spec.kind.startswith("max") else "AveragePool"
-
-
-def _window(spec: OpSpec) -> dict[str, Any]:
-    return {"kernel_shape": spec.kernel, "strides": spec.stride, "pads": spec.padding}
-
-
 def _kernel(spec: OpSpec, layout: str, in_channels: int, out_channels: int) -> OpSpec:
     return replace(spec, kind=f"{spec.kind}_{layout}", in_channels=in_channels, out_channels=out_channels)
 
@@ -440,7 +210,7 @@ def _split_epilogue(fused: tuple[str, ...], *, adds: bool) -> tuple[tuple[str, .
     """What a blocked convolution does to its own result, and what others do behind it."""
     inside = ("add",) if fused[:1] == ("add",) and adds else ()
     behind = fused[len(inside) :]
-    if behind and behind[0] in (_FUSED_WITH_SUM if inside else _ACTIVATIONS):
+    if behind and behind[0] in (_FUSED_WITH_SUM if inside else ACTIVATIONS):
         return (*inside, behind[0]), behind[1:]
     return inside, behind
 

@@ -24,7 +24,7 @@ from hwprofiles.files import FORMAT
 from hwprofiles.ops import OpGraph, OpSpec
 from hwprofiles.runtimes.cuda import open_cuda
 from hwprofiles.runtimes.gpu import GpuLowering, to_half
-from hwprofiles.runtimes.onnx_cpu import layer_model
+from hwprofiles.runtimes.onnx_drawing import layer_model
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 
 _CAPTURING_RUNS = 3

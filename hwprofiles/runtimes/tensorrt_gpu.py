@@ -31,7 +31,7 @@ from hwprofiles.files import FORMAT
 from hwprofiles.ops import OpGraph, OpSpec
 from hwprofiles.runtimes.cuda import Cuda, Memory, open_cuda
 from hwprofiles.runtimes.gpu import GpuLowering, to_half
-from hwprofiles.runtimes.onnx_cpu import layer_model
+from hwprofiles.runtimes.onnx_drawing import layer_model
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 
 BUILDER_LEVEL = 3

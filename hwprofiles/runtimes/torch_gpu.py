@@ -26,7 +26,7 @@ from hwprofiles.errors import RequestError, UnsupportedOpError, nearest
 from hwprofiles.files import FORMAT
 from hwprofiles.ops import OpGraph, OpSpec
 from hwprofiles.runtimes.gpu import GpuLowering, to_half
-from hwprofiles.runtimes.onnx_cpu import layer_model
+from hwprofiles.runtimes.onnx_drawing import layer_model
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 
 Attributes = Mapping[str, Any]

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwprofiles import OpSpec, lower, measure
 from hwprofiles.runtimes import PLAIN
-from hwprofiles.runtimes.onnx_cpu import _POINTWISE, OnnxRuntimeCpu, optimised_graph
+from hwprofiles.runtimes.onnx_cpu import OnnxRuntimeCpu, optimised_graph
+from hwprofiles.runtimes.onnx_drawing import POINTWISE
 from tests.bundles import coupled, exported
 from tests.contracts.runtime import RuntimeContract, conv, in_a_row, square
 from trials.candidate import Candidate
@@ -135,7 +136,7 @@ def test_a_pruned_network_runs_the_kernels_and_the_reorders_that_lowering_names(
     assert named == kernels_run(tmp_path / "n.onnx")
 
 
-@pytest.mark.parametrize("name", [*_POINTWISE, "silu", "relu6", "hardtanh", "clamp", "where"])
+@pytest.mark.parametrize("name", [*POINTWISE, "silu", "relu6", "hardtanh", "clamp", "where"])
 def test_every_function_of_one_element_runs_alone_and_behind_a_layer(name: str) -> None:
     device = _RUNTIME.describe(name="here", batch=2, threads=1)
     specs = (
