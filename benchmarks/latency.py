@@ -51,9 +51,9 @@ from latency_models import LatencyTable, plan
 from latency_models.interpolate import Grid
 from latency_models.plan_measurements import grid
 from search.profiling import narrowest
-from trials.bundle import export_model
 from trials.candidate import Candidate, Counts
 from trials.costs import Costs
+from trials.export import export_model
 from trials.groups import analyse, even_kept
 from trials.onnx_file import write_onnx
 from trials.prune import prune

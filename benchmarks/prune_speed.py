@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.cifar import resnet56
-from trials.bundle import export_model
+from trials.export import export_model
 from trials.graph import Input
 from trials.groups import analyse
 from trials.network import build

@@ -17,9 +17,9 @@ import numpy as np
 
 from benchmarks.zoo import ZOO
 from hwprofiles import measure, open_runtime
-from trials.bundle import export_model
 from trials.candidate import Candidate, as_counts
 from trials.costs import Costs
+from trials.export import export_model
 from trials.groups import analyse, even_kept
 from trials.onnx_file import write_onnx
 from trials.prune import prune

@@ -11,8 +11,9 @@ from torch import nn
 
 from hwprofiles.errors import RequestError, nearest, one_line
 from search.job import Job
-from trials.bundle import Bundle, export_model, read_bundle
+from trials.bundle import Bundle, read_bundle
 from trials.data import Splits, load
+from trials.export import export_model
 from trials.factory import call_factory
 from trials.groups import Coupling, analyse
 from trials.proof import prove

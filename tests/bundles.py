@@ -7,7 +7,8 @@ from functools import cache
 from torch import nn
 
 from tests.models import MODELS, VOCABULARY, build
-from trials.bundle import Bundle, export_model
+from trials.bundle import Bundle
+from trials.export import export_model
 from trials.graph import Input
 from trials.groups import Coupling, analyse
 

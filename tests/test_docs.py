@@ -14,8 +14,8 @@ from typer.core import TyperGroup
 from search.cli import app
 from search.job import Job
 from search.settings import Settings
-from trials.bundle import export_model
 from trials.data import load
+from trials.export import export_model
 from trials.factory import call_factory
 from trials.groups import analyse
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from hwprofiles.errors import RequestError, UnsupportedOpError
 from tests.bundles import export_images, exported, input_of
 from tests.models import MODELS, build, example_input
-from trials.bundle import export_model, read_bundle
+from trials.bundle import read_bundle
+from trials.export import export_model
 from trials.graph import Input
 
 

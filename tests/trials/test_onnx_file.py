@@ -15,7 +15,8 @@ from hwprofiles.runtimes.onnx_cpu import run_onnx
 from tests.bundles import export_images, exported
 from tests.models import MODELS
 from trials import onnx_file
-from trials.bundle import Bundle, export_model
+from trials.bundle import Bundle
+from trials.export import export_model
 from trials.graph import Graph, Input
 from trials.network import build
 from trials.onnx_file import fold_batch_norms, write_onnx
