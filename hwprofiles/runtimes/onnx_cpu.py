@@ -13,6 +13,7 @@ The rules, read from optimised graphs of ONNX Runtime 1.31 and held by tests tha
     batch_norm behind a blocked kernel             depthwise_conv2d_nchwc of 1x1
     sums and the functions in `_BLOCKED`           on blocks where all that they read lies in blocks
     concatenation                                  on blocks where all that it reads lies in whole blocks
+    linear                                         output padded to panels of 16, by a measured staircase
     everything else                                as it is
 
 Whoever wants plain memory behind a blocked kernel, or the other way round, pays for a `reorder`: one width
@@ -45,6 +46,7 @@ from hwprofiles.runtimes.protocol import PLAIN, Lowered
 from hwprofiles.runtimes.rules import check_known, fold_batch_norm, up_to, whole_heads
 
 _ALIGNED = 4  # the NCHWc convolution reads input channels in fours
+_PANEL = 16  # the matrix product packs columns of weights by sixteen, on every CPU
 
 _FUSED_WITH_SUM = {"relu", "sigmoid", "tanh", "hardsigmoid", "hardswish"}
 _BLOCKED = {*_FUSED_WITH_SUM, "add", "silu", "gelu"}
@@ -100,6 +102,8 @@ class OnnxRuntimeCpu:
                 return Lowered((spec.with_channels(padded, padded),), PLAIN, layout, layout)
             case "copy" if layout == _WHOLE and spec.fused == ("cat",):
                 return Lowered((spec,), PLAIN, _WHOLE, _WHOLE)
+            case "linear":
+                return Lowered((spec.with_channels(spec.in_channels, up_to(channels, _PANEL)),))
         return Lowered((whole_heads(spec),))
 
     def reorder(self, channels: int, size: Size, layout: str) -> OpSpec:

@@ -198,3 +198,19 @@ def test_measured_stairs_are_where_the_padding_puts_them(tmp_path: Path) -> None
     assert ms["below the edge"] == pytest.approx(ms["edge"], rel=0.07)
     assert ms["next stair"] > 1.1 * ms["edge"]
     assert ms["ragged"] > 1.1 * ms["edge"]
+
+
+@pytest.mark.slow
+def test_a_linear_layer_costs_as_much_as_the_next_sixteen_of_outputs() -> None:
+    device = _RUNTIME.describe(name="here", batch=1, threads=1)
+    layers = {count: OpSpec(kind="linear", in_channels=192, out_channels=count, in_size=(196,))
+              for count in (160, 162, 174, 176, 178)}  # fmt: skip
+    assert {kernel_of(layer).out_channels for layer in layers.values()} == {160, 176, 192}
+    measured = measure(
+        {count: _RUNTIME.prepare_kernel(layer, device) for count, layer in layers.items()},
+        passes=3, rounds=30, seed=0,
+    )  # fmt: skip
+    ms = {count: rounds.summary().latency_ms for count, rounds in measured.items()}
+    assert ms[162] == pytest.approx(ms[176], rel=0.03) == ms[174]
+    assert ms[162] > 1.04 * ms[160]
+    assert ms[178] > 1.04 * ms[176]
