@@ -1,0 +1,71 @@
+"""The command line: `prunefront run job.toml` and its companions.
+
+Exit codes: 0 ok, 1 failed, 2 wrong usage or job, 3 something cannot be reached now, 130 ended by Ctrl-C.
+
+A command imports what it needs when it is called: `prunefront --help` waits for no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from hwprofiles.errors import InvariantError, PrunefrontError, RequestError, TransientError
+from search.cli import devices, jobs
+from search.cli.terminal import INTERRUPTED, err, fail, say
+
+
+class _Commands(TyperGroup):
+    """The commands, one of which Ctrl-C may end."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say(err, "\ninterrupted before there was anything new to resume; run the same command again")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Find how much of each layer to take away: the most accurate model at every latency.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# As `--help` lists them.
+for command in (
+    jobs.run,
+    jobs.resume,
+    jobs.inspect,
+    devices.profile,
+    devices.devices,
+    devices.predict,
+    jobs.bundle,
+    jobs.trial,
+    jobs.front,
+    jobs.export,
+    jobs.show,
+    jobs.ls,
+    jobs.rm,
+    devices.serve,
+    devices.agent,
+):
+    app.command()(command)
+app.add_typer(devices.lut, name="lut")
+
+
+def main() -> None:
+    """Run the command line; every error on purpose becomes one sentence and an exit code."""
+    try:
+        app()
+    except RequestError as error:
+        fail(str(error), 2)
+    except TransientError as error:
+        fail(str(error), 3)
+    except InvariantError as error:
+        fail(f"{error} (this is a bug in prunefront: please report it)", 1)
+    except PrunefrontError as error:
+        fail(str(error), 1)

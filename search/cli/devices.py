@@ -1,0 +1,266 @@
+"""Commands about devices: their profiles, what tables predict, and measuring on other boards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hwprofiles.errors import RequestError
+from search.cli.terminal import (
+    INTERRUPTED,
+    AsJson,
+    Runs,
+    devices_folder,
+    err,
+    make_folder,
+    out,
+    print_json,
+    runs_folder,
+    say,
+)
+from search.place import Place
+
+
+def profile(
+    job_file: Annotated[
+        Path | None, typer.Argument(help="A job file, to measure what its run would.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Measure for the device's own profile, under this name of yours.")
+    ] = "",
+    model: Annotated[Path | None, typer.Option(help="With --device: a job file, or a bundle alone.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="With --device: such as onnxruntime.")] = None,
+    precision: Annotated[str | None, typer.Option(help="With --device: such as fp32.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="With --device.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="With --device.")] = None,
+    passes: Annotated[
+        int | None, typer.Option(min=1, max=100, help="With --device: times everything is measured.")
+    ] = None,
+    as_json: AsJson = False,
+    runs: Runs = None,
+) -> None:
+    """Measure this machine for a model: for a job as `run` would, or for a device's own growing profile."""
+    from search import tables
+    from search.inspection import profile_job
+    from search.job import Job
+    from search.profiling import PASSES, profile_device
+    from search.progress import Bars, Listener, Silent
+
+    chosen = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}
+    asked = {key: value for key, value in chosen.items() if value is not None}
+    source = model or job_file
+    if source is None or (model and job_file) or (not device and (model or asked or passes)):
+        raise RequestError(
+            "profile takes a job file alone, or --device NAME with --model and what else is to differ"
+        )
+
+    def measured(listener: Listener) -> dict[str, Any]:
+        if not device:
+            job = Job.load(source)
+            return profile_job(job, Place(runs_folder(runs), job.name), listener)
+        return profile_device(source, device, devices_folder(runs), asked, passes or PASSES, listener)
+
+    try:
+        if as_json:
+            print_json(measured(Silent()))
+            return
+        with Bars(out) as bars:
+            found = measured(bars)
+    except KeyboardInterrupt:
+        say(err, "\ninterrupted; finished passes are kept, and the same command goes on")
+        raise typer.Exit(INTERRUPTED) from None
+    for line in tables.profile(found):
+        say(out, line)
+
+
+def devices(as_json: AsJson = False, runs: Runs = None) -> None:
+    """List devices: this machine, and all that have a profile, with its age and its measured error."""
+    from search import tables
+    from search.devices import list_devices
+
+    found = list_devices(devices_folder(runs))
+    if as_json:
+        print_json(found)
+        return
+    out.print(tables.devices(found))
+    for item in found:
+        if "wrong" in item:
+            say(out, f"{item['device']}: {item['wrong']}")
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="A job file, or a bundle alone.")],
+    device: Annotated[str, typer.Option(help="A device of `prunefront devices`, or a profile's file.")],
+    widths: Annotated[
+        Path | None, typer.Option(help='JSON: a list of {"group": kept}; without it the dense model.')
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure each on this machine, too.")] = False,
+    as_json: AsJson = False,
+    runs: Runs = None,
+) -> None:
+    """Predict what candidates take on a device, with error bars, operator by operator."""
+    from search import tables
+    from search.predict import predict
+
+    found = predict(model, device, devices_folder(runs), widths, measured=measure)
+    if as_json:
+        print_json(found)
+        return
+    out.print(tables.predictions(found))
+    out.print(tables.operators(found))
+
+
+lut = typer.Typer(help="Look at latency tables.", no_args_is_help=True)
+DeviceName = Annotated[str, typer.Argument(help="A device of `prunefront devices`, or a profile's file.")]
+
+
+@lut.command("show")
+def lut_show(
+    device: DeviceName,
+    operator: Annotated[
+        int | None, typer.Option(help="Number of an operator in the list: show its latency over its width.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="With --operator: draw it into this file, too.")] = None,
+    as_json: AsJson = False,
+    runs: Runs = None,
+) -> None:
+    """Show a table: its families of kernels, or the stairs and cliffs of one operator."""
+    from search import tables
+    from search.lut import show, show_operator, stairs_facts
+
+    if operator is None:
+        if svg:
+            raise RequestError("--svg draws one operator; name it with --operator and its number in the list")
+        found = show(device, devices_folder(runs))
+        if as_json:
+            print_json(found)
+            return
+        out.print(tables.families(found))
+        out.print(tables.numbered(found["operators"]))
+        return
+    stairs = show_operator(device, devices_folder(runs), operator)
+    if svg:
+        from search.figures import write_stairs
+
+        write_stairs(stairs, svg)
+    if as_json:
+        print_json([stairs_facts(each) for each in stairs])
+        return
+    for each in stairs:
+        for line in tables.stairs(each):
+            out.print(line)
+
+
+@lut.command("check")
+def lut_check(device: DeviceName, as_json: AsJson = False, runs: Runs = None) -> None:
+    """Check a table for damage, and name measurements that were disturbed."""
+    from search import tables
+    from search.lut import check
+
+    found = check(device, devices_folder(runs))
+    if as_json:
+        print_json(found)
+        return
+    for line in tables.checked(found):
+        say(out, line)
+
+
+@lut.command("diff")
+def lut_diff(before: DeviceName, after: DeviceName, as_json: AsJson = False, runs: Runs = None) -> None:
+    """Compare two profiles of one model: what moved by more than the noise of both."""
+    from dataclasses import asdict
+
+    from search import tables
+    from search.lut import diff
+
+    differing, comparison = diff(before, after, devices_folder(runs))
+    if as_json:
+        print_json({"differing": differing, **asdict(comparison)})
+        return
+    for key, (old, new) in differing.items():
+        say(out, f"{key}: {old} → {new}")
+    say(out, tables.compared(comparison))
+    if comparison.moved:
+        out.print(tables.moves(comparison))
+
+
+@lut.command("import")
+def lut_import(
+    files: Annotated[list[Path], typer.Argument(help="Tables; of an engine: layers, profile, times.")],
+    form: Annotated[str, typer.Option("--format", help="csv, yaml or trtexec.")],
+    device: Annotated[str, typer.Option(help="What to call the device.")],
+    board: Annotated[str, typer.Option(help="The board that it was measured on.")],
+    runtime: Annotated[str, typer.Option(help="The runtime that it was measured with.")] = "tensorrt",
+    precision: Annotated[str, typer.Option(help="Such as fp16.")] = "fp32",
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    as_json: AsJson = False,
+    runs: Runs = None,
+) -> None:
+    """Make a profile of a table that somebody else measured; docs/import.md says of which."""
+    from hwprofiles import Device
+    from search.lut import import_table
+
+    described = Device(name=device, runtime=runtime, board=board, precision=precision, batch=batch)
+    path, imported = import_table(files, form, described, devices_folder(runs))
+    found = {
+        "profile": str(path),
+        "kernels": len(imported.profile.kernels),
+        "networks": len(imported.profile.networks),
+        "calibrated": imported.calibrated,
+        "left_out": list(imported.left_out),
+    }
+    if as_json:
+        print_json(found)
+        return
+    for sentence in imported.left_out:
+        say(out, f"left out: {sentence}")
+    say(out, f"{found['kernels']} kernels and {found['networks']} networks are in {path}")
+    if not imported.calibrated:
+        say(out, "it makes no predictions: that needs two whole networks, and an error bar of 90 % nine")
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for every machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8321,
+    host_name: Annotated[
+        list[str] | None, typer.Option(help="Another name that machines may call it by; may be repeated.")
+    ] = None,
+    new_token: Annotated[
+        bool, typer.Option("--new-token", help="Make a new admin's token, when the first is lost.")
+    ] = False,
+    runs: Runs = None,
+) -> None:
+    """Serve measurements to agents on other boards; docs/agent.md explains how to set them up."""
+    from search.service import serve as run_service
+
+    folder = runs_folder(runs)
+    make_folder(folder)
+    run_service(
+        folder,
+        host=host,
+        port=port,
+        names=host_name or [],
+        new_token=new_token,
+        say=lambda line: say(out, line),
+    )
+
+
+def agent(
+    server: Annotated[str, typer.Option(help="Its address, such as https://lab.example:8321.")],
+    token: Annotated[str, typer.Option(envvar="PRUNEFRONT_TOKEN", help="An agent's token.")],
+    name: Annotated[str, typer.Option(help="What jobs call this board; default: its host name.")] = "",
+    folder: Annotated[Path, typer.Option(help="Where finished passes wait for the network.")] = Path(
+        "~/.cache/prunefront/agent"
+    ),
+) -> None:
+    """Measure on this board what a server asks for, until it is stopped."""
+    import logging
+    import socket
+
+    from hwprofiles.agent import run_agent
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("hwprofiles").setLevel(logging.INFO)
+    run_agent(server, token, name=name or socket.gethostname(), folder=folder.expanduser())

@@ -1,0 +1,60 @@
+"""What all commands share: the options they have in common, and how they speak."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from hwprofiles.errors import RequestError
+from search.place import Place
+
+# In a file or a pipe nothing cuts lines, so tables there are as wide as they need.
+_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+out, err = Console(width=_width), Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Runs = Annotated[
+    Path | None, typer.Option("--runs", help="Folder of runs [env: PRUNEFRONT_RUNS; default: runs].")
+]
+
+INTERRUPTED = 130
+"""What shells expect of a program that Ctrl-C ended."""
+
+
+def runs_folder(runs: Path | None) -> Path:
+    from search.settings import Settings
+
+    return runs or Settings().runs
+
+
+def devices_folder(runs: Path | None) -> Path:
+    return Place(runs_folder(runs), "").devices
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"the folder of runs {folder} cannot be made: {error.strerror}; choose another with --runs"
+        ) from None
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is: paths are not cut, coloured or taken for markup."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2))
+
+
+def fail(sentence: str, code: int) -> None:
+    say(err, f"error: {sentence}")
+    sys.exit(code)
