@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hwprofiles.device import Device
+from hwprofiles.disk import whole_file
 from hwprofiles.errors import ProfileError
 from hwprofiles.ops import INPUT, OpGraph, OpSpec
 from hwprofiles.samples import Rounds
@@ -82,16 +81,8 @@ def write_profile(profile: Profile, path: Path) -> None:
     }
     header["sha256"] = _sha256(header, rows)
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_HEADER: json.dumps(header)}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with whole_file(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def read_profile(path: Path) -> Profile:

@@ -18,9 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hwprofiles.disk import file_sha256, whole_folder
 from hwprofiles.errors import BundleError, RequestError
 from search.verify import check_onnx
-from trials.bundle import Bundle, file_sha256, read_json, read_model, whole_folder
+from trials.bundle import Bundle, read_json, read_model
 from trials.graph import Graph
 from trials.network import Network, build
 from trials.onnx_file import write_onnx

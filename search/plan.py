@@ -6,7 +6,6 @@ and cannot come to another answer.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprofiles import Profile
+from hwprofiles.disk import file_sha256
 from hwprofiles.errors import InvariantError, RequestError, TrialError
 from search.budget import Cost
 from search.job import Job
@@ -140,7 +140,7 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
     scorer = Scorer(costs, table)
     error = table.calibration.relative_error
     listener.update(1.0, f"dense {dense_latency_ms(profile):.3g} ms, predictions within ±{error:.1%}")
-    profile_sha256 = hashlib.sha256(place.profile.read_bytes()).hexdigest()
+    profile_sha256 = file_sha256(place.profile)
     if before is None:
         before = _plan(job, bundle, splits, coupling, space, profile, profile_sha256, scorer)
         shutil.rmtree(place.bundle, ignore_errors=True)  # of a start that was killed right here

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from hwprofiles.disk import file_sha256, whole_folder
 from hwprofiles.errors import BundleError, RequestError, one_line
 from trials.graph import Arg, Batch, Dtype, Graph, Node, Tensor, Value
 from trials.groups import trace
@@ -151,24 +149,6 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
     return next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), "")
 
 
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to fill. It takes the place of `folder` when all went well, and is gone if not."""
-    partial, replaced = (
-        folder.with_name(f".{folder.name}.{what}-{os.getpid()}") for what in ("partial", "replaced")
-    )
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
-
-
 def _check_size(path: Path, cap: int) -> None:
     if not path.is_file():
         raise BundleError(f"{path} is missing; export the model again")
@@ -236,8 +216,3 @@ def _fits(kind: str, arg: Arg) -> bool:
     if outer == "List":
         return isinstance(arg, tuple) and all(_fits(inner[:-1], item) for item in arg)
     return isinstance(arg, _PYTHON_TYPES[kind])
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,8 +6,6 @@ A profile is a function of the stored passes: worked out when somebody wants it,
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from hwprofiles.device import Device
+from hwprofiles.disk import whole_file
 from hwprofiles.errors import RequestError
 from hwprofiles.files import MeasuredNetwork, Profile, write_profile
 from hwprofiles.samples import Rounds
@@ -42,24 +41,16 @@ class Room:
         Raises:
             RequestError: its sha256 is another.
         """
-        self._files.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        with tempfile.NamedTemporaryFile(dir=self._files, prefix=".", delete=False) as file:
-            try:
-                async for piece in content:
-                    digest.update(piece)
-                    file.write(piece)
-                if digest.hexdigest() != sha256:
-                    raise RequestError(
-                        f"the file that was sent as {sha256[:12]}… has sha256 {digest.hexdigest()[:12]}…; "
-                        "send it again"
-                    )
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, self.file(sha256))
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with whole_file(self.file(sha256)) as file:
+            async for piece in content:
+                digest.update(piece)
+                file.write(piece)
+            if digest.hexdigest() != sha256:
+                raise RequestError(
+                    f"the file that was sent as {sha256[:12]}… has sha256 {digest.hexdigest()[:12]}…; "
+                    "send it again"
+                )
 
     def ask(self, wanted: Measurement) -> tuple[str, bool]:
         """Queue a measurement; gives its id, which equal measurements share, and whether it is new.
