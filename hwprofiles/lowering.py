@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from hwprofiles.ops import INPUT, OpGraph, OpSpec
-from hwprofiles.runtimes.protocol import PLAIN, Runtime
+from hwprofiles.runtimes.protocol import PLAIN, Lowering
 
 
-def lower(graph: OpGraph, runtime: Runtime) -> list[tuple[OpSpec, ...]]:
+def lower(graph: OpGraph, rules: Lowering) -> list[tuple[OpSpec, ...]]:
     """Return the kernels of each operator in running order, and last those that the network's outputs need.
 
     A tensor that is wanted in another layout than it lies in is reordered once, before its first such reader.
 
     Raises:
-        UnsupportedOpError: the runtime has no rule for an operator.
+        UnsupportedOpError: there is no rule for an operator.
     """
     lies = {INPUT: PLAIN}
     at_hand: set[tuple[int, str]] = set()
@@ -22,11 +22,11 @@ def lower(graph: OpGraph, runtime: Runtime) -> list[tuple[OpSpec, ...]]:
         if (lies[source] == PLAIN) == (layout == PLAIN) or (source, layout) in at_hand:
             return []
         at_hand.add((source, layout))
-        return [runtime.reorder(*shape_of(graph, source, reader), layout)]
+        return [rules.reorder(*shape_of(graph, source, reader), layout)]
 
     for position, spec in enumerate(graph.operators):
         joined = [lies[source] for source in graph.joined(position)]
-        lowered = runtime.lower(spec, min(joined, key=runtime.layouts.index, default=PLAIN))
+        lowered = rules.lower(spec, min(joined, key=rules.layouts.index, default=PLAIN))
         kernels: list[OpSpec] = []
         for source in graph.own(position):
             kernels += bring(source, lowered.reads, spec)

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 
 from hwprofiles.lowering import shape_of
 from hwprofiles.ops import INPUT, OpGraph, OpSpec
-from hwprofiles.runtimes import PLAIN, Lowered, Runtime
+from hwprofiles.runtimes import PLAIN, Lowered, Lowering
 
 POINTS_PER_AXIS = 4
 """Counts measured along each channel axis; where there are no more than that, every count is."""
 
 
-def plan(dense: OpGraph, narrowest: OpGraph, runtime: Runtime) -> list[OpSpec]:
+def plan(dense: OpGraph, narrowest: OpGraph, runtime: Lowering) -> list[OpSpec]:
     """Return the kernels to measure, each once, in a fixed order.
 
     For each family of kernels that a candidate between `narrowest` and `dense` can run into: a full grid over
@@ -29,7 +29,7 @@ def plan(dense: OpGraph, narrowest: OpGraph, runtime: Runtime) -> list[OpSpec]:
     return [kernel for family, channels in sorted(reachable.items()) for kernel in grid(family, channels)]
 
 
-def _reachable(dense: OpGraph, narrowest: OpGraph, runtime: Runtime) -> Iterator[OpSpec]:
+def _reachable(dense: OpGraph, narrowest: OpGraph, runtime: Lowering) -> Iterator[OpSpec]:
     """Every kernel of a candidate, reorders included: from each layout that each tensor may lie in."""
     lies: dict[int, set[str]] = {INPUT: {PLAIN}}
     wanted: dict[int, set[str]] = defaultdict(set)
@@ -53,7 +53,7 @@ def _reachable(dense: OpGraph, narrowest: OpGraph, runtime: Runtime) -> Iterator
         yield from _reorders(dense, narrowest, source, source, lies[source], {PLAIN}, runtime)
 
 
-def _together(layouts: list[set[str]], runtime: Runtime) -> set[str]:
+def _together(layouts: list[set[str]], runtime: Lowering) -> set[str]:
     """The layouts that tensors may count as together, each lying in one of its own."""
     if not layouts:
         return {PLAIN}
@@ -62,7 +62,7 @@ def _together(layouts: list[set[str]], runtime: Runtime) -> set[str]:
     return {layout for own in layouts for layout in own if order(layout) <= order(most)}
 
 
-def _outline(widest: OpSpec, thinnest: OpSpec, layout: str, runtime: Runtime) -> Iterator[Lowered]:
+def _outline(widest: OpSpec, thinnest: OpSpec, layout: str, runtime: Lowering) -> Iterator[Lowered]:
     """Lower every input count, and every output count for each kernel that an input count leads to.
 
     That finds every kernel and every padded count on either axis without walking their whole product.
@@ -88,7 +88,7 @@ def _reorders(
     reader: int,
     lies: set[str],
     wanted: set[str],
-    runtime: Runtime,
+    runtime: Lowering,
 ) -> Iterator[OpSpec]:
     most, size = shape_of(dense, source, dense.operators[reader])
     least, _ = shape_of(narrowest, source, narrowest.operators[reader])

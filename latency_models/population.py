@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hwprofiles.lowering import shape_of
 from hwprofiles.ops import INPUT, OpGraph, OpSpec, Size
-from hwprofiles.runtimes import PLAIN, Runtime
+from hwprofiles.runtimes import PLAIN, Lowering
 from latency_models.sheet import Cost, Counts, Sheet
 
 CHUNK = 8192
@@ -27,7 +27,7 @@ class Population:
         kernel_cost: the cost of each kernel that the runtime makes of it.
     """
 
-    def __init__(self, graph: OpGraph, runtime: Runtime, kernel_cost: Callable[[OpSpec], Cost]) -> None:
+    def __init__(self, graph: OpGraph, runtime: Lowering, kernel_cost: Callable[[OpSpec], Cost]) -> None:
         self.graph = graph
         self._runtime = runtime
         self._kernel_cost = kernel_cost

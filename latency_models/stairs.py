@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwprofiles.errors import NotMeasuredError
 from hwprofiles.files import Profile
 from hwprofiles.ops import OpSpec
-from hwprofiles.runtimes import CALL, Runtime
+from hwprofiles.runtimes import CALL, Lowering
 from latency_models.interpolate import Grid
 
 Axis = Literal["in_channels", "out_channels"]
@@ -53,7 +53,7 @@ def operators(profile: Profile) -> list[OpSpec]:
     return [family.with_channels(*channels) for family, channels in widest.items()]
 
 
-def stairs(profile: Profile, runtime: Runtime, operator: OpSpec) -> list[Stairs]:
+def stairs(profile: Profile, runtime: Lowering, operator: OpSpec) -> list[Stairs]:
     """Over its output and its input channels; over its output channels alone where both are the same.
 
     Raises:
@@ -69,7 +69,7 @@ def stairs(profile: Profile, runtime: Runtime, operator: OpSpec) -> list[Stairs]
 
 
 def _along(
-    axis: Axis, operator: OpSpec, profile: Profile, runtime: Runtime, grids: dict[OpSpec, Grid]
+    axis: Axis, operator: OpSpec, profile: Profile, runtime: Lowering, grids: dict[OpSpec, Grid]
 ) -> Stairs:
     call_ms = grids[CALL.family].at(CALL.in_channels, CALL.out_channels)[0] if CALL.family in grids else 0.0
     full = getattr(operator, axis)

@@ -16,7 +16,7 @@ from hwprofiles.errors import NotMeasuredError, ProfileError
 from hwprofiles.files import Profile
 from hwprofiles.lowering import lower
 from hwprofiles.ops import OpGraph, OpSpec
-from hwprofiles.runtimes import CALL, Runtime
+from hwprofiles.runtimes import CALL, Lowering
 from latency_models.calibrate import UNCALIBRATED, Calibration, Sums, calibrate
 from latency_models.interpolate import Grid
 from latency_models.population import Population
@@ -47,7 +47,7 @@ class LatencyTable:
     """
 
     def __init__(
-        self, device: Device, runtime: Runtime, kernels: Mapping[OpSpec, Grid], calibration: Calibration
+        self, device: Device, runtime: Lowering, kernels: Mapping[OpSpec, Grid], calibration: Calibration
     ) -> None:
         """`kernels` maps a family of kernels to its latency alone; see `from_profile`."""
         self.device = device
@@ -65,7 +65,7 @@ class LatencyTable:
         self._population: Population | None = None
 
     @classmethod
-    def from_profile(cls, profile: Profile, runtime: Runtime) -> Self:
+    def from_profile(cls, profile: Profile, runtime: Lowering) -> Self:
         """
         Raises:
             ProfileError: the profile lacks what a table needs: whole grids, and two or more networks.

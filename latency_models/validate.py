@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hwprofiles.files import MeasuredNetwork, Profile
 from hwprofiles.ops import OpGraph
-from hwprofiles.runtimes import Runtime
+from hwprofiles.runtimes import Lowering
 from hwprofiles.samples import Rounds
 from latency_models.table import LatencyTable
 
@@ -31,7 +31,7 @@ class Validation:
     floor: float
 
 
-def validate(profile: Profile, runtime: Runtime) -> Validation | None:
+def validate(profile: Profile, runtime: Lowering) -> Validation | None:
     """Predict each held-out network with the table of its own model; `None` where none was held out.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hwprofiles
-from hwprofiles import Device, OpGraph, Profile, Runtime, open_runtime, read_profile
+from hwprofiles import Device, Lowering, OpGraph, Profile, lowering_of, open_runtime, read_profile
 from hwprofiles.errors import PrunefrontError, RequestError, nearest
 from latency_models import LatencyTable, validate
 from search.job import DeviceChoice
@@ -56,22 +56,15 @@ def known_profiles(folder: Path) -> Iterator[tuple[str, Path]]:
     yield from sorted(found.items())
 
 
-def open_table(profile: Profile, model: OpGraph) -> tuple[LatencyTable, Runtime]:
+def open_table(profile: Profile, model: OpGraph) -> tuple[LatencyTable, Lowering]:
     """The table of a profile for one model, calibrated on that model's networks where it holds some.
 
     Raises:
-        RequestError: the profile makes no table, or its runtime is not here.
+        RequestError: the profile makes no table, or its runtime is not known.
     """
-    runtime = open_runtime(profile.device.runtime, profile.device.precision)
-    here = runtime.describe(name="here", batch=profile.device.batch, threads=profile.device.threads)
-    if here.channel_step != profile.device.channel_step:
-        raise RequestError(
-            f"device {profile.device.name!r} works on blocks of {profile.device.channel_step} channels and "
-            f"this machine on {here.channel_step}, so it cannot say which kernels run there; predict on a "
-            f"machine like {profile.device.board}"
-        )
+    rules = lowering_of(profile.device)
     own = profile.of_model(model)
-    return LatencyTable.from_profile(own if own.networks else profile, runtime), runtime
+    return LatencyTable.from_profile(own if own.networks else profile, rules), rules
 
 
 def fitting_profile(folder: Path, device: Device, model: OpGraph, dense_name: str) -> Profile | None:
@@ -124,11 +117,11 @@ def _facts(device: Device) -> dict[str, Any]:
 
 def _profile_facts(name: str, path: Path, profile: Profile) -> dict[str, Any]:
     here, found = None, None
-    with suppress(RequestError):  # a runtime that is not installed here says nothing about its profiles
+    with suppress(RequestError):  # a runtime that is not installed here runs elsewhere
         runtime = open_runtime(profile.device.runtime, profile.device.precision)
         here = runtime.describe(name=name, batch=profile.device.batch, threads=profile.device.threads)
-    if here and here.channel_step == profile.device.channel_step:
-        found = validate(profile, runtime)
+    with suppress(RequestError):  # nor has a profile of a runtime that is not known a table
+        found = validate(profile, lowering_of(profile.device))
     return {
         **_facts(profile.device),
         "device": name,

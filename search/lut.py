@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hwprofiles import Device, OpSpec, Profile, open_runtime, read_profile, write_profile
+from hwprofiles import Device, OpSpec, Profile, lowering_of, read_profile, write_profile
 from hwprofiles.errors import RequestError
 from latency_models import validate
 from latency_models.compare import Comparison, compare
@@ -81,8 +81,7 @@ def show_operator(name: str, folder: Path, number: int) -> list[Stairs]:
             f"profile {name!r} has no operator {number}; `prunefront lut show {name}` lists those from 1 to "
             f"{len(listed)}"
         )
-    runtime = open_runtime(profile.device.runtime, profile.device.precision)
-    return stairs(profile, runtime, listed[number - 1])
+    return stairs(profile, lowering_of(profile.device), listed[number - 1])
 
 
 def stairs_facts(found: Stairs) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hwprofiles import read_profile
+from hwprofiles import open_runtime, read_profile
 from latency_models import LatencyTable
 from search.devices import find_profile, open_table
 from search.inspection import measure_candidates, read_widths
@@ -34,10 +34,11 @@ def predict(source: Path, name: str, folder: Path, widths: Path | None, *, measu
     costs = Costs(subject.coupling)
     space = subject.space(step=1)
     candidates = [space.parse(item) for item in read_widths(widths)] if widths else [space.dense]
-    table, runtime = open_table(profile, costs.op_graph)
+    table, _ = open_table(profile, costs.op_graph)
     own = profile.of_model(costs.op_graph).networks
-    device = runtime.describe(name=name, batch=profile.device.batch, threads=profile.device.threads)
     if measured:
+        runtime = open_runtime(profile.device.runtime, profile.device.precision)
+        device = runtime.describe(name=name, batch=profile.device.batch, threads=profile.device.threads)
         table.check(device)
     found = []
     for candidate, score in zip(candidates, Scorer(costs, table).score(candidates), strict=True):

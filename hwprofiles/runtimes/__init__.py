@@ -1,44 +1,43 @@
-"""Inference runtimes, one file each behind one protocol; a runtime is imported when it is opened."""
+"""Inference runtimes, one file each behind one protocol; a runtime is imported when it is opened.
+
+What a runtime makes of operators is known without it: `lowering_of` speaks for devices elsewhere, too.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import NamedTuple, cast
 
+from hwprofiles.device import Device
 from hwprofiles.errors import RequestError, nearest
-from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered, Run, Runtime
+from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered, Lowering, Run, Runtime
 
 
 class _Known(NamedTuple):
-    """Where a runtime is opened, as "file:function" of this package, and in which precisions."""
+    """Where a runtime is opened, as "file:function" of this package, its rules' file, and its precisions."""
 
     opener: str
+    lowering: str
     precisions: tuple[str, ...]
 
 
 _RUNTIMES = {
-    "onnxruntime": _Known("onnx_cpu:open_runtime", ("fp32",)),
-    "onnxruntime-cuda": _Known("onnx_gpu:open_on_cuda", ("fp32", "tf32", "fp16")),
-    "onnxruntime-tensorrt": _Known("onnx_gpu:open_on_tensorrt", ("tf32", "fp16")),
-    "synthetic": _Known("synthetic:open_runtime", ("fp32", "fp16")),
-    "tensorrt": _Known("tensorrt_gpu:open_runtime", ("fp32", "tf32", "fp16")),
-    "torch": _Known("torch_gpu:open_runtime", ("fp32", "tf32", "fp16")),
+    "onnxruntime": _Known("onnx_cpu:open_runtime", "onnx_cpu_lowering", ("fp32",)),
+    "onnxruntime-cuda": _Known("onnx_gpu:open_on_cuda", "gpu", ("fp32", "tf32", "fp16")),
+    "onnxruntime-tensorrt": _Known("onnx_gpu:open_on_tensorrt", "gpu", ("tf32", "fp16")),
+    "synthetic": _Known("synthetic:open_runtime", "synthetic", ("fp32", "fp16")),
+    "tensorrt": _Known("tensorrt_gpu:open_runtime", "gpu", ("fp32", "tf32", "fp16")),
+    "torch": _Known("torch_gpu:open_runtime", "gpu", ("fp32", "tf32", "fp16")),
 }
 
 
 def open_runtime(name: str, precision: str = "fp32") -> Runtime:
-    """Return the runtime of that name, for networks in `precision`.
+    """Return the runtime of that name on this machine, for networks in `precision`.
 
     Raises:
         RequestError: no runtime is called so, it does not know the precision, or what it needs is missing.
     """
-    if name not in _RUNTIMES:
-        raise RequestError(f"runtime {name!r} is not known; {nearest(name, _RUNTIMES)}")
-    known = _RUNTIMES[name]
-    if precision not in known.precisions:
-        raise RequestError(
-            f"runtime {name!r} does not run {precision!r}; {nearest(precision, known.precisions)}"
-        )
+    known = _known(name, precision)
     file, _, function = known.opener.partition(":")
     try:
         return cast(Runtime, getattr(import_module(f"{__name__}.{file}"), function)(precision))
@@ -49,4 +48,25 @@ def open_runtime(name: str, precision: str = "fp32") -> Runtime:
         ) from error
 
 
-__all__ = ["CALL", "PLAIN", "Lowered", "Run", "Runtime", "open_runtime"]
+def lowering_of(device: Device) -> Lowering:
+    """Return what the runtime of `device` makes of operators there, wherever that is.
+
+    Raises:
+        RequestError: its runtime or its precision is not known.
+    """
+    file = _known(device.runtime, device.precision).lowering
+    return cast(Lowering, import_module(f"{__name__}.{file}").lowering_of(device))
+
+
+def _known(name: str, precision: str) -> _Known:
+    if name not in _RUNTIMES:
+        raise RequestError(f"runtime {name!r} is not known; {nearest(name, _RUNTIMES)}")
+    known = _RUNTIMES[name]
+    if precision not in known.precisions:
+        raise RequestError(
+            f"runtime {name!r} does not run {precision!r}; {nearest(precision, known.precisions)}"
+        )
+    return known
+
+
+__all__ = ["CALL", "PLAIN", "Lowered", "Lowering", "Run", "Runtime", "lowering_of", "open_runtime"]

@@ -15,24 +15,24 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from hwprofiles.device import Device
 from hwprofiles.errors import InvariantError
 from hwprofiles.ops import OpSpec, Size
 from hwprofiles.runtimes.protocol import PLAIN, Lowered
 from hwprofiles.runtimes.rules import check_known, fold_batch_norm, padded, whole_heads
 
 STEPS = (64, 32, 16, 8, 4, 2)
-_STEP = {"fp32": 4, "tf32": 4, "fp16": 8}
+OWN_STEP = {"fp32": 4, "tf32": 4, "fp16": 8}
 
 
 class GpuLowering:
-    """The part of `Runtime` in which GPU runtimes do not differ."""
+    """`Lowering` of every GPU runtime: channels are filled up to a multiple of `step`."""
 
     layouts: tuple[str, ...] = (PLAIN,)
 
-    def __init__(self, runtime: str, precision: str) -> None:
+    def __init__(self, runtime: str, step: int) -> None:
         self.runtime = runtime
-        self.precision = precision
-        self.step = _STEP[precision]
+        self.step = step
 
     def lower(self, spec: OpSpec, layout: str) -> Lowered:
         check_known(spec, self.runtime)
@@ -40,6 +40,10 @@ class GpuLowering:
 
     def reorder(self, channels: int, size: Size, layout: str) -> OpSpec:
         raise InvariantError(f"{self.runtime} is lowered in one layout and reorders nothing")
+
+
+def lowering_of(device: Device) -> GpuLowering:
+    return GpuLowering(device.runtime, device.channel_step)
 
 
 def stair_step(ms_by_channels: Mapping[int, float], *, tolerance: float = 0.03) -> int:

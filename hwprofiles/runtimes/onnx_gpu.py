@@ -23,7 +23,7 @@ from hwprofiles.errors import RequestError
 from hwprofiles.files import FORMAT
 from hwprofiles.ops import OpGraph, OpSpec
 from hwprofiles.runtimes.cuda import open_cuda
-from hwprofiles.runtimes.gpu import GpuLowering, to_half
+from hwprofiles.runtimes.gpu import OWN_STEP, GpuLowering, to_half
 from hwprofiles.runtimes.onnx_drawing import layer_model
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 
@@ -60,7 +60,8 @@ class OnnxRuntimeGpu(GpuLowering):
     """`Runtime` of ONNX Runtime by one provider on the first GPU, which is called `board`."""
 
     def __init__(self, runtime: str, provider: Provider, precision: str, board: str) -> None:
-        super().__init__(runtime, precision)
+        super().__init__(runtime, OWN_STEP[precision])
+        self.precision = precision
         self._provider = provider
         self._board = board
 

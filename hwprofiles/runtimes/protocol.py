@@ -1,4 +1,4 @@
-"""What every runtime promises: say what the device is, which kernel an operator becomes, and run either."""
+"""What every runtime promises: say which kernels operators become, what the device is, and run either."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Lowered(NamedTuple):
     writes: str = PLAIN
 
 
-class Runtime(Protocol):
-    """Lowers operators to the kernels that one inference runtime really runs, and runs them.
+class Lowering(Protocol):
+    """The rules by which a runtime makes kernels of operators; they need neither the runtime nor its device.
 
     Kernels that are equal cost the same, so each is measured once. Once `lower` has chosen a kernel it maps
     input and output channels independently and monotonically: a table may interpolate between kernels of
@@ -51,10 +51,6 @@ class Runtime(Protocol):
 
     layouts: tuple[str, ...]
 
-    def describe(self, *, name: str, batch: int, threads: int) -> Device:
-        """Return this machine under this runtime; `name` is the user's own word for it."""
-        ...
-
     def lower(self, spec: OpSpec, layout: str) -> Lowered:
         """Return what becomes of an operator whose joined sources lie in `layout`.
 
@@ -65,6 +61,14 @@ class Runtime(Protocol):
 
     def reorder(self, channels: int, size: Size, layout: str) -> OpSpec:
         """Return the kernel that brings a tensor into `layout`: into `PLAIN`, or out of it."""
+        ...
+
+
+class Runtime(Lowering, Protocol):
+    """An inference runtime on this machine: what it makes of operators, as `Lowering` says, it also runs."""
+
+    def describe(self, *, name: str, batch: int, threads: int) -> Device:
+        """Return this machine under this runtime; `name` is the user's own word for it."""
         ...
 
     def prepare_kernel(self, kernel: OpSpec, device: Device) -> Run:

@@ -106,6 +106,10 @@ def open_runtime(precision: str) -> Synthetic:
     return Synthetic(precision)
 
 
+def lowering_of(device: Device) -> Synthetic:
+    return Synthetic(device.precision)
+
+
 def _numbers_moved(spec: OpSpec, batch: int) -> int:
     """How many numbers a kernel reads and writes, each once."""
     reads, writes = (

@@ -30,7 +30,7 @@ from hwprofiles.errors import RequestError, TransientError
 from hwprofiles.files import FORMAT
 from hwprofiles.ops import OpGraph, OpSpec
 from hwprofiles.runtimes.cuda import Cuda, Memory, open_cuda
-from hwprofiles.runtimes.gpu import GpuLowering, to_half
+from hwprofiles.runtimes.gpu import OWN_STEP, GpuLowering, to_half
 from hwprofiles.runtimes.onnx_drawing import layer_model
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 
@@ -83,7 +83,8 @@ class TensorRt(GpuLowering):
     """
 
     def __init__(self, precision: str, trt: Any, cuda: Cuda, cache: Path) -> None:
-        super().__init__("tensorrt", precision)
+        super().__init__("tensorrt", OWN_STEP[precision])
+        self.precision = precision
         self._trt = trt
         self._cuda = cuda
         self._major = int(trt.__version__.partition(".")[0])

@@ -25,7 +25,7 @@ from hwprofiles.device import Device
 from hwprofiles.errors import RequestError, UnsupportedOpError, nearest
 from hwprofiles.files import FORMAT
 from hwprofiles.ops import OpGraph, OpSpec
-from hwprofiles.runtimes.gpu import GpuLowering, to_half
+from hwprofiles.runtimes.gpu import OWN_STEP, GpuLowering, to_half
 from hwprofiles.runtimes.onnx_drawing import layer_model
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 
@@ -41,7 +41,8 @@ class TorchGpu(GpuLowering):
     """`Runtime` of torch on `place`, a torch device."""
 
     def __init__(self, precision: str, place: str) -> None:
-        super().__init__("torch", precision)
+        super().__init__("torch", OWN_STEP[precision])
+        self.precision = precision
         self._place = torch.device(place)
 
     def describe(self, *, name: str, batch: int, threads: int) -> Device:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from hwprofiles import INPUT, OpGraph, OpSpec, Runtime, measure
+from hwprofiles import INPUT, OpGraph, OpSpec, Runtime, lowering_of, measure
 from hwprofiles.errors import RequestError, UnsupportedOpError
 from hwprofiles.runtimes import CALL, PLAIN
 
@@ -131,6 +131,14 @@ class RuntimeContract:
             assert wider.out_channels >= kernel.out_channels
 
         holds()
+
+    def test_its_rules_are_known_from_its_device_alone(self) -> None:
+        runtime = self.make()
+        rules = lowering_of(runtime.describe(name="here", batch=1, threads=1))
+        assert rules.layouts == runtime.layouts
+        for spec in OPERATORS:
+            for layout in rules.layouts:
+                assert rules.lower(spec, layout) == runtime.lower(spec, layout)
 
     def test_an_unknown_operator_is_refused_by_name(self) -> None:
         with pytest.raises(UnsupportedOpError, match=r"conv9d.*conv2d"):

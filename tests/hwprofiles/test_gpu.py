@@ -17,7 +17,7 @@ from hwprofiles import measure, open_runtime
 from hwprofiles.errors import RequestError
 from hwprofiles.runtimes import PLAIN
 from hwprofiles.runtimes.cuda import open_cuda
-from hwprofiles.runtimes.gpu import STEPS, GpuLowering, stair_step, to_half
+from hwprofiles.runtimes.gpu import OWN_STEP, STEPS, GpuLowering, stair_step, to_half
 from hwprofiles.runtimes.onnx_inputs import network_inputs
 from hwprofiles.runtimes.synthetic import TILE, Synthetic
 from tests.bundles import exported
@@ -51,7 +51,7 @@ def test_a_flat_curve_has_no_stairs_to_find() -> None:
 
 @pytest.mark.parametrize(("precision", "step"), [("fp32", 4), ("tf32", 4), ("fp16", 8)])
 def test_layers_are_filled_up_to_sixteen_bytes_and_grouped_ones_are_not(precision: str, step: int) -> None:
-    lowering = GpuLowering("tensorrt", precision)
+    lowering = GpuLowering("tensorrt", OWN_STEP[precision])
     [kernel] = lowering.lower(conv(3, 21, fused=("batch_norm", "relu")), PLAIN).kernels
     assert (kernel.in_channels, kernel.out_channels, kernel.fused) == (step, 24, ("relu",))
     assert lowering.lower(conv(12, 12, groups=3), PLAIN).kernels == (conv(12, 12, groups=3),)

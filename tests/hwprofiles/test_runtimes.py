@@ -1,12 +1,21 @@
 import pytest
 
-from hwprofiles import open_runtime
+from hwprofiles import Device, lowering_of, open_runtime
 from hwprofiles.errors import RequestError
+from hwprofiles.runtimes import PLAIN
+from tests.contracts.runtime import conv
+
+
+def board(runtime: str, channel_step: int) -> Device:
+    """A device that is elsewhere."""
+    return Device(name="board", runtime=runtime, board="another board", channel_step=channel_step)
 
 
 def test_an_unknown_runtime_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(RequestError, match="'onxruntime' is not known; did you mean 'onnxruntime'"):
         open_runtime("onxruntime")
+    with pytest.raises(RequestError, match="'onxruntime' is not known; did you mean 'onnxruntime'"):
+        lowering_of(board("onxruntime", 8))
 
 
 def test_a_precision_that_a_runtime_does_not_run_is_refused_with_what_it_runs() -> None:
@@ -16,3 +25,20 @@ def test_a_precision_that_a_runtime_does_not_run_is_refused_with_what_it_runs() 
 
 def test_a_known_runtime_opens() -> None:
     assert open_runtime("onnxruntime").describe(name="here", batch=1, threads=1).runtime == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "step", "counts"),
+    [
+        ("onnxruntime", 8, (24, 48)),
+        ("onnxruntime", 16, (32, 48)),
+        ("onnxruntime", 1, (20, 41)),
+        ("tensorrt", 8, (24, 48)),
+        ("tensorrt", 1, (20, 41)),
+    ],
+)
+def test_what_becomes_of_an_operator_elsewhere_goes_by_the_step_of_that_device(
+    runtime: str, step: int, counts: tuple[int, int]
+) -> None:
+    (kernel,) = lowering_of(board(runtime, step)).lower(conv(20, 41), PLAIN).kernels
+    assert (kernel.in_channels, kernel.out_channels) == counts

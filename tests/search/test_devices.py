@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from hwprofiles import read_profile, write_profile
+from hwprofiles import (
+    Device,
+    MeasuredNetwork,
+    OpGraph,
+    OpSpec,
+    Profile,
+    Rounds,
+    lower,
+    lowering_of,
+    read_profile,
+    write_profile,
+)
+from hwprofiles.runtimes import CALL
+from latency_models import plan
 from latency_models import profiling as measuring
 from search import devices, profiling
 from search.place import Place
@@ -21,6 +37,8 @@ from search.progress import Silent
 from tests.bundles import export_images
 from tests.search.conftest import Prunefront, Ran
 from trials.bundle import read_bundle
+from trials.candidate import Candidate
+from trials.costs import Costs
 from trials.groups import analyse
 
 
@@ -264,9 +282,48 @@ def test_a_prediction_that_cannot_be_is_refused(
         prunefront("predict", small, "--device", "bench", "--measure", "--runs", runs),
         "board 'another board', not",
     )
-    blocks = replace(profile, device=replace(profile.device, channel_step=3))
-    write_profile(blocks, folder / "bench.parquet")
-    refused(
-        prunefront("predict", small, "--device", "bench", "--runs", runs),
-        "works on blocks of 3 channels and this machine on",
+
+
+def made_up_ms(kernels: Iterable[OpSpec]) -> float:
+    """A call, and for each channel of each kernel a microsecond."""
+    return 0.01 + 1e-3 * sum(kernel.in_channels + kernel.out_channels for kernel in kernels if kernel != CALL)
+
+
+def made_up(bundle: Path, device: Device) -> Profile:
+    """A profile of a device that is not here: kernels and networks as they would run there, times made up."""
+    costs = Costs(analyse(read_bundle(bundle).graph))
+    rules = lowering_of(device)
+    graphs = [costs.candidate_graph(Candidate((kept,))) for kept in (32, 3, 8, 13, 20, 24, 27)]
+
+    def measured(graph: OpGraph) -> MeasuredNetwork:
+        ms = made_up_ms(kernel for kernels in lower(graph, rules) for kernel in kernels)
+        return MeasuredNetwork(name=str(ms), graph=graph, rounds=Rounds(np.full((1, 2, 3), ms)))
+
+    kernels = [CALL, *plan(costs.op_graph, costs.candidate_graph(Candidate((1,))), rules)]
+    return Profile(
+        device=device,
+        kernels={kernel: Rounds(np.full((1, 2, 3), made_up_ms([kernel]))) for kernel in kernels},
+        networks=tuple(map(measured, graphs[:4])),
+        held_out=tuple(map(measured, graphs[4:])),
+        created=datetime.now(UTC),
     )
+
+
+def test_a_profile_of_a_cpu_with_other_blocks_predicts_here_and_is_not_measured_here(
+    prunefront: Prunefront, bundles: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "widths.json").write_text(json.dumps([{"0": 17}]))
+    found, small = {}, bundles / "small"
+    for block in (8, 16):
+        device = Device(name="far", runtime="onnxruntime", board="a CPU elsewhere", channel_step=block)
+        write_profile(made_up(small, device), tmp_path / "devices" / f"far-{block}.parquet")
+        options = ("--device", f"far-{block}", "--widths", tmp_path / "widths.json", "--runs", tmp_path)
+        (predicted,) = written_json(prunefront("predict", small, *options, "--json"))["candidates"]
+        found[block] = predicted["predicted"]["latency_ms"]
+        refused(prunefront("predict", small, *options, "--measure"), "board 'a CPU elsewhere', not")
+        assert prunefront("lut", "check", f"far-{block}", "--runs", tmp_path).code == 0
+        assert prunefront("lut", "show", f"far-{block}", "--operator", 1, "--runs", tmp_path).code == 0
+    # What the convolution writes: 17 channels fill up 24 in blocks of 8, and 32 in blocks of 16.
+    assert found[16] - found[8] == pytest.approx(0.008, rel=1e-3)
+    listed = written_json(prunefront("devices", "--runs", tmp_path, "--json"))
+    assert [item["mean_error"] < 1e-3 for item in listed if item["profile"]] == [True, True]
