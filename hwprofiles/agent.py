@@ -8,13 +8,10 @@ all that measures on a machine takes turns (`samples.only_measurement`).
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
-import os
 import re
 import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,16 +23,15 @@ from pydantic import ValidationError
 
 from hwprofiles.board import energy_mj, read_board
 from hwprofiles.device import Device
+from hwprofiles.disk import file_sha256, write_whole
 from hwprofiles.errors import RequestError, TransientError, one_line
 from hwprofiles.remote import RefusedError, Remote
-from hwprofiles.runtimes import Run, Runtime, open_runtime
+from hwprofiles.runtimes import RUNTIMES, Run, Runtime, open_runtime
 from hwprofiles.samples import measure, only_measurement
 from hwprofiles.wire import HOLDER, LEASE_S, Announcement, Claim, Failure, Measurement, Pass
 
 POLL_S = 2.0
 """How often an agent without work asks for some."""
-RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "tensorrt", "torch")
-"""What an agent says that it has, where it can be opened."""
 _DOWNLOADS = 3
 _log = logging.getLogger(__name__)
 
@@ -86,13 +82,15 @@ def _only_agent(folder: Path) -> Iterator[str]:
 class _Agent:
     def __init__(self, remote: Remote, name: str, folder: Path) -> None:
         self._remote, self._name, self._folder = remote, name, folder
-        self._devices = _devices(name)
+        self._devices = tuple(_devices(name))
         self._heard_s = 0.0
 
     def work(self) -> bool:
         """Do one job, or say that there is none."""
         path = f"/agents/{self._name}/claim"
-        announced = Announcement(board=read_board(), devices=self._devices)
+        board = read_board()
+        devices = tuple(replace(device, power_mode=board.power_mode) for device in self._devices)
+        announced = Announcement(board=board, devices=devices)
         answer = self._remote.call("POST", path, announced.model_dump_json())
         if answer.status_code == 204:
             shutil.rmtree(self._passes, ignore_errors=True)  # of jobs that are done
@@ -131,7 +129,7 @@ class _Agent:
             runs = self._prepare(claim, runtime, device)
             for number in missing:
                 _log.info("job %s: pass %d of %d", claim.id, number + 1, measurement.passes)
-                _write(self._file(claim, number), self._one_pass(claim, device, runs, number))
+                write_whole(self._file(claim, number), self._one_pass(claim, device, runs, number))
                 self._send(claim, number)
         shutil.rmtree(self._networks, ignore_errors=True)
 
@@ -147,7 +145,7 @@ class _Agent:
             self._show_life(claim)
         return runs
 
-    def _one_pass(self, claim: Claim, device: Device, runs: list[Run], number: int) -> str:
+    def _one_pass(self, claim: Claim, device: Device, runs: list[Run], number: int) -> bytes:
         """Measure everything once and return it as JSON."""
         before = read_board()
         times = measure(
@@ -170,13 +168,14 @@ class _Agent:
                 if rails := energy_mj(run):
                     energy[network.name] = rails
                 self._show_life(claim)
-        return Pass(
+        taken = Pass(
             device=replace(device, power_mode=before.power_mode),
             times_ms=[times[row].times_ms[0].tolist() for row in range(len(runs))],
             before=before,
             after=after,
             energy_mj=energy,
-        ).model_dump_json()
+        )
+        return taken.model_dump_json().encode()
 
     def _send(self, claim: Claim, number: int) -> bool:
         """Send a pass that lies in the folder, then remove it; False where none does."""
@@ -201,10 +200,10 @@ class _Agent:
         """
         path = self._networks / f"{sha256}.onnx"
         for _ in range(_DOWNLOADS):
-            if path.exists() and _sha256(path) == sha256:
+            if path.exists() and file_sha256(path) == sha256:
                 return path
-            _write(path, self._remote.call("GET", f"/files/{sha256}").content)
-        if _sha256(path) == sha256:
+            write_whole(path, self._remote.call("GET", f"/files/{sha256}").content)
+        if file_sha256(path) == sha256:
             return path
         path.unlink()
         raise RequestError(
@@ -248,25 +247,11 @@ def _open(measurement: Measurement) -> tuple[Runtime, Device]:
     )
 
 
-def _devices(name: str) -> tuple[Device, ...]:
-    """What each runtime that can be opened here makes of this board."""
-    devices = []
-    for runtime in RUNTIMES:
-        with suppress(RequestError):  # what is not installed here is not offered
-            devices.append(open_runtime(runtime).describe(name=name, batch=1, threads=1))
-    return tuple(devices)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, and onto the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
+def _devices(name: str) -> Iterator[Device]:
+    """What each runtime that can be opened here makes of this board, in each of its precisions."""
+    for runtime, precisions in RUNTIMES.items():
+        for precision in precisions:
+            with suppress(RequestError):  # what is not installed here is not offered
+                device = open_runtime(runtime, precision).describe(name=name, batch=1, threads=1)
+                if not device.modelled:
+                    yield device

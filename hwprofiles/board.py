@@ -64,11 +64,16 @@ def read_board(root: Path = Path("/")) -> Board:
         throttled = gpu.ask("nvmlDeviceGetViolationStatus", "NVML_PERF_POLICY_THERMAL")
         throttle_events |= {name: status.violationTime for name, status in throttled.items()}
     return Board(
-        power_mode=_nvpmodel(root) or _text(cpus / "cpu0/cpufreq/scaling_governor"),
+        power_mode=power_mode(root),
         clocks_mhz=clocks_mhz,
         temperatures_c=temperatures_c,
         throttle_events=throttle_events,
     )
+
+
+def power_mode(root: Path = Path("/")) -> str:
+    """This machine's power mode, as `Board` has it."""
+    return _nvpmodel(root) or _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def energy_mj(run: Callable[[], object], *, seconds: float = 1.0, root: Path = Path("/")) -> dict[str, float]:

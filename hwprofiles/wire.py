@@ -97,10 +97,11 @@ class Measurement(Message):
 
 
 class Announcement(Message):
-    """An agent says that it is there, what its board is, and what each of its runtimes makes of it."""
+    """An agent says that it is there, what its board is, and what each of its runtimes makes of it in
+    each precision, at batch 1 on one thread."""
 
     board: Board
-    devices: Annotated[tuple[Device, ...], Field(max_length=16)]
+    devices: Annotated[tuple[Device, ...], Field(max_length=64)]
 
 
 class Claim(Message):

@@ -21,7 +21,7 @@ class _Known(NamedTuple):
     precisions: tuple[str, ...]
 
 
-_RUNTIMES = {
+_KNOWN = {
     "onnxruntime": _Known("onnx_cpu:open_runtime", "onnx_cpu_lowering", ("fp32",)),
     "onnxruntime-cuda": _Known("onnx_gpu:open_on_cuda", "gpu", ("fp32", "tf32", "fp16")),
     "onnxruntime-tensorrt": _Known("onnx_gpu:open_on_tensorrt", "gpu", ("tf32", "fp16")),
@@ -29,6 +29,8 @@ _RUNTIMES = {
     "tensorrt": _Known("tensorrt_gpu:open_runtime", "gpu", ("fp32", "tf32", "fp16")),
     "torch": _Known("torch_gpu:open_runtime", "gpu", ("fp32", "tf32", "fp16")),
 }
+RUNTIMES = {name: known.precisions for name, known in _KNOWN.items()}
+"""Every runtime there is, and the precisions that it runs."""
 
 
 def open_runtime(name: str, precision: str = "fp32") -> Runtime:
@@ -59,9 +61,9 @@ def lowering_of(device: Device) -> Lowering:
 
 
 def _known(name: str, precision: str) -> _Known:
-    if name not in _RUNTIMES:
-        raise RequestError(f"runtime {name!r} is not known; {nearest(name, _RUNTIMES)}")
-    known = _RUNTIMES[name]
+    if name not in _KNOWN:
+        raise RequestError(f"runtime {name!r} is not known; {nearest(name, _KNOWN)}")
+    known = _KNOWN[name]
     if precision not in known.precisions:
         raise RequestError(
             f"runtime {name!r} does not run {precision!r}; {nearest(precision, known.precisions)}"
@@ -69,4 +71,14 @@ def _known(name: str, precision: str) -> _Known:
     return known
 
 
-__all__ = ["CALL", "PLAIN", "Lowered", "Lowering", "Run", "Runtime", "lowering_of", "open_runtime"]
+__all__ = [
+    "CALL",
+    "PLAIN",
+    "RUNTIMES",
+    "Lowered",
+    "Lowering",
+    "Run",
+    "Runtime",
+    "lowering_of",
+    "open_runtime",
+]

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from hwprofiles.board import power_mode
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError
 from hwprofiles.files import FORMAT
@@ -36,6 +37,7 @@ class OnnxRuntimeCpu(OnnxCpuLowering):
             board=_cpu_name(),
             batch=batch,
             threads=threads,
+            power_mode=power_mode(),
             channel_step=self.block,
             cache_mb=_cache_mb(),
             versions={"onnxruntime": ort.__version__, "profile": str(FORMAT)},

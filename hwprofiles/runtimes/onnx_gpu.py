@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from hwprofiles.board import power_mode
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError
 from hwprofiles.files import FORMAT
@@ -74,6 +75,7 @@ class OnnxRuntimeGpu(GpuLowering):
             precision=self.precision,
             batch=batch,
             threads=threads,
+            power_mode=power_mode(),
             channel_step=self.step,
             versions={"onnxruntime": ort.__version__, "profile": str(FORMAT), **options},
         )

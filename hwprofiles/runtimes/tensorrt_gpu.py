@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hwprofiles.board import power_mode
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError, TransientError
 from hwprofiles.files import FORMAT
@@ -103,6 +104,7 @@ class TensorRt(GpuLowering):
             precision=self.precision,
             batch=batch,
             threads=threads,
+            power_mode=power_mode(),
             channel_step=self.step,
             versions={
                 "tensorrt": self._trt.__version__,

@@ -21,6 +21,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
+from hwprofiles.board import power_mode
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError, UnsupportedOpError, nearest
 from hwprofiles.files import FORMAT
@@ -54,6 +55,7 @@ class TorchGpu(GpuLowering):
             precision=self.precision,
             batch=batch,
             threads=threads,
+            power_mode=power_mode(),
             channel_step=self.step,
             versions={
                 "torch": torch.__version__,

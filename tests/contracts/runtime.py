@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -149,6 +150,15 @@ class RuntimeContract:
         one, other = (runtime.describe(name=name, batch=1, threads=1) for name in ("one", "other"))
         assert one.identity == other.identity
         assert one.identity != runtime.describe(name="one", batch=2, threads=1).identity
+
+    def test_a_device_tells_its_boards_power_mode_unless_it_is_modelled(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runtime = self.make()
+        module = sys.modules[runtime.describe.__module__]
+        monkeypatch.setattr(module, "power_mode", lambda: "15W", raising=False)
+        device = runtime.describe(name="here", batch=1, threads=1)
+        assert device.power_mode == ("" if device.modelled else "15W")
 
     @pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL])
     def test_a_network_runs_at_the_batch_of_its_device(self, tmp_path: Path, dtype: int) -> None:

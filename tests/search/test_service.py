@@ -430,7 +430,7 @@ def test_what_cannot_be_measured_is_told_and_the_agent_goes_on(
         profile = ask_for(remote, kernels=KERNELS, networks=[], held_out=[model])
         assert [net.name for net in profile.held_out] == ["identity"]
         (agent,) = remote.call("GET", "/agents").json()
-    assert [device["runtime"] for device in agent["devices"]] == ["onnxruntime"]
+    assert {device["runtime"] for device in agent["devices"]} == {"onnxruntime"}
     assert profile.device.versions == agent["devices"][0]["versions"]
 
 
