@@ -56,7 +56,13 @@ class Calibration:
 
     def latency_ms(self, sums: Sums) -> Array:
         """(networks,) milliseconds."""
-        return self.rest_ms + self.scale * _whole_ms(sums, self.cache_mb)
+        whole_ms = sums.warm_ms + self.cold_share(sums.weights_mb) * sums.cold_ms
+        return self.rest_ms + self.scale * whole_ms
+
+    def cold_share(self, weights_mb: Array) -> Array:
+        """(networks,) the part of its kernels' cold starts that each network of so many weights pays for."""
+        share: Array = np.minimum(1.0, weights_mb / (self.cache_mb or math.inf))
+        return share
 
 
 UNCALIBRATED = Calibration(scale=1, cache_mb=0, rest_ms=0, relative_error=0, coverage=0, networks=0)
@@ -100,11 +106,12 @@ def calibrate(sums: Sums, measured_ms: Array, cache_mb: float) -> Calibration:
 
 def _fit(sums: Sums, measured_ms: Array, cache_mb: float) -> Calibration:
     """The calibration of least mean error, with a rest only where that is worth it."""
-    whole_ms = _whole_ms(sums, cache_mb)
+    unscaled = replace(UNCALIBRATED, cache_mb=cache_mb)
+    whole_ms = unscaled.latency_ms(sums)
     fits: list[tuple[float, Calibration]] = []
     for scale, rest_ms in ((float(np.median(measured_ms / whole_ms)), 0.0), _line(whole_ms, measured_ms)):
         if scale > 0 and rest_ms >= 0:
-            fit = replace(UNCALIBRATED, scale=scale, cache_mb=cache_mb, rest_ms=rest_ms)
+            fit = replace(unscaled, scale=scale, rest_ms=rest_ms)
             error = float(np.abs(fit.latency_ms(sums) / measured_ms - 1).mean())
             fits.append((error + WORTH_IT * (rest_ms > 0), fit))
     _, best = min(fits, key=lambda found: found[0])
@@ -118,8 +125,3 @@ def _line(whole_ms: Array, measured_ms: Array) -> tuple[float, float]:
     columns = np.stack([whole_ms, np.ones_like(whole_ms)], axis=1) / measured_ms[:, None]
     (slope, constant), *_ = np.linalg.lstsq(columns, np.ones_like(measured_ms))
     return float(slope), float(constant)
-
-
-def _whole_ms(sums: Sums, cache_mb: float) -> Array:
-    found: Array = sums.warm_ms + np.minimum(1.0, sums.weights_mb / (cache_mb or math.inf)) * sums.cold_ms
-    return found

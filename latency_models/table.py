@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Self
 
@@ -24,7 +24,7 @@ from latency_models.sheet import Cost
 
 Counts = NDArray[np.int64]
 
-BYTES_PER_WEIGHT = 4
+_BYTES_PER_WEIGHT = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _LEAST_SHARE_OF_CALL = 0.1  # running a node is never free, even where timing it alone shows only the call
 
 
@@ -54,6 +54,8 @@ class LatencyTable:
         self.calibration = calibration
         self._runtime = runtime
         self._kernels = kernels
+        # An import may name any precision.
+        self._bytes_per_weight = _BYTES_PER_WEIGHT.get(device.precision, 4)
         self._call_ms = self._cold_call_ms = 0.0  # of imported layers, which were timed inside of a network
         if CALL.family in kernels:
             self._call_ms, self._cold_call_ms = kernels[CALL.family].at(CALL.in_channels, CALL.out_channels)
@@ -128,13 +130,9 @@ class LatencyTable:
 
         Reordering a tensor counts for the operator that needs it, and at an output for the one that made it.
         """
-        costs = self._costs(graph)
-        sums = self._sums(costs.sum(axis=0, keepdims=True))
-        warm = replace(sums, cold_ms=np.zeros(1))
-        paid = (self.calibration.latency_ms(sums) - self.calibration.latency_ms(warm)) / max(
-            sums.cold_ms[0], 1e-12
-        )
-        found: NDArray[np.float64] = self.calibration.scale * costs[:, 0] + paid * costs[:, 1]
+        warm_ms, cold_ms, weights_mb = self._costs(graph).T
+        cold_share = self.calibration.cold_share(weights_mb.sum(keepdims=True))
+        found: NDArray[np.float64] = self.calibration.scale * (warm_ms + cold_share * cold_ms)
         return found
 
     def _costs(self, graph: OpGraph) -> NDArray[np.float64]:
@@ -156,7 +154,7 @@ class LatencyTable:
         warm_ms, cold_ms = self._alone_ms(kernel)
         more_ms = max(0.0, cold_ms - warm_ms - (self._cold_call_ms - self._call_ms))
         beyond_call_ms = max(warm_ms - self._call_ms, _LEAST_SHARE_OF_CALL * self._call_ms)
-        return beyond_call_ms, more_ms, kernel.weights * BYTES_PER_WEIGHT / 1e6
+        return beyond_call_ms, more_ms, kernel.weights * self._bytes_per_weight / 1e6
 
     def _alone_ms(self, kernel: OpSpec) -> tuple[float, float]:
         """Warm and cold."""

@@ -110,6 +110,37 @@ def test_the_breakdown_and_one_call_add_up_to_the_prediction() -> None:
     assert parts.sum() + SCALE * CALL_MS == pytest.approx(latency_ms)
 
 
+@pytest.mark.parametrize(("precision", "bytes_per_weight"), [("fp32", 4), ("fp16", 2), ("int8", 1)])
+def test_the_breakdown_holds_the_cold_starts_that_a_network_pays_for(
+    precision: str, bytes_per_weight: int
+) -> None:
+    """A cache that holds the dense network twice, and kernels that take 1 ms more when they are cold."""
+    lowered = {
+        network.graph: [kernel for kernels in lower(network.graph, RUNTIME) for kernel in kernels]
+        for network in PROFILE.networks
+    }
+    weights = {graph: sum(kernel.weights for kernel in kernels) for graph, kernels in lowered.items()}
+    shares = {graph: weights[graph] / (2 * weights[DENSE]) for graph in lowered}
+    more_ms = {graph: SCALE * shares[graph] * len(kernels) for graph, kernels in lowered.items()}
+    profile = replace(
+        PROFILE,
+        device=replace(DEVICE, precision=precision, cache_mb=2 * weights[DENSE] * bytes_per_weight / 1e6),
+        kernels={
+            kernel: Rounds(rounds.times_ms + np.array([float(kernel != CALL), 0, 0]))
+            for kernel, rounds in PROFILE.kernels.items()
+        },
+        networks=tuple(
+            replace(network, rounds=rounds_of(network_ms(network.graph) + more_ms[network.graph]))
+            for network in PROFILE.networks
+        ),
+    )
+    table = LatencyTable.from_profile(profile, RUNTIME)
+    assert table.calibration.scale == pytest.approx(SCALE)
+    *paid_ms, leaving_ms = [SCALE * 0.5 * len(kernels) for kernels in lower(DENSE, RUNTIME)]
+    paid_ms[-1] += leaving_ms
+    assert table.breakdown(DENSE) - TABLE.breakdown(DENSE) == pytest.approx(paid_ms)
+
+
 def test_an_operator_as_fast_as_a_call_still_costs_something() -> None:
     instant = replace(PROFILE, kernels={kernel: rounds_of(CALL_MS) for kernel in PROFILE.kernels})
     assert (LatencyTable.from_profile(instant, RUNTIME).breakdown(DENSE) > 0).all()
