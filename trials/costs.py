@@ -7,6 +7,7 @@ products. No torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,9 @@ ACTIVATIONS = {
     "elu", "mish", "clamp",
 }  # fmt: skip
 _BILINEAR = {"conv2d", "linear"}
+
+Affine = tuple[float, NDArray[np.float64]]
+"""A size as `constant + coefficients @ kept`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +65,8 @@ class Costs:
         )
         self._grouped_macs = sum(op.spec.macs for op in self.operators if op.spec.groups > 1)
         self._bilinear = np.array([op.spec.kind in _BILINEAR for op in self.operators])
-        self._tensors = _tensor_sizes(coupling)
+        trainable = (name for name, spec in coupling.graph.tensors.items() if spec.trainable)
+        self._trainable = TensorSizes(coupling, trainable)
 
     def channels(self, counts: Counts) -> tuple[Counts, Counts]:
         """(candidates, operators) channels in and out."""
@@ -82,13 +87,8 @@ class Costs:
 
     def parameters(self, counts: Counts) -> NDArray[np.float64]:
         """(candidates,) trainable numbers."""
-        total = np.zeros(len(counts))
-        for fixed, axes in self._tensors:
-            size = np.full(len(counts), fixed)
-            for constant, coefficients in axes:
-                size = size * (constant + counts @ coefficients)
-            total += size
-        return np.rint(total)
+        total: NDArray[np.float64] = self._trainable.numbers(counts).sum(axis=1)
+        return total
 
     @property
     def touched(self) -> NDArray[np.bool_]:
@@ -103,17 +103,26 @@ class Costs:
         return shares
 
 
-def _tensor_sizes(coupling: Coupling) -> list[tuple[float, list[tuple[float, NDArray[np.float64]]]]]:
-    """For each trainable tensor: the product of its fixed axes, and its other axes as affine functions."""
-    found = []
-    for name, spec in coupling.graph.tensors.items():
-        if spec.trainable:
-            moving = [axis for axis in range(len(spec.shape)) if (name, axis) in coupling.tensor_axes]
-            fixed = float(math.prod(size for axis, size in enumerate(spec.shape) if axis not in moving))
-            found.append(
-                (fixed, [coupling.coefficients(coupling.tensor_axes[name, axis]) for axis in moving])
-            )
-    return found
+class TensorSizes:
+    """How many numbers each of some tensors holds: the product of its axes, some of which units shrink."""
+
+    def __init__(self, coupling: Coupling, names: Iterable[str]) -> None:
+        self._tensors: list[tuple[int, list[Affine]]] = []
+        for name in names:
+            shape = coupling.graph.tensors[name].shape
+            vectors = [coupling.tensor_axes.get((name, axis)) for axis in range(len(shape))]
+            fixed = math.prod(size for size, vector in zip(shape, vectors, strict=True) if vector is None)
+            moving = [coupling.coefficients(vector) for vector in vectors if vector is not None]
+            self._tensors.append((fixed, moving))
+
+    def numbers(self, counts: Counts) -> NDArray[np.float64]:
+        """(candidates, tensors) whole numbers."""
+        found = np.empty((len(counts), len(self._tensors)))
+        for column, (fixed, moving) in enumerate(self._tensors):
+            found[:, column] = fixed
+            for constant, coefficients in moving:
+                found[:, column] *= constant + counts @ coefficients
+        return np.rint(found)
 
 
 def _operators(coupling: Coupling) -> tuple[tuple[Operator, ...], OpGraph]:
@@ -157,9 +166,6 @@ def _operators(coupling: Coupling) -> tuple[tuple[Operator, ...], OpGraph]:
     outputs = tuple(dict.fromkeys(made_by[value.name] for value in graph.outputs if value.name in made_by))
     operators = tuple(operator.spec for operator in found)
     return tuple(found), OpGraph(operators=operators, sources=tuple(sources), outputs=outputs)
-
-
-Affine = tuple[float, NDArray[np.float64]]
 
 
 def _channel_axes(coupling: Coupling, node: Node, spec: OpSpec) -> tuple[Affine, Affine]:

@@ -8,22 +8,20 @@ peak is the largest of one affine function for each step, and a whole population
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwprofiles.ops import OpSpec
 from trials.candidate import Counts
-from trials.costs import Affine, Costs
-from trials.graph import Graph, Node, Tensor
-from trials.groups import Coupling
+from trials.costs import Costs, TensorSizes
+from trials.folding import foldable
+from trials.graph import Graph
 
 _BYTES = {
     "float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2, "int8": 1,
     "uint8": 1, "bool": 1,
 }  # fmt: skip
-_BATCH_NORM = "aten.batch_norm.default"
 
 
 class Memory:
@@ -36,7 +34,9 @@ class Memory:
 
     def __init__(self, costs: Costs) -> None:
         self._alive = _alive(costs)
-        self._stored = list(_stored(costs.coupling))
+        stored = _stored(costs.coupling.graph)
+        self._stored = TensorSizes(costs.coupling, stored)
+        self._bytes = [_BYTES[costs.coupling.graph.tensors[name].dtype] for name in stored]
         self._input_bytes = sum(
             math.prod(item.shape) * _BYTES[item.dtype] for item in costs.coupling.graph.inputs
         )
@@ -55,13 +55,8 @@ class Memory:
 
     def weight_bytes(self, counts: Counts) -> NDArray[np.int64]:
         """(candidates,) bytes of the tensors in an export, where convolutions hold the norms behind them."""
-        total = np.zeros(len(counts))
-        for fixed_bytes, axes in self._stored:
-            size = np.full(len(counts), float(fixed_bytes))
-            for constant, rates in axes:
-                size = size * (constant + counts @ rates)
-            total += size
-        return np.rint(total).astype(np.int64)
+        weight_bytes: NDArray[np.int64] = (self._stored.numbers(counts) @ self._bytes).astype(np.int64)
+        return weight_bytes
 
 
 def _alive(costs: Costs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -88,32 +83,15 @@ def _numbers_per_channel(spec: OpSpec) -> int:
     return spec.in_size[0] if spec.kind == "attention" else math.prod(spec.result_size)
 
 
-def _stored(coupling: Coupling) -> Iterator[tuple[int, list[Affine]]]:
-    """Of each tensor in an export: the bytes along its fixed axes, and its other axes by kept counts."""
-    graph = coupling.graph
-    absorbed = {name for norm, convolution in _folded(graph) for name in _absorbed(norm, convolution)}
+def _stored(graph: Graph) -> list[str]:
+    """The tensors in an export. Of a norm that is folded away only the bias stays, as that of a convolution
+    which had none.
+    """
+    gone = {
+        name
+        for norm, convolution in foldable(graph)
+        for name in norm.tensors
+        if convolution["bias"] is not None or name != norm["bias"].name
+    }
     read = dict.fromkeys(name for node in graph.nodes for name in node.tensors)
-    for name in read:
-        if name in absorbed:
-            continue
-        spec = graph.tensors[name]
-        moving = [axis for axis in range(len(spec.shape)) if (name, axis) in coupling.tensor_axes]
-        fixed = math.prod(size for axis, size in enumerate(spec.shape) if axis not in moving)
-        axes = [coupling.coefficients(coupling.tensor_axes[name, axis]) for axis in moving]
-        yield fixed * _BYTES[spec.dtype], axes
-
-
-def _folded(graph: Graph) -> Iterator[tuple[Node, Node]]:
-    """Batch norms that an export folds away, each with the convolution whose only reader it is."""
-    nodes = {node.name: node for node in graph.nodes if node.op.startswith("aten.conv2d.")}
-    outputs = {value.name for value in graph.outputs}
-    for name, readers in graph.consumers().items():
-        if name in nodes and name not in outputs and [item.op for item in readers] == [_BATCH_NORM]:
-            yield readers[0], nodes[name]
-
-
-def _absorbed(norm: Node, convolution: Node) -> set[str]:
-    """The tensors of a folded norm that go; its bias stands for the one that a convolution without gets."""
-    bias = norm["bias"]
-    replaced = {bias.name} if convolution["bias"] is None and isinstance(bias, Tensor) else set()
-    return set(norm.tensors) - replaced
+    return [name for name in read if name not in gone]

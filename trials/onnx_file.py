@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ import torch
 from torch.nn.utils import fuse_conv_bn_weights
 
 from hwprofiles.errors import RequestError
+from trials.folding import NORM_TENSORS, bias_name, foldable
 from trials.graph import Graph, Node, Tensor, TensorSpec
 from trials.network import build
 from trials.proof import example_inputs
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from torch.onnx._internal.exporter import _registration
 
 OPSET = 20
-_CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding")
-_NORM_TENSORS = ("running_mean", "running_var", "weight", "bias")
 
 
 def write_onnx(graph: Graph, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -61,10 +59,10 @@ def fold_batch_norms(
     its work. Tensors that nothing reads any more are left out.
     """
     nodes, folded = {node.name: node for node in graph.nodes}, dict(tensors)
-    for norm, convolution in _foldable(graph):
-        weight, bias = convolution["weight"].name, _bias_name(convolution)
+    for norm, convolution in foldable(graph):
+        weight, bias = convolution["weight"].name, bias_name(convolution)
         old_bias = None if convolution["bias"] is None else tensors[bias]
-        mean, variance, scale, shift = (tensors[norm[argument].name] for argument in _NORM_TENSORS)
+        mean, variance, scale, shift = (tensors[norm[argument].name] for argument in NORM_TENSORS)
         fused = fuse_conv_bn_weights(tensors[weight], old_bias, mean, variance, norm["eps"], scale, shift)
         folded[weight], folded[bias] = (tensor.detach() for tensor in fused)
         # The convolution takes the norm's place and name, so that nothing behind it changes.
@@ -79,29 +77,6 @@ def fold_batch_norms(
         for name, tensor in folded.items()
     }
     return replace(graph, nodes=tuple(nodes.values()), tensors=specs), folded
-
-
-def _foldable(graph: Graph) -> Iterator[tuple[Node, Node]]:
-    """Batch norms that have all their tensors, each with the convolution that it alone reads."""
-    uses = Counter(name for node in graph.nodes for name in (*node.values, *node.tensors))
-    uses.update(value.name for value in graph.outputs)
-    convolutions = {node.name: node for node in graph.nodes if node.op in _CONVOLUTIONS}
-    for norm in graph.nodes:
-        if norm.op != "aten.batch_norm.default":
-            continue
-        convolution = convolutions.get(norm["input"].name)
-        if convolution is None or not all(isinstance(norm[argument], Tensor) for argument in _NORM_TENSORS):
-            continue
-        if any(uses[name] > 1 for name in (convolution.name, *convolution.tensors)):
-            continue
-        if convolution["bias"] is not None or _bias_name(convolution) not in graph.tensors:
-            yield norm, convolution
-
-
-def _bias_name(convolution: Node) -> str:
-    """The name of its bias, or the one it would have."""
-    bias, weight = convolution["bias"], convolution["weight"]
-    return str(bias.name if bias is not None else weight.name.removesuffix("weight") + "bias")
 
 
 def _translate(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> torch.onnx.ONNXProgram:
