@@ -2,49 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+Array = NDArray[np.float64]
+Surface = Callable[[int, int], Array]
+"""From (input, output channels) to values, NaN beyond what was measured."""
+
 
 class Grid:
-    """Warm and cold latency in ms of one kernel family over (input, output channels).
+    """Warm and cold latency in ms of one kernel family over (input, output channels), exact where measured.
 
-    Bilinear, exact where measured.
-
-    A kernel with as many outputs as inputs is measured on the diagonal only and is a line over its channels.
+    Between points of a full grid it is bilinear, and between points that lie on a line, such as those of a
+    kernel with as many outputs as inputs, linear along it. Other points, which networks of different widths
+    leave scattered, are joined by triangles, and it is linear in each; their convex hull is all it covers.
     """
 
     def __init__(self, measured_ms: Mapping[tuple[int, int], tuple[float, float]]) -> None:
-        """
-        Raises:
-            ValueError: the points are neither a full grid nor a diagonal.
-        """
         self.points = sorted(measured_ms)
-        outs = sorted({outputs for _, outputs in self.points})
-        ins = sorted({inputs for inputs, _ in self.points})
-        self._diagonal = all(inputs == outputs for inputs, outputs in self.points)
-        if self._diagonal:
-            ins = ins[:1]
-        if len(self.points) != len(ins) * len(outs):
-            raise ValueError(f"{len(self.points)} points do not fill a grid of {len(ins)} x {len(outs)}")
-        self._ins = np.array(ins, dtype=np.float64)
-        self._outs = np.array(outs, dtype=np.float64)
-        ordered = [measured_ms[point] for point in self.points]
-        self._ms: NDArray[np.float64] = np.array(ordered).reshape(len(ins), len(outs), 2)
+        self._measured_ms = measured_ms
+        self._surface = _surface(np.array(self.points), np.array([measured_ms[p] for p in self.points]))
 
     def covers(self, inputs: int, outputs: int) -> bool:
-        inside = self._outs[0] <= outputs <= self._outs[-1]
-        return bool(
-            inside and (inputs == outputs if self._diagonal else self._ins[0] <= inputs <= self._ins[-1])
-        )
+        return not any(np.isnan(self.at(inputs, outputs)))
 
     def at(self, inputs: int, outputs: int) -> tuple[float, float]:
-        """Interpolate warm and cold milliseconds; the caller has asked `covers`."""
-        first, second = (self._between(inputs, outputs, self._ms[..., kind]) for kind in (0, 1))
-        return first, second
+        """Interpolate warm and cold milliseconds; NaN where `covers` is not true."""
+        if (inputs, outputs) in self._measured_ms:
+            return self._measured_ms[inputs, outputs]
+        warm_ms, cold_ms = self._surface(inputs, outputs).tolist()
+        return warm_ms, cold_ms
 
-    def _between(self, inputs: int, outputs: int, ms: NDArray[np.float64]) -> float:
-        along_outputs = [float(np.interp(outputs, self._outs, row)) for row in ms]
-        return along_outputs[0] if self._diagonal else float(np.interp(inputs, self._ins, along_outputs))
+
+def _surface(points: NDArray[np.int64], values: Array) -> Surface:
+    """(n, 2) sorted points and the (n, values) at them, as a surface."""
+    start, along = points[0], points[-1] - points[0]
+    if not _cross(points - start, along).any():
+        return _line(points, values)
+    ins, outs = (np.unique(axis) for axis in points.T)
+    if len(points) == len(ins) * len(outs):
+        return _bilinear(ins, outs, values.reshape(len(ins), len(outs), -1))
+    from scipy.interpolate import LinearNDInterpolator  # type: ignore[import-untyped]  # takes long to import
+
+    triangles = LinearNDInterpolator(points, values, rescale=True)
+    return lambda inputs, outputs: np.asarray(triangles(inputs, outputs)).ravel()
+
+
+def _line(points: NDArray[np.int64], values: Array) -> Surface:
+    start, along = points[0], points[-1] - points[0]
+    places = (points - start) @ along
+
+    def at(inputs: int, outputs: int) -> Array:
+        offset = np.array([inputs, outputs]) - start
+        if _cross(offset, along) != 0 or not along.any():  # of a single point, all others are beside it
+            return np.full(values.shape[1], np.nan)
+        return _interpolated(offset @ along, places, values)
+
+    return at
+
+
+def _bilinear(ins: NDArray[np.int64], outs: NDArray[np.int64], values: Array) -> Surface:
+    def at(inputs: int, outputs: int) -> Array:
+        return _interpolated(inputs, ins, np.array([_interpolated(outputs, outs, row) for row in values]))
+
+    return at
+
+
+def _interpolated(place: float, places: NDArray[np.int64], values: Array) -> Array:
+    """(values,) at a place between (n,) places with (n, values); NaN beyond them."""
+    return np.array([np.interp(place, places, each, left=np.nan, right=np.nan) for each in values.T])
+
+
+def _cross(offsets: NDArray[np.int64], along: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How far offsets lie beside a direction; 0 for those along it."""
+    found: NDArray[np.int64] = offsets[..., 0] * along[1] - offsets[..., 1] * along[0]
+    return found

@@ -70,7 +70,8 @@ class LatencyTable:
     def from_profile(cls, profile: Profile, runtime: Lowering) -> Self:
         """
         Raises:
-            ProfileError: the profile lacks what a table needs: whole grids, and two or more networks.
+            ProfileError: the profile lacks what a table needs: the cost of a call, and two or more networks.
+                One that was imported does without, and without them it has no error bar.
             NotMeasuredError: a network in the profile runs a kernel that was not measured.
         """
         points: dict[OpSpec, dict[tuple[int, int], tuple[float, float]]] = defaultdict(dict)
@@ -81,14 +82,15 @@ class LatencyTable:
         try:
             kernels = {family: Grid(measured) for family, measured in points.items()}
             uncalibrated = cls(profile.device, runtime, kernels, UNCALIBRATED)
+            if "source" in profile.device.versions and len(profile.networks) < 2:
+                return uncalibrated
             costs = np.array([uncalibrated._costs(network.graph).sum(axis=0) for network in profile.networks])
             sums = uncalibrated._sums(costs.reshape(-1, 3))
             whole_ms = np.array([network.rounds.summary().latency_ms for network in profile.networks])
             return cls(profile.device, runtime, kernels, calibrate(sums, whole_ms, profile.device.cache_mb))
         except ValueError as error:
-            then = "import whole engines, too" if "source" in profile.device.versions else "measure it again"
             raise ProfileError(
-                f"the profile of {profile.device.name!r} makes no table: {error}; {then}"
+                f"the profile of {profile.device.name!r} makes no table: {error}; measure it again"
             ) from error
 
     def check(self, device: Device) -> None:

@@ -65,6 +65,64 @@ def test_nothing_beyond_the_measured_counts_is_covered(point: tuple[int, int]) -
     assert not warm_grid({(i, o): 1.0 for i in (16, 64) for o in (16, 64)}).covers(*point)
 
 
-def test_a_grid_with_a_hole_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 points do not fill a grid of 2 x 2"):
-        warm_grid({(16, 16): 1.0, (16, 32): 1.0, (32, 16): 1.0})
+def test_points_on_any_line_are_a_line_and_cover_nothing_beside_it() -> None:
+    """Engines that are all thinned alike leave such points."""
+    grid = warm_grid({(16, 32): 1.0, (32, 64): 2.0, (64, 128): 8.0})
+    assert warm(grid, 24, 48) == 1.5
+    assert warm(grid, 48, 96) == 5.0
+    assert not grid.covers(24, 49)
+    assert not grid.covers(8, 16)
+    assert not grid.covers(128, 256)
+
+
+def test_a_single_point_covers_itself_only() -> None:
+    grid = warm_grid({(16, 32): 1.0})
+    assert warm(grid, 16, 32) == 1.0
+    assert not any(grid.covers(*point) for point in ((15, 32), (16, 33), (32, 64)))
+
+
+def scattered(measured_ms: Mapping[tuple[int, int], float]) -> bool:
+    ins, outs = (len({point[axis] for point in measured_ms}) for axis in (0, 1))
+    first, *rest = [np.array(point) for point in measured_ms]
+    on_a_line = np.linalg.matrix_rank(np.array([point - first for point in rest])) < 2
+    return len(measured_ms) < ins * outs and not on_a_line
+
+
+clouds = st.dictionaries(
+    st.tuples(st.integers(1, 512), st.integers(1, 512)), st.floats(0.01, 10), min_size=3, max_size=12
+).filter(scattered)
+
+
+@given(clouds, st.tuples(*[st.floats(0, 1)] * 3))
+def test_a_latency_linear_in_both_counts_is_met_exactly_between_scattered_points(
+    measured_ms: dict[tuple[int, int], float], plane: tuple[float, ...]
+) -> None:
+    grid = warm_grid({point: float(np.dot(plane, (1, *point))) + 0.01 for point in measured_ms})
+    middle = np.mean(list(measured_ms), axis=0).astype(int).tolist()
+    for point in (*measured_ms, middle):
+        if grid.covers(*point):
+            assert warm(grid, *point) == pytest.approx(float(np.dot(plane, (1, *point))) + 0.01)
+
+
+@given(clouds)
+def test_scattered_points_are_met_exactly_and_nothing_beyond_their_hull_is_covered(
+    measured_ms: dict[tuple[int, int], float],
+) -> None:
+    grid = warm_grid(measured_ms)
+    for point, ms in measured_ms.items():
+        assert warm(grid, *point) == ms
+    ins, outs = zip(*measured_ms, strict=True)
+    assert not grid.covers(max(ins) + 1, max(outs))
+    assert not grid.covers(min(ins), min(outs) - 1)
+    corners = {(i, o) for i in (min(ins), max(ins)) for o in (min(outs), max(outs))}
+    assert [corner for corner in corners if grid.covers(*corner)] == [c for c in corners if c in measured_ms]
+
+
+def test_a_hole_in_a_grid_is_covered_where_others_surround_it() -> None:
+    full = {(i, o): float(i * o) for i in (16, 32, 64) for o in (16, 32, 64)}
+    without_middle = warm_grid({point: ms for point, ms in full.items() if point != (32, 32)})
+    low, high = min(full.values()), max(full.values())
+    assert low < warm(without_middle, 32, 32) < high
+    without_corner = warm_grid({point: ms for point, ms in full.items() if point != (64, 64)})
+    assert not without_corner.covers(64, 64)
+    assert without_corner.covers(32, 60)
