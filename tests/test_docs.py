@@ -34,7 +34,9 @@ def _block(language: str) -> str:
 
 @EACH_DOCUMENT
 def test_every_command_exists_with_its_options(path: Path) -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    everything = typer.main.get_command(app)
+    assert isinstance(everything, TyperGroup)
+    commands = everything.commands
     for line in re.findall(r"prunefront ([a-z]+\b[^\n`]*)", _commands(path.read_text())):
         name, *words = line.split()
         assert name in commands

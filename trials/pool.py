@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -244,16 +244,12 @@ class _Worker:
             # Ray alone lets a busy worker outlive a killed pool by half a minute.
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         torch.set_num_threads(threads)
-        self._factory, self._shared = factory, shared
-
-    @cached_property
-    def _runner(self) -> Runner:
-        return self._factory(**self._shared)
+        self._runner = cache(partial(factory, **shared))  # the first call builds it
 
     def warm_up(self) -> tuple[int, Exception | None]:
         """Build the runner; return this process's id, and what went wrong."""
         try:
-            self._runner  # noqa: B018  reading it builds it
+            self._runner()
         except Exception as error:
             return os.getpid(), error
         return os.getpid(), None
@@ -263,7 +259,7 @@ class _Worker:
         begin_s = time.perf_counter()
         value, problem = None, ""
         try:
-            value = self._runner(request)
+            value = self._runner()(request)
         except TrialError as error:
             problem = str(error)
         except Exception as error:

@@ -6,7 +6,7 @@ output by as little as single precision does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -37,9 +37,9 @@ def example_inputs(graph: Graph, batch: int, seed: int) -> tuple[torch.Tensor, .
     return tuple(made)
 
 
-def outputs(result: object) -> list[torch.Tensor]:
+def outputs(result: torch.Tensor | Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """A model's outputs as a list, whether it returns one or several."""
-    return [result] if isinstance(result, torch.Tensor) else list(result)  # type: ignore[call-overload]
+    return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
 @torch.no_grad()

@@ -6,8 +6,10 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import Column, Float, String, Table, insert, select, update
 
@@ -94,9 +96,9 @@ class Tokens:
             return connection.execute(select(_tokens.c.id).where(_tokens.c.id == id_)).first() is not None
 
     @staticmethod
-    def _token(row: dict[str, object]) -> Token:
+    def _token(row: Mapping[str, Any]) -> Token:
         fields = {key: value for key, value in row.items() if key != "sha256"}
-        return Token(**{**fields, "role": Role(str(row["role"]))})  # type: ignore[arg-type]
+        return Token(**{**fields, "role": Role(row["role"])})
 
 
 def _hash(secret: str) -> str:

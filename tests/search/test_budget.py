@@ -23,6 +23,11 @@ class Problem:
     target: float
 
 
+def units(counts: Counts) -> NDArray[np.float64]:
+    """All that are kept."""
+    return counts.sum(axis=1).astype(np.float64)
+
+
 def _macs(weights: Counts, pairs: Counts) -> Cost:
     """Per-unit weights and products of neighbours, as in a chain of layers; integers, so sums are exact."""
 
@@ -121,31 +126,30 @@ def test_the_dense_model_is_returned_where_it_fits(problem: Problem) -> None:
 def test_wanted_proportions_are_kept_at_the_scale_that_just_fits() -> None:
     space = Space(tuple(Axis(name=name, size=1000) for name in "abc"))
     wanted = np.array([300.0, 200.0, 100.0])
-    assert project(space, wanted, lambda counts: counts.sum(1).astype(float), 60.0).kept == (30, 20, 10)
-    assert project(space, wanted, lambda counts: counts.sum(1).astype(float), 1200.0).kept == (600, 400, 200)
+    assert project(space, wanted, units, 60.0).kept == (30, 20, 10)
+    assert project(space, wanted, units, 1200.0).kept == (600, 400, 200)
 
 
 def test_an_axis_at_its_end_leaves_its_share_to_the_others() -> None:
     space = Space((Axis(name="a", size=10), Axis(name="b", size=100), Axis(name="c", size=100, lowest=50)))
     wanted = np.array([10.0, 10.0, 1.0])
-    kept = project(space, wanted, lambda counts: counts.sum(1).astype(float), 100.0).kept
+    kept = project(space, wanted, units, 100.0).kept
     assert kept == (10, 40, 50)
 
 
 def test_where_a_large_step_does_not_fit_smaller_ones_use_the_budget() -> None:
     space = Space((Axis(name="large", size=64, step=32, lowest=32), Axis(name="small", size=64)))
-    kept = project(space, np.array([64.0, 1.0]), lambda counts: counts.sum(1).astype(float), 60.0).kept
+    kept = project(space, np.array([64.0, 1.0]), units, 60.0).kept
     assert kept == (32, 28)
 
 
 def test_an_impossible_budget_is_refused_with_the_smallest_reachable_cost() -> None:
     space = Space((Axis(name="a", size=10, lowest=3), Axis(name="b", size=10, lowest=4)))
     with pytest.raises(RequestError, match=r"at most 6\.5: the smallest one costs 7;"):
-        project(space, np.array([5.0, 5.0]), lambda counts: counts.sum(1).astype(float), 6.5)
+        project(space, np.array([5.0, 5.0]), units, 6.5)
 
 
 def test_candidates_within_a_budget_are_counted_where_the_space_is_small() -> None:
     small = Space((Axis(name="a", size=16, step=4, lowest=4), Axis(name="b", size=8, step=4, lowest=4)))
-    units: Cost = lambda counts: counts.sum(axis=1).astype(np.float64)  # noqa: E731
     assert [count_within(small, units, target) for target in (7, 8, 12, 24)] == [0, 1, 3, 8]
     assert count_within(Space(small.axes * 9), units, 1e9) is None

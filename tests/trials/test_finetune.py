@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,9 +81,15 @@ def test_a_teacher_without_labels_is_imitated(train: Split, validation: Split) -
     finetune(teacher, train, steps=100, seed=0, batch_size=64, learning_rate=0.05)
     unlabelled = Split(train.inputs, np.zeros_like(train.labels))
     by_logits, by_model = small_net(), small_net()
-    recipe = {"steps": 100, "seed": 0, "batch_size": 64, "learning_rate": 0.01, "distill": 1.0}
-    finetune(by_logits, unlabelled, teacher=logits(teacher, train), **recipe)  # type: ignore[arg-type]
-    finetune(by_model, unlabelled, teacher=teacher, **recipe)  # type: ignore[arg-type]
+    recipe: dict[str, Any] = {
+        "steps": 100,
+        "seed": 0,
+        "batch_size": 64,
+        "learning_rate": 0.01,
+        "distill": 1.0,
+    }
+    finetune(by_logits, unlabelled, teacher=logits(teacher, train), **recipe)
+    finetune(by_model, unlabelled, teacher=teacher, **recipe)
     for pupil in (by_logits, by_model):
         assert evaluate(pupil, validation).accuracy > 0.9
     for name, value in by_logits.state_dict().items():
