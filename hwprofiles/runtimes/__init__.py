@@ -14,22 +14,27 @@ from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered, Lowering, Run, Ru
 
 
 class _Known(NamedTuple):
-    """Where a runtime is opened, as "file:function" of this package, its rules' file, and its precisions."""
+    """Where a runtime is opened in some precisions, as "file:function" of this package, and its rules' file."""
 
     opener: str
     lowering: str
     precisions: tuple[str, ...]
 
 
-_KNOWN = {
-    "onnxruntime": _Known("onnx_cpu:open_runtime", "onnx_cpu_lowering", ("fp32",)),
-    "onnxruntime-cuda": _Known("onnx_gpu:open_on_cuda", "gpu", ("fp32", "tf32", "fp16")),
-    "onnxruntime-tensorrt": _Known("onnx_gpu:open_on_tensorrt", "gpu", ("tf32", "fp16")),
-    "synthetic": _Known("synthetic:open_runtime", "synthetic", ("fp32", "fp16")),
-    "tensorrt": _Known("tensorrt_gpu:open_runtime", "gpu", ("fp32", "tf32", "fp16")),
-    "torch": _Known("torch_gpu:open_runtime", "gpu", ("fp32", "tf32", "fp16")),
+_KNOWN: dict[str, tuple[_Known, ...]] = {
+    "onnxruntime": (
+        _Known("onnx_cpu:open_runtime", "onnx_cpu_lowering", ("fp32",)),
+        _Known("onnx_cpu_int8:open_runtime", "onnx_int8_lowering", ("int8",)),
+    ),
+    "onnxruntime-cuda": (_Known("onnx_gpu:open_on_cuda", "gpu", ("fp32", "tf32", "fp16")),),
+    "onnxruntime-tensorrt": (_Known("onnx_gpu:open_on_tensorrt", "gpu", ("tf32", "fp16")),),
+    "synthetic": (_Known("synthetic:open_runtime", "synthetic", ("fp32", "fp16")),),
+    "tensorrt": (_Known("tensorrt_gpu:open_runtime", "tensorrt_lowering", ("fp32", "tf32", "fp16")),),
+    "torch": (_Known("torch_gpu:open_runtime", "gpu", ("fp32", "tf32", "fp16")),),
 }
-RUNTIMES = {name: known.precisions for name, known in _KNOWN.items()}
+_IMPORTED = {"layers": "imported_layers", "trtexec": "tensorrt_lowering"}
+"""The rules' file of tables that others measured, by `source` among their devices' versions."""
+RUNTIMES = {name: tuple(each for way in ways for each in way.precisions) for name, ways in _KNOWN.items()}
 """Every runtime there is, and the precisions that it runs."""
 
 
@@ -56,19 +61,18 @@ def lowering_of(device: Device) -> Lowering:
     Raises:
         RequestError: its runtime or its precision is not known.
     """
-    file = _known(device.runtime, device.precision).lowering
+    imported = _IMPORTED.get(device.versions.get("source", ""))
+    file = imported or _known(device.runtime, device.precision).lowering
     return cast(Lowering, import_module(f"{__name__}.{file}").lowering_of(device))
 
 
 def _known(name: str, precision: str) -> _Known:
     if name not in _KNOWN:
         raise RequestError(f"runtime {name!r} is not known; {nearest(name, _KNOWN)}")
-    known = _KNOWN[name]
-    if precision not in known.precisions:
-        raise RequestError(
-            f"runtime {name!r} does not run {precision!r}; {nearest(precision, known.precisions)}"
-        )
-    return known
+    for way in _KNOWN[name]:
+        if precision in way.precisions:
+            return way
+    raise RequestError(f"runtime {name!r} does not run {precision!r}; {nearest(precision, RUNTIMES[name])}")
 
 
 __all__ = [

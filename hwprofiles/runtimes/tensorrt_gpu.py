@@ -14,11 +14,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import defaultdict
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -31,33 +33,15 @@ from hwprofiles.errors import RequestError, TransientError
 from hwprofiles.files import FORMAT
 from hwprofiles.ops import OpGraph, OpSpec
 from hwprofiles.runtimes.cuda import Cuda, Memory, open_cuda
-from hwprofiles.runtimes.gpu import OWN_STEP, GpuLowering, to_half
+from hwprofiles.runtimes.gpu import to_half
 from hwprofiles.runtimes.onnx_drawing import layer_model
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
+from hwprofiles.runtimes.protocol import CALL, Run
+from hwprofiles.runtimes.tensorrt_layers import engine_graph, read_layers
+from hwprofiles.runtimes.tensorrt_lowering import STEPS, TensorRtLowering
 
 BUILDER_LEVEL = 3
 _MAJORS = (10, 11)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerTensor:
-    """What a layer of an engine reads or writes; `layout` is TensorRT's own description of it."""
-
-    name: str
-    shape: tuple[int, ...]
-    layout: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """One layer of an engine; its name tells which of the model became it, and `ms` is None if not timed."""
-
-    name: str
-    kind: str
-    inputs: tuple[LayerTensor, ...]
-    outputs: tuple[LayerTensor, ...]
-    tactic: str
-    ms: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +59,7 @@ class _Engine:
             raise TransientError(f"TensorRT could not start {self.name}; see that the GPU is free, try again")
 
 
-class TensorRt(GpuLowering):
+class TensorRt(TensorRtLowering):
     """`Runtime` of TensorRT on the first GPU.
 
     Args:
@@ -84,7 +68,7 @@ class TensorRt(GpuLowering):
     """
 
     def __init__(self, precision: str, trt: Any, cuda: Cuda, cache: Path) -> None:
-        super().__init__("tensorrt", OWN_STEP[precision])
+        super().__init__(STEPS[precision])
         self.precision = precision
         self._trt = trt
         self._cuda = cuda
@@ -121,21 +105,46 @@ class TensorRt(GpuLowering):
     def prepare_network(self, onnx_path: Path, graph: OpGraph, device: Device) -> Callable[[], float]:
         return self._cuda.timed(self._engine(read_network(onnx_path), str(onnx_path), device.batch).enqueue)
 
-    def layers(self, onnx_path: Path, device: Device) -> tuple[Layer, ...]:
-        """The layers of a network's engine in running order, each with the time of one run.
+    def harvest(self, onnx_path: Path, device: Device) -> dict[OpSpec, Run]:
+        """The kernels of a whole network, out of a single engine in place of one for each of them.
+
+        Each is timed in its place by TensorRT's profiler, and has what a call takes added, as if it had run
+        alone; see `CALL`. One run of the network times them all, so that running a kernel runs nothing while
+        there is a time of it that was not told yet. Kernels that the engine does not tell apart are missing.
 
         Raises:
-            RequestError: as `prepare_network`.
+            RequestError: as `prepare_network`; or the engine's description cannot be read.
         """
-        built = self._engine(read_network(onnx_path), str(onnx_path), device.batch)
+        name = str(onnx_path)
+        built = self._engine(read_network(onnx_path), name, device.batch)
         inspector = built.engine.create_engine_inspector()
         inspector.execution_context = built.context
-        described = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        return read_layers(described, self._layer_times(built))
+        described = json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+        layers = read_layers(described, name)
+        graph = engine_graph(layers, device.batch, name)
+        profiled = self._profiled(built, [layer.name for layer in layers])
+        call = self.prepare_kernel(CALL, device)
 
-    def _layer_times(self, built: _Engine) -> Mapping[str, float]:
-        """Milliseconds of each layer in one run, launch by launch: a profiler does not see into a graph."""
-        times_ms: dict[str, float] = defaultdict(float)
+        def run() -> dict[OpSpec, float]:
+            kernels_ms = graph.kernels_ms(profiled(), self)
+            return {kernel: fmean(operators_ms) for kernel, operators_ms in kernels_ms.items()}
+
+        waiting = {kernel: deque[float]() for kernel in run()}
+
+        def next_ms(kernel: OpSpec) -> float:
+            if not waiting[kernel]:
+                for each, ms in run().items():
+                    waiting[each].append(ms + (call() or 0.0))
+            return waiting[kernel].popleft()
+
+        return {kernel: partial(next_ms, kernel) for kernel in waiting}
+
+    def _profiled(self, built: _Engine, layers: Sequence[str]) -> Callable[[], Mapping[str, float]]:
+        """Each call of the answer runs an engine and returns milliseconds by layer.
+
+        It runs launch by launch: a profiler does not see into a CUDA graph.
+        """
+        times_ms: dict[str, float] = {}
         trt = self._trt
 
         class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
@@ -147,8 +156,13 @@ class TensorRt(GpuLowering):
 
         self._cuda.once(built.enqueue)
         built.context.profiler = Profiler()
-        self._cuda.once(built.enqueue)
-        return times_ms
+
+        def run() -> Mapping[str, float]:
+            times_ms.update(dict.fromkeys(layers, 0.0))
+            self._cuda.once(built.enqueue)
+            return times_ms
+
+        return run
 
     def _engine(self, model: onnx.ModelProto, name: str, batch: int) -> _Engine:
         """Build a network and give it memory with random inputs."""
@@ -214,48 +228,6 @@ def open_runtime(precision: str) -> TensorRt:
     """
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return TensorRt(precision, import_module("tensorrt"), open_cuda(), caches / "prunefront" / "tensorrt")
-
-
-def read_layers(described: str, times_ms: Mapping[str, float]) -> tuple[Layer, ...]:
-    """Return the layers that an engine inspector describes, of TensorRT 10 or 11, with their times.
-
-    In 10 a tensor has one field "Format/Datatype"; in 11 it has "Format" and "DataType".
-
-    Args:
-        described: JSON of an engine built with detailed profiling verbosity.
-        times_ms: by layer name, as a profiler is told them or `trtexec --exportProfile` writes them.
-
-    Raises:
-        RequestError: it is not such JSON, or it holds names alone.
-    """
-    try:
-        layers = json.loads(described)["Layers"]
-        if any(isinstance(layer, str) for layer in layers):
-            raise RequestError(
-                "the layers of an engine are names alone; build it with profiling verbosity DETAILED "
-                "(trtexec: --profilingVerbosity=detailed)"
-            )
-        return tuple(
-            Layer(
-                name=layer["Name"],
-                kind=layer["LayerType"],
-                inputs=tuple(map(_tensor, layer["Inputs"])),
-                outputs=tuple(map(_tensor, layer["Outputs"])),
-                tactic=layer.get("TacticName", ""),
-                ms=times_ms.get(layer["Name"]),
-            )
-            for layer in layers
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(
-            f"the layers of an engine cannot be read ({type(error).__name__}: {error}); wanted the JSON of "
-            "an engine inspector: build the engine again"
-        ) from None
-
-
-def _tensor(item: Mapping[str, Any]) -> LayerTensor:
-    layout = item.get("Format/Datatype") or f"{item['Format']}, {item['DataType']}"
-    return LayerTensor(name=item["Name"], shape=tuple(item["Dimensions"]), layout=layout)
 
 
 def _file_name(*parts: str) -> str:

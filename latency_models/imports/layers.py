@@ -76,17 +76,15 @@ class _Row:
 
 def read_csv(paths: Sequence[Path], device: Device) -> Imported:
     """Read tables whose first line names the columns."""
-    return _collect(paths, _csv_rows, device, "layers in CSV")
+    return _collect(paths, _csv_rows, device)
 
 
 def read_yaml(paths: Sequence[Path], device: Device) -> Imported:
     """Read lists of mappings with the same columns, and tables by key as Once-for-All has them."""
-    return _collect(paths, _yaml_rows, device, "layers in YAML")
+    return _collect(paths, _yaml_rows, device)
 
 
-def _collect(
-    paths: Sequence[Path], read: Callable[[Path], Iterator[_Row | str]], device: Device, source: str
-) -> Imported:
+def _collect(paths: Sequence[Path], read: Callable[[Path], Iterator[_Row | str]], device: Device) -> Imported:
     """
     Args:
         read: yields each layer of a file, or a sentence about one that is left out.
@@ -108,7 +106,7 @@ def _collect(
     if not kernels:
         told_of = ", ".join(map(str, paths)) or "no file"
         raise ProfileError(f"nothing to import from {told_of}: {next(iter(left_out), 'it holds no layer')}")
-    return imported(kernels, (), left_out, device, source)
+    return imported(kernels, (), left_out, device, "layers")
 
 
 def _check_columns(row: _Row) -> None:

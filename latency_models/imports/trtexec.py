@@ -7,36 +7,34 @@ first; several engines, of one model at several widths, make one profile:
     profile   [{"count": runs}, {"name", "timeMs", "averageMs", "medianMs", "percentage"}, ...]
     times     [{"startEnqMs", ..., "computeMs", ..., "latencyMs"}, ...], one of each run
 
-A fused layer, "Conv_5 + Add_6 + Relu_7", is one kernel: the convolution, with a sum where it reads a second
-tensor, and its activation. Batch norms are in its weights. A reformat is a kernel of its own, `fused` names
-the two formats. Layers whose shape does not say what they do (fused regions of Myelin, plugins) are left
-out. With its times an engine is a whole network to calibrate with, if no layer had to be left out.
+What operators the layers are, `hwprofiles.runtimes.tensorrt_layers` says, and by which keys a model asks for
+them, `tensorrt_lowering`. A kernel that several layers become takes what they take on average, so that the
+kernels of an engine add up to its layers. With its times an engine is a whole network to calibrate with, if
+no layer had to be left out.
 
 The engine has to be built with --profilingVerbosity=detailed; times are best exported in a run of their own,
 as profiling slows an engine down.
 
-Sources: NVIDIA/TensorRT, samples/common/sampleReporting.cpp (`exportJSONProfile`, `exportJSONTrace`) and the
-engines under tools/experimental/trt-engine-explorer/examples/pytorch/resnet; TensorRT 8.4 to 10.
+Source: NVIDIA/TensorRT, samples/common/sampleReporting.cpp (`exportJSONProfile`, `exportJSONTrace`).
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hwprofiles.device import Device
-from hwprofiles.errors import ProfileError
+from hwprofiles.errors import ProfileError, RequestError, nearest
 from hwprofiles.files import MeasuredNetwork
-from hwprofiles.ops import INPUT, OpGraph, OpSpec, Size
-from latency_models.imports.record import MAX_COUNT, Imported, checked_ms, imported, read_text, told
-
-_ACTIVATIONS = {"NONE": (), "RELU": ("relu",), "SIGMOID": ("sigmoid",), "TANH": ("tanh",), "CLIP": ("clamp",)}
-_POOLS = {"MAX": "max_pool2d", "AVERAGE": "avg_pool2d"}
-Layer = Mapping[str, Any]
+from hwprofiles.ops import OpSpec
+from hwprofiles.runtimes.tensorrt_layers import EngineGraph, Layer, engine_graph, read_layers
+from hwprofiles.runtimes.tensorrt_lowering import STEPS, TensorRtLowering
+from latency_models.imports.record import Imported, checked_ms, imported, read_text, told
 
 
 @dataclass(slots=True)
@@ -44,54 +42,77 @@ class _Engine:
     """What the files of one engine say; `path` is that of its layers."""
 
     path: Path
-    layers: list[Layer]
-    layer_ms: dict[str, float] = field(default_factory=dict)
+    layers: tuple[Layer, ...]
+    layers_ms: dict[str, float] = field(default_factory=dict)
     runs_ms: list[float] = field(default_factory=list)
 
 
 def read_engines(paths: Sequence[Path], device: Device) -> Imported:
     """
     Raises:
-        RequestError: a file cannot be read.
+        RequestError: a file cannot be read, or the device is not one of TensorRT.
         ProfileError: a file is none of the three, misses its others, or says something impossible.
     """
+    device = _of_tensorrt(device)
+    rules = TensorRtLowering(device.channel_step)
     kernels: dict[OpSpec, list[float]] = defaultdict(list)
     networks: list[MeasuredNetwork] = []
     left_out: list[str] = []
     for engine in _engines(paths):
-        operators: dict[str, OpSpec] = {}
-        told_before = len(left_out)
-        for layer in engine.layers:
-            name, place = layer["Name"], f"{engine.path}, layer {layer['Name'][:80]!r}"
-            if name not in engine.layer_ms and layer["LayerType"] != "NoOp":
-                raise ProfileError(f"{place} is not in its engine's profile; export both from one engine")
-            spec = _spec(layer, place, device.batch)
-            latency_ms = engine.layer_ms.get(name, 0.0)
-            if not latency_ms and (spec is None or spec.kind == "reformat"):
-                continue  # it is there by name only, as constants, shapes and copies that were saved are
-            if spec is None:
-                left_out.append(f"{place} ({layer['LayerType']}) is no operator that can be told")
-                continue
-            kernels[spec].append(checked_ms(latency_ms, place))
-            if spec.kind != "reformat":
-                operators[name] = spec
-        if engine.runs_ms and len(left_out) == told_before:
-            graph = _graph(engine.layers, operators)
-            networks.append(MeasuredNetwork(name=engine.path.stem, graph=graph, rounds=told(engine.runs_ms)))
+        found = engine_graph(engine.layers, device.batch, str(engine.path))
+        _check_timed(engine, found)
+        for kernel, operators_ms in found.kernels_ms(engine.layers_ms, rules).items():
+            kernels[kernel] += operators_ms
+        left_over = [layer for layer in found.left_over if engine.layers_ms.get(layer.name)]
+        left_out += [
+            f"{engine.path}, layer {layer.name[:80]!r} ({layer.kind}) is no operator that can be told"
+            for layer in left_over
+        ]
+        if engine.runs_ms and not left_over:
+            networks.append(
+                MeasuredNetwork(name=engine.path.stem, graph=found.graph, rounds=told(engine.runs_ms))
+            )
     if not kernels:
         told_of = ", ".join(map(str, paths)) or "no file"
         raise ProfileError(f"nothing to import from {told_of}: {next(iter(left_out), 'no layer takes time')}")
-    return imported(kernels, networks, left_out, device, "trtexec")
+    means_ms = {kernel: [fmean(operators_ms)] for kernel, operators_ms in kernels.items()}
+    return imported(means_ms, networks, left_out, device, "trtexec")
+
+
+def _of_tensorrt(device: Device) -> Device:
+    """The device with the step in which TensorRT fills up channels.
+
+    Raises:
+        RequestError: it runs something else, or in a precision for which no step is known.
+    """
+    if device.runtime != "tensorrt":
+        raise RequestError(f"engines run in tensorrt, not in {device.runtime!r}; say --runtime tensorrt")
+    if device.precision not in STEPS:
+        raise RequestError(
+            f"no step is known for engines in {device.precision!r}; {nearest(device.precision, STEPS)}"
+        )
+    return replace(device, channel_step=STEPS[device.precision])
+
+
+def _check_timed(engine: _Engine, found: EngineGraph) -> None:
+    """Refuse an engine with a layer that the profile lacks, or an operator that takes nothing."""
+    for layer in engine.layers:
+        if layer.name not in engine.layers_ms and layer.kind != "NoOp":
+            place = f"{engine.path}, layer {layer.name[:80]!r}"
+            raise ProfileError(f"{place} is not in its engine's profile; export both from one engine")
+        engine.layers_ms.setdefault(layer.name, 0.0)
+    for layer_name in (next(iter(parts)) for parts in found.parts):
+        checked_ms(engine.layers_ms[layer_name], f"{engine.path}, layer {layer_name[:80]!r}")
 
 
 def _engines(paths: Sequence[Path]) -> list[_Engine]:
     found: list[_Engine] = []
     for path in paths:
         match _json(path):
-            case {"Layers": [*layers]}:
-                found.append(_Engine(path, [_layer(layer, path) for layer in layers]))
-            case [{"count": _}, *rows] if found and not found[-1].layer_ms:
-                found[-1].layer_ms = _layer_ms(rows, path)
+            case {"Layers": [*_]} as described:
+                found.append(_Engine(path, read_layers(described, str(path))))
+            case [{"count": _}, *rows] if found and not found[-1].layers_ms:
+                found[-1].layers_ms = _layers_ms(rows, path)
                 _check_same(found[-1], path)
             case [{"computeMs": _}, *_] as runs if found and not found[-1].runs_ms:
                 found[-1].runs_ms = [
@@ -104,7 +125,7 @@ def _engines(paths: Sequence[Path]) -> list[_Engine]:
                     "give the files of --exportLayerInfo, --exportProfile and --exportTimes in this order"
                 )
     for engine in found:
-        if not engine.layer_ms:
+        if not engine.layers_ms:
             raise ProfileError(f"no profile follows {engine.path}; export it with --exportProfile")
     return found
 
@@ -116,18 +137,7 @@ def _json(path: Path) -> Any:
         raise ProfileError(f"{path} is no JSON ({error}); export it again") from error
 
 
-def _layer(layer: object, path: Path) -> Layer:
-    if isinstance(layer, dict):
-        match layer:
-            case {"Name": str(), "LayerType": str(), "Inputs": [*_], "Outputs": [*_]}:
-                return layer
-    raise ProfileError(
-        f"{path} tells nothing of layer {str(layer)[:80]!r}; build the engine with "
-        "--profilingVerbosity=detailed"
-    )
-
-
-def _layer_ms(rows: Sequence[object], path: Path) -> dict[str, float]:
+def _layers_ms(rows: Sequence[object], path: Path) -> dict[str, float]:
     """Milliseconds by layer, the median where there is one; those of layers that do nothing are zero."""
     found: dict[str, float] = {}
     for number, row in enumerate(rows, start=1):
@@ -143,8 +153,8 @@ def _layer_ms(rows: Sequence[object], path: Path) -> dict[str, float]:
 
 def _check_same(engine: _Engine, profile: Path) -> None:
     """Refuse a profile of another engine than the layers before it."""
-    names = {layer["Name"] for layer in engine.layers}
-    other = next((name for name in engine.layer_ms if name not in names), None)
+    names = {layer.name for layer in engine.layers}
+    other = next((name for name in engine.layers_ms if name not in names), None)
     if other is not None:
         raise ProfileError(
             f"{profile} times layer {other[:80]!r}, which {engine.path} lacks; export both from one engine"
@@ -155,116 +165,3 @@ def _field(row: object, name: str, place: str) -> Any:
     if not isinstance(row, dict) or name not in row:
         raise ProfileError(f"{place} lacks {name!r}; export it again")
     return row[name]
-
-
-def _spec(layer: Layer, place: str, batch: int) -> OpSpec | None:
-    """The kernel that a layer is, or None where it cannot be told."""
-    makers = {"Convolution": _convolution, "Pooling": _pool, "Reformat": _reformat}
-    make = makers.get(layer.get("ParameterType", ""))
-    if make is None:
-        return None
-    try:
-        reads, writes = (
-            [_counts(put, "Dimensions") for put in layer[puts]] for puts in ("Inputs", "Outputs")
-        )
-        if reads[0][0] != batch:
-            raise ProfileError(
-                f"{place} runs a batch of {reads[0][0]}, and the device is said to run {batch}; describe the "
-                "device with the engine's batch"
-            )
-        flat = make is not _reformat and len(reads[0]) != 4
-        return None if flat else make(layer, reads, writes)
-    except (KeyError, TypeError, ValueError, IndexError):
-        raise ProfileError(
-            f"{place} lacks what a {layer['LayerType']} has, or has impossible sizes; export it again"
-        ) from None
-
-
-def _counts(told: Layer, name: str, lowest: int = 1) -> Size:
-    """Whole numbers; ValueError where they are something else."""
-    counts = tuple(told[name])
-    if not all(type(count) is int and lowest <= count <= MAX_COUNT for count in counts):
-        raise ValueError(name)
-    return counts
-
-
-def _padding(layer: Layer) -> Size:
-    """(top, left, bottom, right)."""
-    return (*_counts(layer, "PrePadding", lowest=0), *_counts(layer, "PostPadding", lowest=0))
-
-
-def _reformat(layer: Layer, reads: list[Size], writes: list[Size]) -> OpSpec:
-    formats = tuple(str(layer[puts][0]["Format/Datatype"]) for puts in ("Inputs", "Outputs"))
-    _, channels, *size = reads[0]
-    return OpSpec(
-        kind="reformat",
-        in_channels=channels,
-        out_channels=channels,
-        in_size=tuple(size),
-        out_size=tuple(size),
-        fused=formats,
-    )
-
-
-def _convolution(layer: Layer, reads: list[Size], writes: list[Size]) -> OpSpec | None:
-    (source, *beside), (result, *more) = reads, writes
-    kernel, stride, dilation = (_counts(layer, name) for name in ("Kernel", "Stride", "Dilation"))
-    padding, groups = _padding(layer), layer["Groups"]
-    if type(groups) is not int or groups < 1:
-        raise ValueError("Groups")
-    sizes = tuple(
-        (source[2 + d] + padding[d] + padding[d + 2] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1
-        for d in (0, 1)
-    )
-    activation = _ACTIVATIONS.get(layer.get("Activation", "NONE"))
-    if activation is None or result[1:] != (layer["OutMaps"], *sizes) or beside not in ([], [result]) or more:
-        return None  # it does more than a convolution does, such as the pooling behind it
-    fused = (*(["add"] if beside else []), *activation)
-    if (source[2:], kernel) == ((1, 1), (1, 1)) and groups == 1:  # how TensorRT runs the product of a vector
-        return OpSpec(kind="linear", in_channels=source[1], out_channels=result[1], in_size=(1,), fused=fused)
-    depthwise = groups == source[1] > 1
-    return OpSpec(
-        kind="depthwise_conv2d" if depthwise else "conv2d",
-        in_channels=source[1],
-        out_channels=result[1],
-        in_size=source[2:],
-        out_size=sizes,
-        kernel=kernel,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=0 if depthwise else groups,
-        fused=fused,
-    )
-
-
-def _pool(layer: Layer, reads: list[Size], writes: list[Size]) -> OpSpec:
-    (source,), (result,) = reads, writes
-    kind, window = _POOLS[layer["PoolingType"]], _counts(layer, "WindowSize")
-    stride, padding = _counts(layer, "Stride"), _padding(layer)
-    if kind == "avg_pool2d" and window == source[2:]:
-        kind, stride = "mean2d", window
-    return OpSpec(
-        kind=kind,
-        in_channels=source[1],
-        out_channels=source[1],
-        in_size=source[2:],
-        out_size=result[2:],
-        kernel=window,
-        stride=stride,
-        padding=padding,
-    )
-
-
-def _graph(layers: Sequence[Layer], operators: Mapping[str, OpSpec]) -> OpGraph:
-    """The operators of an engine and who reads whose results; other layers hand on what they read."""
-    made_by: dict[str, int] = {}
-    sources: list[tuple[int, ...]] = []
-    for layer in layers:
-        read = [made_by.get(put["Name"], INPUT) for put in layer["Inputs"]]
-        if layer["Name"] in operators:
-            sources.append(tuple(read))
-            read = [len(sources) - 1]
-        made_by |= dict.fromkeys((put["Name"] for put in layer["Outputs"]), read[0])
-    last = len(sources) - 1
-    return OpGraph(operators=tuple(operators.values()), sources=tuple(sources), outputs=(last,))

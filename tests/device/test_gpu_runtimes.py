@@ -1,4 +1,4 @@
-"""The GPU runtimes on a GPU: the contract, their stairs, and the layers of an engine.
+"""The GPU runtimes on a GPU: the contract, their stairs, and kernels out of an engine.
 
 python -m pytest -m device -rs tests/device
 """
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from hwprofiles import OpSpec, Runtime, measure, open_runtime
+from hwprofiles import OpSpec, Runtime, lower, measure, open_runtime
 from hwprofiles.errors import RequestError
 from hwprofiles.runtimes import PLAIN
 from hwprofiles.runtimes.gpu import stair_step
 from hwprofiles.runtimes.tensorrt_gpu import TensorRt
-from tests.bundles import exported
+from tests.bundles import coupled, exported
 from tests.contracts.runtime import RuntimeContract
+from trials.costs import Costs
 from trials.onnx_file import write_onnx
 
 GPU_RUNTIMES = ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "torch")
@@ -83,11 +84,14 @@ def test_measured_stairs_are_no_finer_than_the_rule_of_lowering(name: str, preci
 
 
 @pytest.mark.device("tensorrt")
-def test_the_layers_of_an_engine_have_kinds_and_times(tmp_path: Path) -> None:
+def test_every_kernel_of_a_network_is_harvested_from_its_engine(tmp_path: Path) -> None:
     runtime = opened("tensorrt")
     assert isinstance(runtime, TensorRt)
     bundle = exported("mobilenet_v2")
     write_onnx(bundle.graph, bundle.tensors, tmp_path / "network.onnx")
-    layers = runtime.layers(tmp_path / "network.onnx", runtime.describe(name="here", batch=8, threads=1))
-    assert any(layer.kind.endswith("Convolution") or layer.tactic for layer in layers)
-    assert sum(layer.ms or 0.0 for layer in layers) > 0
+    harvested = runtime.harvest(tmp_path / "network.onnx", runtime.describe(name="here", batch=8, threads=1))
+    wanted = {
+        kernel for kernels in lower(Costs(coupled("mobilenet_v2")).op_graph, runtime) for kernel in kernels
+    }
+    assert wanted <= harvested.keys()
+    assert all((run() or 0.0) > 0 for run in harvested.values())

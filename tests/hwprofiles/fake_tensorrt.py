@@ -66,13 +66,17 @@ REMOVED_IN_11 = {"BuilderFlag": {"FP16"}}
 
 
 def fake_tensorrt(version: str) -> SimpleNamespace:
-    """The module of that version; `built` lists every (network, config) that it made an engine of."""
+    """The module of that version; `built` lists every (network, config) that it made an engine of.
+
+    Its inspectors tell `described`, and its profilers `layers_ms` of each run.
+    """
     major = int(version.partition(".")[0])
     flags = {"TF32": 7} if major >= 11 else {"TF32": 7, "FP16": 0}
     module = SimpleNamespace(
         __version__=version,
         built=[],
         described='{"Layers": []}',
+        layers_ms={},
         nptype=helper.tensor_dtype_to_np_dtype,
         IProfiler=IProfiler,
         Logger=Logger,
@@ -261,7 +265,8 @@ class IExecutionContext:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         if self.profiler is not None:
-            self.profiler.report_layer_time("conv + relu", 0.25)
+            for layer, ms in self._engine._module.layers_ms.items():
+                self.profiler.report_layer_time(layer, ms)
         return set(self._addresses) == set(self._engine._names) and stream_handle == FakeGpu.STREAM
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from hwprofiles import Device, lowering_of, open_runtime
@@ -42,3 +44,9 @@ def test_what_becomes_of_an_operator_elsewhere_goes_by_the_step_of_that_device(
 ) -> None:
     (kernel,) = lowering_of(board(runtime, step)).lower(conv(20, 41), PLAIN).kernels
     assert (kernel.in_channels, kernel.out_channels) == counts
+
+
+def test_imported_layers_are_asked_for_as_a_model_has_them_whatever_ran_them() -> None:
+    device = replace(board("tflite", 1), precision="int4", versions={"source": "layers"})
+    (kernel,) = lowering_of(device).lower(conv(20, 41, fused=("batch_norm", "relu6")), PLAIN).kernels
+    assert kernel == conv(20, 41, fused=("relu6",))

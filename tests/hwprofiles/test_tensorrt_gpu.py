@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto
 
 from hwprofiles.errors import RequestError
-from hwprofiles.runtimes.tensorrt_gpu import LayerTensor, TensorRt, read_layers
+from hwprofiles.runtimes import PLAIN
+from hwprofiles.runtimes.tensorrt_gpu import TensorRt
 from tests.contracts.runtime import IDENTITY, RuntimeContract, conv, save_identity
 from tests.hwprofiles import fake_tensorrt as fake
 from tests.hwprofiles.fake_tensorrt import KNOWN, REMOVED_IN_11, FakeGpu
@@ -136,32 +137,39 @@ def test_a_version_that_was_never_read_about_is_refused(tmp_path: Path) -> None:
         runtime_of(tmp_path, "8.6.1")
 
 
-# An engine of one convolution and a copy behind it. Fields as in the engine inspector's JSON of TensorRT 10
+# An engine of two convolutions and a copy. Fields as in the engine inspector's JSON of TensorRT 10
 # (NVIDIA/TensorRT, tools/experimental/trt-engine-explorer, examples/pytorch/resnet/A100/fp32) and, for
 # TensorRT 11, as in "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"; names and sizes are ours.
 def described(version: int) -> str:
     def tensor(name: str, layout: str) -> dict[str, object]:
         split = {"Format": layout, "DataType": "Float"}
-        return {"Name": name, "Location": "Device", "Dimensions": [1, 8, 6, 6]} | (
+        return {"Name": name, "Location": "Device", "Dimensions": [1, 6, 6, 6]} | (
             {"Format/Datatype": layout} if version == 10 else split
         )
 
     first, second = "Row major linear FP32", "Channel major FP32 format where channel % 4 == 0"
+    convolution = {
+        "LayerType": "CaskConvolution",
+        "ParameterType": "Convolution",
+        "Kernel": [3, 3],
+        "PrePadding": [1, 1],
+        "PostPadding": [1, 1],
+        "Stride": [1, 1],
+        "Dilation": [1, 1],
+        "OutMaps": 6,
+        "Groups": 1,
+        "TacticName": "sm80_xmma_fprop",
+    }
+    inner = {"Inputs": [tensor("x", first)], "Outputs": [tensor("y", second)], "Activation": "RELU"}
     layers = [
-        {
-            "Name": "conv + relu",
-            "LayerType": "CaskConvolution",
-            "Inputs": [tensor("x", first)],
-            "Outputs": [tensor("y", second)],
-            "ParameterType": "Convolution",
-            "OutMaps": 8,
-            "TacticName": "sm80_xmma_fprop",
-        },
+        convolution | inner | {"Name": "conv + relu"},
+        convolution | inner | {"Name": "conv_1 + relu_1", "Inputs": [tensor("y", second)]},
         {
             "Name": "copy",
             "LayerType": "Reformat",
             "Inputs": [tensor("y", second)],
             "Outputs": [tensor("z", first)],
+            "ParameterType": "Reformat",
             "Origin": "REFORMAT",
         },
     ]
@@ -170,28 +178,54 @@ def described(version: int) -> str:
 
 
 @pytest.mark.parametrize("version", [10, 11])
-def test_layers_of_either_version_are_read_with_their_times(version: int, tmp_path: Path) -> None:
+def test_the_kernels_of_a_network_are_harvested_from_one_engine(version: int, tmp_path: Path) -> None:
     save_identity(tmp_path / "network.onnx", ["batch", 3])
     module = fake.fake_tensorrt(f"{version}.4.0")
     module.described = described(version)
+    module.layers_ms = {"conv + relu": 0.25, "conv_1 + relu_1": 0.375, "copy": 0.0625}
     runtime = TensorRt("fp32", module, FakeGpu(), tmp_path)
     device = runtime.describe(name="here", batch=1, threads=1)
-    conv_layer, copy = runtime.layers(tmp_path / "network.onnx", device)
-    assert (conv_layer.kind, conv_layer.tactic, conv_layer.ms) == ("CaskConvolution", "sm80_xmma_fprop", 0.25)
-    layout = "Row major linear FP32" + (", Float" if version == 11 else "")
-    assert conv_layer.inputs == (LayerTensor(name="x", shape=(1, 8, 6, 6), layout=layout),)
-    assert (copy.kind, copy.tactic, copy.ms) == ("Reformat", "", None)
+    harvested = runtime.harvest(tmp_path / "network.onnx", device)
+    assert list(harvested) == list(runtime.lower(conv(6, 6, fused=("relu",)), PLAIN).kernels)
+    assert len(module.built) == 2  # the network, and a call
+    (run,) = harvested.values()
+    call_ms = 0.25  # by the clock of the stand-in
+    assert [run() for _ in range(3)] == [(0.25 + 0.375 + 0.0625) / 2 + call_ms] * 3
+
+
+def test_one_run_of_a_network_times_each_of_its_kernels_once(tmp_path: Path) -> None:
+    save_identity(tmp_path / "network.onnx", ["batch", 3])
+    module = fake.fake_tensorrt(VERSIONS[0])
+    layers = json.loads(described(10))["Layers"]
+    layers[1]["Activation"] = "NONE"
+    layers[1]["Name"] = "conv_1"
+    module.described = json.dumps({"Layers": layers})
+    module.layers_ms = {"conv + relu": 0.25, "conv_1": 0.5}
+    runtime = TensorRt("fp32", module, FakeGpu(), tmp_path)
+    first, second = runtime.harvest(
+        tmp_path / "network.onnx", runtime.describe(name="here", batch=1, threads=1)
+    ).values()
+    assert (first(), first()) == (0.5, 0.5)
+    module.layers_ms = {"conv + relu": 1.0, "conv_1": 2.0}
+    assert (second(), second()) == (0.75, 0.75)  # of the runs that the first has asked for
+    assert (second(), first()) == (2.25, 1.25)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"Layers": ["conv + relu", "copy"]}', "names alone; build it with profiling verbosity DETAILED"),
-        ("conv + relu", "JSONDecodeError"),
-        ("[]", "TypeError"),
-        ('{"Layers": [{"Name": "conv"}]}', "'LayerType'"),
+        (
+            '{"Layers": ["conv + relu", "copy"]}',
+            "nothing of layer 'conv .* with detailed profiling verbosity",
+        ),
+        ("[]", "does not tell the layers"),
+        ('{"Layers": [{"Name": "conv"}]}', "nothing of layer"),
     ],
 )
-def test_what_is_no_description_of_layers_is_refused(text: str, reason: str) -> None:
+def test_what_is_no_description_of_layers_is_refused(text: str, reason: str, tmp_path: Path) -> None:
+    save_identity(tmp_path / "network.onnx", ["batch", 3])
+    module = fake.fake_tensorrt(VERSIONS[0])
+    module.described = text
+    runtime = TensorRt("fp32", module, FakeGpu(), tmp_path)
     with pytest.raises(RequestError, match=reason):
-        read_layers(text, {})
+        runtime.harvest(tmp_path / "network.onnx", runtime.describe(name="here", batch=1, threads=1))
