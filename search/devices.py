@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import Any
 import hwprofiles
 from hwprofiles import Device, Lowering, OpGraph, Profile, lowering_of, open_runtime, read_profile
 from hwprofiles.errors import PrunefrontError, RequestError, nearest
+from hwprofiles.wire import LEASE_S, Announcement
 from latency_models import LatencyTable, validate
 from search.job import DeviceChoice
 
@@ -84,8 +85,14 @@ def fitting_profile(folder: Path, device: Device, model: OpGraph, dense_name: st
     return None
 
 
-def list_devices(folder: Path) -> list[dict[str, Any]]:
-    """This machine, and every profile with its age and its error; a damaged one says why under "wrong"."""
+def list_devices(folder: Path, agents: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+    """This machine, every profile with its age and its error, and each way in which an agent runs networks.
+
+    What cannot be told of, such as a damaged profile, says why under "wrong".
+
+    Args:
+        agents: as a server tells of them.
+    """
     choice = DeviceChoice()
     runtime = open_runtime(choice.runtime, choice.precision)
     found = [_facts(runtime.describe(name=choice.name, batch=choice.batch, threads=choice.threads))]
@@ -97,7 +104,8 @@ def list_devices(folder: Path) -> list[dict[str, Any]]:
             names.add(name)
         except PrunefrontError as error:
             found.append({"device": name, "profile": str(path), "wrong": str(error)})
-    return found if choice.name not in names else found[1:]
+    here = found if choice.name not in names else found[1:]
+    return [*here, *(item for agent in agents for item in _agent_facts(agent))]
 
 
 def _facts(device: Device) -> dict[str, Any]:
@@ -105,6 +113,7 @@ def _facts(device: Device) -> dict[str, Any]:
         "device": device.name,
         "profile": None,
         "board": device.board,
+        "power_mode": device.power_mode,
         "runtime": device.runtime,
         "precision": device.precision,
         "batch": device.batch,
@@ -113,6 +122,13 @@ def _facts(device: Device) -> dict[str, Any]:
         "identity": device.identity,
         "this_machine": True,
     }
+
+
+def _agent_facts(agent: Mapping[str, Any]) -> list[dict[str, Any]]:
+    announced = Announcement.model_validate({key: agent[key] for key in Announcement.model_fields})
+    heard = {"seen_s_ago": agent["seen_s_ago"], "alive": agent["seen_s_ago"] < LEASE_S}
+    found = [{**_facts(device), "this_machine": False, **heard} for device in announced.devices]
+    return found or [{"device": agent["name"], "wrong": "this agent can open no runtime on its board"}]
 
 
 def _profile_facts(name: str, path: Path, profile: Profile) -> dict[str, Any]:

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from hwprofiles import open_runtime, read_profile
+from hwprofiles import read_profile
 from latency_models import LatencyTable
+from search.bench import OpenBench
 from search.devices import find_profile, open_table
-from search.inspection import measure_candidates, read_widths
-from search.profiling import open_subject
+from search.inspection import read_widths
+from search.profiling import measured, open_subject
+from search.progress import Silent
 from search.score import Scorer
 from trials.candidate import Candidate
 from trials.costs import Costs
 
+PASSES, ROUNDS = 3, 20
 
-def predict(source: Path, name: str, folder: Path, widths: Path | None, *, measured: bool) -> dict[str, Any]:
+
+def predict(
+    source: Path, name: str, folder: Path, widths: Path | None, open_bench: OpenBench | None = None
+) -> dict[str, Any]:
     """Predict candidates on the device whose profile goes by `name`.
 
     Args:
         source: a job file or a bundle.
         folder: of the profiles of devices.
         widths: a JSON file of candidates; without one the dense model is predicted.
-        measured: whether to measure the candidates, too; that takes the very device.
+        open_bench: finds the device, to measure the candidates, too; without it they are not measured.
 
     Raises:
         RequestError: a file or a name is wrong, or the profile is one of another device.
         NotMeasuredError: a candidate runs a kernel that the profile does not hold.
+        TransientError: another process measures on this machine, or a server is away.
     """
     path = find_profile(folder, name)
     profile = read_profile(path)
@@ -36,10 +44,10 @@ def predict(source: Path, name: str, folder: Path, widths: Path | None, *, measu
     candidates = [space.parse(item) for item in read_widths(widths)] if widths else [space.dense]
     table, _ = open_table(profile, costs.op_graph)
     own = profile.of_model(costs.op_graph).networks
-    if measured:
-        runtime = open_runtime(profile.device.runtime, profile.device.precision)
-        device = runtime.describe(name=name, batch=profile.device.batch, threads=profile.device.threads)
-        table.check(device)
+    if open_bench:
+        keys = ("name", "runtime", "precision", "batch", "threads")
+        bench = open_bench(**{key: getattr(profile.device, key) for key in keys})
+        table.check(bench.device)
     found = []
     for candidate, score in zip(candidates, Scorer(costs, table).score(candidates), strict=True):
         found.append(
@@ -49,9 +57,22 @@ def predict(source: Path, name: str, folder: Path, widths: Path | None, *, measu
                 "operators": _operators(costs, candidate, table, score.latency_ms),
             }
         )
-    if measured:
-        timed = measure_candidates(subject.bundle, subject.coupling, candidates, runtime, device)
-        for item, summary in zip(found, timed, strict=True):
+    if open_bench:
+        with TemporaryDirectory() as temporary:
+            networks = measured(
+                subject.bundle,
+                costs,
+                [],
+                {f"candidate {number}": candidate for number, candidate in enumerate(candidates, start=1)},
+                {},
+                bench.measure,
+                passes=PASSES,
+                rounds=ROUNDS,
+                journal=Path(temporary) / "journal",
+                listener=Silent(),
+            ).networks
+        for item, network in zip(found, networks, strict=True):
+            summary = network.rounds.summary()
             item["measured"] = {
                 "latency_ms": summary.latency_ms,
                 "p50_ms": summary.p50_ms,

@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from hwprofiles import Device, OpSpec, Profile, Runtime, open_runtime, read_profile, write_profile
+from hwprofiles import (
+    Device,
+    Lowering,
+    OpSpec,
+    Profile,
+    Runtime,
+    lowering_of,
+    open_runtime,
+    read_profile,
+    write_profile,
+)
 from hwprofiles.errors import NotMeasuredError, ProfileError
 from latency_models import LatencyTable, NetworkModel, build_profile, covers, extend, missing, plan, validate
+from search.bench import Bench, Measure, OpenBench, open_here
 from search.devices import fitting_profile, profile_path
 from search.job import DeviceChoice, Job, Search
 from search.model import open_coupling, open_model
@@ -64,15 +76,15 @@ def measure_profile(
     """Measure the kernels of a space, and the dense and random candidates as whole networks."""
     costs = Costs(coupling)
     candidates = drawn([space], CALIBRATION_NETWORKS, np.random.default_rng(seed))
-    return _measure(
+    return measured(
         bundle,
         costs,
         kernels_to_measure(costs, space, runtime),
         {DENSE: space.dense} | {f"calibration {i}": candidate for i, candidate in enumerate(candidates)},
         {},
-        runtime,
-        device,
+        partial(build_profile, device, runtime),
         passes=PASSES,
+        rounds=ROUNDS,
         journal=journal,
         listener=listener,
     )
@@ -87,19 +99,20 @@ def drawn(spaces: Sequence[Space], count: int, rng: np.random.Generator) -> list
     return [Candidate(tuple(rounded[i % len(spaces)][i].tolist())) for i in range(count)]
 
 
-def _measure(
+def measured(
     bundle: Bundle,
     costs: Costs,
     kernels: Sequence[OpSpec],
     networks: Mapping[str, Candidate],
     held_out: Mapping[str, Candidate],
-    runtime: Runtime,
-    device: Device,
+    measure: Measure,
     *,
     passes: int,
+    rounds: int,
     journal: Path,
     listener: Listener,
 ) -> Profile:
+    """What `measure` makes of kernels, and of candidates by their names as whole networks."""
     with TemporaryDirectory() as folder:
         models = []
         for position, (name, candidate) in enumerate([*networks.items(), *held_out.items()]):
@@ -109,21 +122,19 @@ def _measure(
             write_onnx(*prune(costs.coupling, bundle.tensors, even_kept(costs.coupling, candidate)), path)
             models.append(NetworkModel(name=name, graph=costs.candidate_graph(candidate), onnx_path=path))
         measuring = f"{len(kernels)} kernels, {len(models)} networks"
-        return build_profile(
-            device,
-            runtime,
+        return measure(
             kernels,
             models[: len(networks)],
             held_out=models[len(networks) :],
             passes=passes,
-            rounds=ROUNDS,
+            rounds=rounds,
             journal=journal,
             progress=lambda share: listener.update(0.3 + 0.7 * share, measuring),
         )
 
 
-def kernels_to_measure(costs: Costs, space: Space, runtime: Runtime) -> list[OpSpec]:
-    return plan(costs.op_graph, costs.candidate_graph(narrowest(space)), runtime)
+def kernels_to_measure(costs: Costs, space: Space, rules: Lowering) -> list[OpSpec]:
+    return plan(costs.op_graph, costs.candidate_graph(narrowest(space)), rules)
 
 
 def open_profile(
@@ -226,7 +237,13 @@ def open_subject(path: Path) -> Subject:
 
 
 def profile_device(
-    source: Path, name: str, folder: Path, asked: Mapping[str, Any], passes: int, listener: Listener
+    source: Path,
+    name: str,
+    folder: Path,
+    asked: Mapping[str, Any],
+    passes: int,
+    listener: Listener,
+    open_bench: OpenBench = open_here,
 ) -> dict[str, Any]:
     """Build the profile of a device for a model, or add to it what it lacks; then say how good it is.
 
@@ -234,10 +251,11 @@ def profile_device(
         source: a job file or a bundle.
         folder: of the profiles of devices.
         asked: keys of `DeviceChoice`; one left out is that of the profile that is there, else of the job.
+        open_bench: finds the device; without it that is this machine.
 
     Raises:
         RequestError: the source, the name or a key is wrong, or the profile there is of another identity.
-        TransientError: another process measures for this folder, or on this machine.
+        TransientError: another process measures for this folder or on this machine, or a server is away.
     """
     path = profile_path(folder, name)
     known = read_profile(path) if path.exists() else None
@@ -246,21 +264,21 @@ def profile_device(
     usual: Any = known.device if known else subject.device
     keys = ("runtime", "precision", "batch", "threads")
     choice = {key: getattr(usual, key) for key in keys} | dict(asked)
-    runtime = open_runtime(choice["runtime"], choice["precision"])
-    device = runtime.describe(name=name, batch=choice["batch"], threads=choice["threads"])
+    bench = open_bench(name, **choice)
+    rules = lowering_of(bench.device)
     if known:
-        LatencyTable.from_profile(known, runtime).check(device)
+        LatencyTable.from_profile(known, rules).check(bench.device)
     listener.stage("profiling")
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder, f"another process measures for {folder}"):
         known = read_profile(path) if path.exists() else None
-        profile = _grown(subject, known, runtime, device, passes, path.with_suffix(".journal"), listener)
+        profile = _grown(subject, known, bench, passes, path.with_suffix(".journal"), listener)
         if profile is not known:
             write_profile(profile, path)
         path.with_suffix(".journal").unlink(missing_ok=True)
     own = profile.of_model(Costs(subject.coupling).op_graph)
-    table = LatencyTable.from_profile(own, runtime)
-    found = validate(own, runtime)
+    table = LatencyTable.from_profile(own, rules)
+    found = validate(own, rules)
     return {
         "profile": str(path),
         **told(profile, table),
@@ -272,17 +290,21 @@ def profile_device(
 def _grown(
     subject: Subject,
     known: Profile | None,
-    runtime: Runtime,
-    device: Device,
+    bench: Bench,
     passes: int,
     journal: Path,
     listener: Listener,
 ) -> Profile:
-    """`known` with all that the subject's model needs; the very same where it lacks nothing."""
+    """`known` with all that the subject's model needs; the very same where it lacks nothing.
+
+    Raises:
+        ProfileError: the device became another while it was measured.
+    """
     costs = Costs(subject.coupling)
     anywhere = subject.space(step=1)
-    kernels = kernels_to_measure(costs, anywhere, runtime)
-    spaces = [subject.space(step=device.channel_step), anywhere]
+    rules = lowering_of(bench.device)
+    kernels = kernels_to_measure(costs, anywhere, rules)
+    spaces = [subject.space(step=bench.device.channel_step), anywhere]
     rng = np.random.default_rng(subject.search.seed)
     fitted, proof = (drawn(spaces, count, rng) for count in (CALIBRATION_NETWORKS, HELD_OUT_NETWORKS))
     networks = {DENSE: anywhere.dense} | {f"calibration {i}": c for i, c in enumerate(fitted)}
@@ -296,19 +318,22 @@ def _grown(
         )
         if not (kernels or networks or held_out):
             return known
-    more = _measure(
+    more = measured(
         subject.bundle,
         costs,
         kernels,
         networks,
         held_out,
-        runtime,
-        device,
+        bench.measure,
         passes=passes,
+        rounds=ROUNDS,
         journal=journal,
         listener=listener,
     )
-    return extend(known, more) if known else more
+    if not known:
+        return more
+    LatencyTable.from_profile(known, rules).check(more.device)
+    return extend(known, more)
 
 
 def told(profile: Profile, table: LatencyTable) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""Settings of this machine, from the environment: where runs are kept and which cluster works for them."""
+"""Settings of this machine, from the environment: where runs are kept, and who works for them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -17,3 +19,9 @@ class Settings(BaseSettings):
 
     ray_address: str = ""
     """The Ray cluster to use; empty starts one on this machine."""
+
+    server: str = ""
+    """The server whose agents measure on other boards; empty measures on this machine."""
+
+    token: Annotated[str, Field(repr=False)] = ""
+    """With which to talk to it."""

@@ -225,7 +225,7 @@ def devices(found: Sequence[Mapping[str, Any]]) -> Table:
     """Devices as `devices.list_devices` tells them, without those whose profile is damaged."""
     table = _table(
         _name("device"), "runs", _number("batch"), _number("threads"), _name("board"), _name("versions"),
-        _number("age"), _number("error"), "",
+        _number("age"), _number("error"), _number("heard"), "",
     )  # fmt: skip
     for device in found:
         if "wrong" not in device:
@@ -235,14 +235,25 @@ def devices(found: Sequence[Mapping[str, Any]]) -> Table:
                 f"{device['runtime']} {device['precision']}",
                 str(device["batch"]),
                 str(device["threads"]),
-                Text(device["board"]),
+                Text(device["board"] + (f" ({device['power_mode']})" if device["power_mode"] else "")),
                 Text(" ".join(f"{name} {version}" for name, version in device["versions"].items())),
                 f"{device['age_days']:.0f} d" if measured else "–",
                 f"{device['mean_error']:.1%}" if device.get("mean_error") is not None else "–",
+                _ago(device["seen_s_ago"]) if "seen_s_ago" in device else "–",
                 "★" if device["this_machine"] else "",
             )
-    table.caption = "★ this machine as it is now   error: mean, on networks that nothing was fitted to"
+    table.caption = (
+        "★ this machine as it is now   error: mean, on networks that nothing was fitted to   "
+        "heard: of the agent, last"
+    )
     return table
+
+
+def _ago(seconds: float) -> str:
+    """In the largest unit that there is one of."""
+    units = {"d": 86_400, "h": 3_600, "min": 60}
+    unit, each = next(((unit, each) for unit, each in units.items() if seconds >= each), ("s", 1))
+    return f"{seconds / each:.0f} {unit} ago"
 
 
 def predictions(found: Mapping[str, Any]) -> Table:

@@ -162,7 +162,7 @@ class Measurements:
             NotHeldError: it is not this holder's.
         """
         with self._store.writing() as connection:
-            self._require_held(connection, id_, holder)
+            self._hear(connection, self._require_held(connection, id_, holder))
             until = update(_measurements).where(_measurements.c.id == id_)
             connection.execute(until.values(lease_until_s=time.time() + lease_s))
 
@@ -177,7 +177,7 @@ class Measurements:
             done = set(connection.scalars(of_job))
             if number in done:
                 return False
-            self._require_held(connection, id_, holder)
+            self._hear(connection, self._require_held(connection, id_, holder))
             row = {"measurement": id_, "number": number, "created_s": time.time(), "data": data}
             connection.execute(insert(_passes), row)
             change: dict[str, Any] = {"claims": 0}
@@ -230,11 +230,19 @@ class Measurements:
         return [AgentRecord(name=row.name, seen_s=row.seen_s, report=row.report) for row in rows]
 
     @staticmethod
-    def _require_held(connection: Connection, id_: str, holder: str) -> None:
+    def _hear(connection: Connection, agent: str) -> None:
+        """Note that an agent is there; while it measures it asks for no work."""
+        seen = update(_agents).where(_agents.c.name == agent)
+        connection.execute(seen.values(seen_s=time.time()))
+
+    @staticmethod
+    def _require_held(connection: Connection, id_: str, holder: str) -> str:
+        """The agent of a measurement that `holder` works on."""
         row = connection.execute(select(_measurements).where(_measurements.c.id == id_)).one_or_none()
         if row is None or row.state != MeasurementState.RUNNING or row.holder != holder:
             state = f"is {row.state}" if row and row.state != MeasurementState.RUNNING else "is another's"
             raise NotHeldError(f"measurement {id_!r} {state}; claim work again")
+        return str(row.agent)
 
     @staticmethod
     def _read(connection: Connection, id_: str) -> MeasurementRecord | None:

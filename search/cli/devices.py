@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwprofiles.errors import RequestError
+from hwprofiles.errors import RequestError, TransientError
 from search.cli.terminal import (
     INTERRUPTED,
     AsJson,
@@ -21,6 +24,47 @@ from search.cli.terminal import (
     say,
 )
 from search.place import Place
+
+if TYPE_CHECKING:
+    from hwprofiles.remote import Remote
+    from search.bench import OpenBench
+
+Server = Annotated[
+    str | None,
+    typer.Option(help="A server, whose agents are devices, too [env: PRUNEFRONT_SERVER]."),
+]
+Token = Annotated[str | None, typer.Option(help="A submitter's token [env: PRUNEFRONT_TOKEN].")]
+
+
+@contextmanager
+def _remote(server: str | None, token: str | None) -> Iterator[Remote | None]:
+    """The server that was named here or in the environment, if one was; an empty name is none."""
+    from hwprofiles.remote import Remote
+    from search.settings import Settings
+
+    settings = Settings()
+    url = settings.server if server is None else server
+    if not url:
+        yield None
+        return
+    if not (token or settings.token):
+        raise RequestError(f"{url} wants a submitter's token; give --token, or set PRUNEFRONT_TOKEN")
+    with Remote(url, token or settings.token) as remote:
+        yield remote
+
+
+@contextmanager
+def _bench(server: str | None, token: str | None, *, anew: bool = False) -> Iterator[OpenBench]:
+    """What finds a device: among the agents of a server if one is named, else this machine."""
+    from search.bench import open_here
+
+    with _remote(server, token) as remote:
+        if remote is None:
+            yield open_here
+            return
+        from search.service import open_on_agent
+
+        yield partial(open_on_agent, remote, anew=anew)
 
 
 def profile(
@@ -38,10 +82,12 @@ def profile(
     passes: Annotated[
         int | None, typer.Option(min=1, max=100, help="With --device: times everything is measured.")
     ] = None,
+    server: Server = None,
+    token: Token = None,
     as_json: AsJson = False,
     runs: Runs = None,
 ) -> None:
-    """Measure this machine for a model: for a job as `run` would, or for a device's own growing profile."""
+    """Measure for a model: this machine for a job, as `run` would, or a device for its growing profile."""
     from search import tables
     from search.inspection import profile_job
     from search.job import Job
@@ -51,7 +97,7 @@ def profile(
     chosen = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}
     asked = {key: value for key, value in chosen.items() if value is not None}
     source = model or job_file
-    if source is None or (model and job_file) or (not device and (model or asked or passes)):
+    if source is None or (model and job_file) or (not device and (model or asked or passes or server)):
         raise RequestError(
             "profile takes a job file alone, or --device NAME with --model and what else is to differ"
         )
@@ -60,7 +106,9 @@ def profile(
         if not device:
             job = Job.load(source)
             return profile_job(job, Place(runs_folder(runs), job.name), listener)
-        return profile_device(source, device, devices_folder(runs), asked, passes or PASSES, listener)
+        with _bench(server, token) as open_bench:
+            folder = devices_folder(runs)
+            return profile_device(source, device, folder, asked, passes or PASSES, listener, open_bench)
 
     try:
         if as_json:
@@ -75,19 +123,30 @@ def profile(
         say(out, line)
 
 
-def devices(as_json: AsJson = False, runs: Runs = None) -> None:
-    """List devices: this machine, and all that have a profile, with its age and its measured error."""
+def devices(server: Server = None, token: Token = None, as_json: AsJson = False, runs: Runs = None) -> None:
+    """List devices: this machine, all that have a profile with its measured error, and a server's agents."""
     from search import tables
     from search.devices import list_devices
 
-    found = list_devices(devices_folder(runs))
+    agents, trouble = [], None
+    try:
+        with _remote(server, token) as remote:
+            if remote:
+                from search.service import list_agents
+
+                agents = list_agents(remote)
+    except (RequestError, TransientError) as error:  # told once all that is known without a server is
+        trouble = error
+    found = list_devices(devices_folder(runs), agents)
     if as_json:
         print_json(found)
-        return
-    out.print(tables.devices(found))
-    for item in found:
-        if "wrong" in item:
-            say(out, f"{item['device']}: {item['wrong']}")
+    else:
+        out.print(tables.devices(found))
+        for item in found:
+            if "wrong" in item:
+                say(out, f"{item['device']}: {item['wrong']}")
+    if trouble:
+        raise trouble
 
 
 def predict(
@@ -96,7 +155,9 @@ def predict(
     widths: Annotated[
         Path | None, typer.Option(help='JSON: a list of {"group": kept}; without it the dense model.')
     ] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Measure each on this machine, too.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure each on the device, too.")] = False,
+    server: Server = None,
+    token: Token = None,
     as_json: AsJson = False,
     runs: Runs = None,
 ) -> None:
@@ -104,7 +165,11 @@ def predict(
     from search import tables
     from search.predict import predict
 
-    found = predict(model, device, devices_folder(runs), widths, measured=measure)
+    if measure:
+        with _bench(server, token, anew=True) as open_bench:
+            found = predict(model, device, devices_folder(runs), widths, open_bench)
+    else:
+        found = predict(model, device, devices_folder(runs), widths)
     if as_json:
         print_json(found)
         return

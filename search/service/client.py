@@ -1,53 +1,106 @@
-"""Ask a server for a profile of a device that one of its agents runs on."""
+"""Ask a server for measurements of a device that one of its agents runs on."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 from pydantic import ValidationError
 
+from hwprofiles.device import Device
+from hwprofiles.disk import write_whole
 from hwprofiles.errors import RequestError, nearest
 from hwprofiles.files import Profile, read_profile
 from hwprofiles.ops import OpSpec
 from hwprofiles.remote import RefusedError, Remote
 from hwprofiles.runtimes import CALL
-from hwprofiles.wire import Measurement, NetworkFile
+from hwprofiles.wire import LEASE_S, Announcement, Measurement, NetworkFile
 from latency_models.profiling import NetworkModel
+from search.bench import Bench
 
 POLL_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+def list_agents(remote: Remote) -> list[dict[str, Any]]:
+    """Every agent that the server ever heard of, by name: "name", "seen_s_ago", "board" and "devices".
+
+    Raises:
+        RequestError: the server refuses the token.
+        TransientError: the server cannot be reached now.
+    """
+    found: list[dict[str, Any]] = remote.call("GET", "/agents", patience_s=0).json()
+    return found
+
+
+def open_on_agent(
+    remote: Remote,
+    name: str,
+    *,
+    runtime: str,
+    precision: str,
+    batch: int,
+    threads: int,
+    anew: bool = False,
+) -> Bench:
+    """The board of the agent `name`, as it announced itself; with a remote an `OpenBench`.
+
+    Args:
+        anew: measure again what the server has measured of this very device.
+
+    Raises:
+        RequestError: the server knows no such agent, or its board does not run networks so.
+        TransientError: the server cannot be reached now.
+    """
+    agents = {agent["name"]: agent for agent in list_agents(remote)}
+    if name not in agents:
+        named = nearest(name, agents) if agents else "it has heard of none yet; start `prunefront agent`"
+        raise RequestError(f"{remote.url} knows no agent {name!r}; {named}")
+    agent = agents[name]
+    if agent["seen_s_ago"] > LEASE_S:
+        _log.warning("agent %s was last heard of %.0f s ago; waiting for it", name, agent["seen_s_ago"])
+    announced = Announcement.model_validate({key: agent[key] for key in Announcement.model_fields})
+    devices = {f"{device.runtime} {device.precision}": device for device in announced.devices}
+    wanted = f"{runtime} {precision}"
+    if wanted not in devices:
+        runs = nearest(wanted, devices) if devices else "it runs nothing; install a runtime there"
+        raise RequestError(f"agent {name!r} does not run {wanted!r}; {runs}")
+    device = replace(devices[wanted], batch=batch, threads=threads)
+    series = f"{device.identity} {time.time_ns()}" if anew else device.identity
+    return Bench(device, partial(request_profile, remote, device, series=series))
 
 
 def request_profile(
     remote: Remote,
-    agent: str,
+    device: Device,
     kernels: Sequence[OpSpec],
     networks: Sequence[NetworkModel],
-    path: Path,
     *,
     held_out: Sequence[NetworkModel] = (),
-    runtime: str = "onnxruntime",
-    precision: str = "fp32",
-    batch: int = 1,
-    threads: int = 1,
     passes: int,
     rounds: int,
+    journal: Path,
     series: str = "",
     patience_s: float = math.inf,
     progress: Callable[[float], None] = lambda done: None,
 ) -> Profile:
-    """Have `agent` measure kernels and networks as `latency_models.build_profile` does here; waits for it.
+    """Have an agent measure kernels and networks as `latency_models.build_profile` does here; waits for it.
 
     Whoever asks again for the same, such as after Ctrl-C, waits for the same measurement, or has its profile
     at once; another `series` is measured anew. One that failed starts over.
 
     Args:
         remote: the server, with a submitter's token.
-        path: where the profile is written, whole or not at all.
+        device: goes by the agent's name; how it runs networks is what counts of it.
+        journal: where the profile arrives, whole or not at all.
         patience_s: for how long a server that cannot be reached is waited for, each time.
         progress: called with the share of passes that are done, up to 1.0.
 
@@ -59,18 +112,14 @@ def request_profile(
     def call(method: str, where: str, content: bytes = b"") -> httpx.Response:
         return remote.call(method, where, content, patience_s=patience_s)
 
-    known = [each["name"] for each in call("GET", "/agents").json()]
-    if agent not in known:
-        named = nearest(agent, known) if known else "it has heard of none yet; start `prunefront agent`"
-        raise RequestError(f"{remote.url} knows no agent {agent!r}; {named}")
     files = {network: _send(network, call) for network in (*networks, *held_out)}
     try:
         wanted = Measurement(
-            agent=agent,
-            runtime=runtime,
-            precision=precision,
-            batch=batch,
-            threads=threads,
+            agent=device.name,
+            runtime=device.runtime,
+            precision=device.precision,
+            batch=device.batch,
+            threads=device.threads,
             kernels=tuple(dict.fromkeys((CALL, *kernels))),
             networks=tuple(
                 NetworkFile(name=net.name, sha256=sha256, graph=net.graph, held_out=net in held_out)
@@ -87,19 +136,12 @@ def request_profile(
     id_ = call("POST", "/measurements", wanted.model_dump_json().encode()).json()["id"]
     while (found := call("GET", f"/measurements/{id_}").json())["state"] != "done":
         if found["state"] == "failed":
-            raise RequestError(f"agent {agent!r} could not measure this: {found['reason']}")
+            raise RequestError(f"agent {device.name!r} could not measure this: {found['reason']}")
         progress(found["passes_done"] / passes)
         time.sleep(POLL_S)
     progress(1.0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arriving = path.with_name(f".{path.name}.arriving")
-    try:
-        arriving.write_bytes(call("GET", f"/measurements/{id_}/profile").content)
-        profile = read_profile(arriving)
-        arriving.replace(path)
-    finally:
-        arriving.unlink(missing_ok=True)
-    return profile
+    write_whole(journal, call("GET", f"/measurements/{id_}/profile").content)
+    return read_profile(journal)
 
 
 def _send(network: NetworkModel, call: Callable[..., httpx.Response]) -> str:

@@ -13,7 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,21 +25,27 @@ import numpy as np
 import pytest
 import uvicorn
 
-from hwprofiles import Rounds, open_runtime, read_profile
+from hwprofiles import Device, Rounds, open_runtime, read_profile
 from hwprofiles.board import Board
 from hwprofiles.errors import RequestError
 from hwprofiles.remote import Remote
 from hwprofiles.runtimes import CALL
 from hwprofiles.wire import API, HOLDER, Measurement, Pass
 from latency_models import NetworkModel
-from search.service import create_app, request_profile
+from search import profiling
+from search.service import create_app, list_agents, open_on_agent, request_profile
+from tests.bundles import export_images
 from tests.contracts.runtime import IDENTITY, conv, save_identity
+from tests.search.conftest import Prunefront
+from tests.search.test_devices import network as small_network
+from tests.search.test_devices import written_json
 from trials.measurements import MAX_CLAIMS, Measurements, MeasurementState
 from trials.store import Store
 from trials.tokens import Role, Tokens
 
 KERNELS = (CALL, conv(3, 8))
 LINEAR = {"kind": "linear", "in_channels": 4, "out_channels": 4}
+BOARD = Device(name="board", runtime="onnxruntime", board="as it announced itself")
 HOLDERS = {HOLDER: "0" * 32}, {HOLDER: "1" * 32}
 
 
@@ -339,24 +347,26 @@ def network(folder: Path) -> NetworkModel:
     return NetworkModel(name="identity", graph=IDENTITY, onnx_path=folder / "network.onnx")
 
 
-def test_agent_and_server_are_killed_in_turn_and_every_pass_is_measured_once(tmp_path: Path) -> None:
-    runs, folder, passes = tmp_path / "runs", tmp_path / "agent", 40
-    with server(runs) as (first, url, text), Remote(url, text) as remote:
+def test_a_board_is_profiled_through_kills_of_agent_and_server_and_every_pass_is_measured_once(
+    prunefront: Prunefront, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for constant, count in {"ROUNDS": 40, "CALIBRATION_NETWORKS": 2, "HELD_OUT_NETWORKS": 2}.items():
+        monkeypatch.setattr(profiling, constant, count)
+    bundle, mine = tmp_path / "bundle", tmp_path / "mine"
+    export_images(small_network(32), 3, 8, 8).write(bundle)
+    runs, folder, passes = tmp_path / "runs", tmp_path / "agent", 12
+    with server(runs) as (first, url, text), Remote(url, text) as remote, ThreadPoolExecutor() as asking:
+        monkeypatch.setenv("PRUNEFRONT_SERVER", url)
+        monkeypatch.setenv("PRUNEFRONT_TOKEN", text)
         agent = "agent", "--server", url, "--token", text, "--name", "board", "--folder", folder
 
         def done() -> int:
-            (found,) = remote.call("GET", "/measurements").json()
-            return int(found["passes_done"])
+            return sum(found["passes_done"] for found in remote.call("GET", "/measurements").json())
 
-        model = network(tmp_path)
-        content = model.onnx_path.read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
-        remote.call("PUT", f"/files/{sha256}", content)
-        wanted = measurement(
-            networks=({"name": "identity", "sha256": sha256, "graph": IDENTITY},), passes=passes, rounds=400
-        )
-        remote.call("POST", "/measurements", wanted.model_dump_json())
         with process(*agent) as killed:
+            wait_until(lambda: list_agents(remote), killed)
+            options = ("--device", "board", "--model", bundle, "--passes", passes, "--runs", mine, "--json")
+            profiled = asking.submit(prunefront, "profile", *options)
             wait_until(lambda: done() >= 1, killed)
             killed.send_signal(signal.SIGKILL)
             killed.wait()
@@ -369,26 +379,34 @@ def test_agent_and_server_are_killed_in_turn_and_every_pass_is_measured_once(tmp
             time.sleep(0.5)
             with server(runs, port=int(url.rpartition(":")[2])) as (second, _, _):
                 wait_until(lambda: done() == passes, survivor, second)
-                profile = request_profile(
-                    remote,
-                    "board",
-                    wanted.kernels,
-                    [model],
-                    tmp_path / "profile.parquet",
-                    passes=passes,
-                    rounds=400,
+                found = written_json(profiled.result(timeout=60))
+                predicted = written_json(
+                    prunefront("predict", bundle, "--device", "board", "--measure", "--runs", mine, "--json")
                 )
+                listed = written_json(prunefront("devices", "--runs", mine, "--json"))
             survivor.kill()
             assert survivor.stderr
-            begun = [int(number) for number in re.findall(r"pass (\d+) of", survivor.stderr.read())]
+            begun = [int(number) for number in re.findall(rf"pass (\d+) of {passes}", survivor.stderr.read())]
+        away = prunefront("devices", "--runs", mine)
     assert begun == list(range(begun[0], passes + 1))
     assert begun[0] > len(before)
     assert stored_passes(runs)[: len(before)] == before
-    assert {rounds.times_ms.shape[:2] for rounds in profile.kernels.values()} == {(passes, 400)}
-    assert [net.name for net in profile.networks] == ["identity"]
-    assert profile == read_profile(tmp_path / "profile.parquet")
-    assert profile.device.name == "board"
     assert not list(folder.glob("passes/*")) + list(folder.glob("networks/*"))
+
+    assert [path.name for path in (mine / "devices").iterdir()] == ["board.parquet"]
+    profile = read_profile(mine / "devices" / "board.parquet")
+    assert {rounds.times_ms.shape[:2] for rounds in profile.kernels.values()} == {(passes, 40)}
+    assert found["validation"]["networks"] == len(profile.held_out) > 0
+    assert predicted["candidates"][0]["measured"]["latency_ms"] > 0
+    in_fp32 = [item for item in listed if item["precision"] == "fp32"]
+    assert [(item["device"], item["profile"], item.get("alive")) for item in in_fp32] == [
+        ("this-cpu", None, None),
+        ("board", str(mine / "devices" / "board.parquet"), None),
+        ("board", None, True),
+    ]
+    assert {item["identity"] for item in in_fp32} == {profile.device.identity}
+    assert (away.code, "board" in away.out, away.err.count("\n")) == (3, True, 1)
+    assert "cannot be reached" in away.err
 
 
 @contextmanager
@@ -403,21 +421,28 @@ def test_what_cannot_be_measured_is_told_and_the_agent_goes_on(
     address: str, store: Store, tmp_path: Path
 ) -> None:
     model = network(tmp_path)
-    ask_for = partial(request_profile, agent="board", path=tmp_path / "profile.parquet", passes=1, rounds=1)
+    ask_for = partial(request_profile, device=BOARD, journal=tmp_path / "profile.parquet", passes=1, rounds=1)
+    way = {"runtime": "onnxruntime", "precision": "fp32", "batch": 2, "threads": 1}
     with (
         Remote(address, token(store, Role.SUBMITTER)) as remote,
         pytest.raises(RequestError, match="knows no agent 'board'; it has heard of none"),
     ):
-        ask_for(remote, kernels=KERNELS, networks=[])
+        open_on_agent(remote, "board", **way)
     with (
         board_agent(address, store, tmp_path / "agent") as running,
         Remote(address, token(store, Role.SUBMITTER)) as remote,
     ):
-        wait_until(lambda: remote.call("GET", "/agents").json(), running)
+        wait_until(lambda: list_agents(remote), running)
+        with pytest.raises(RequestError, match=r"knows no agent 'bord'; did you mean 'board'"):
+            open_on_agent(remote, "bord", **way)
+        with pytest.raises(RequestError, match=r"does not run 'abacus fp32'; .*onnxruntime fp32"):
+            open_on_agent(remote, "board", **way | {"runtime": "abacus"})
+        here = open_runtime("onnxruntime").describe(name="here", batch=2, threads=1)
+        assert open_on_agent(remote, "board", **way).device.identity == here.identity
         with pytest.raises(RequestError, match=r"cannot be measured by an agent: rounds: Input should be"):
             ask_for(remote, kernels=KERNELS, networks=[], rounds=0)
         with pytest.raises(RequestError, match=r"agent 'board' could not.*runtime 'abacus' is not known"):
-            ask_for(remote, kernels=KERNELS, networks=[], runtime="abacus")
+            ask_for(remote, device=replace(BOARD, runtime="abacus"), kernels=KERNELS, networks=[])
         content = model.onnx_path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
         remote.call("PUT", f"/files/{sha256}", content)
@@ -475,5 +500,5 @@ def test_a_server_prints_its_token_once_and_ends_at_ctrl_c_without_a_word(tmp_pa
 
 def stored_passes(runs: Path) -> list[Any]:
     with Store.open(runs / "prunefront.db") as store:
-        (record,) = Measurements(store).all()
+        record, *_ = Measurements(store).all()
         return Measurements(store).passes(record.id)
