@@ -96,11 +96,22 @@ class OpSpec:
         return replace(self, in_channels=in_channels, out_channels=out_channels)
 
     def __str__(self) -> str:
-        kernel = "x".join(map(str, self.kernel))
-        size = "x".join(map(str, self.in_size))
-        epilogue = "".join(f"+{name}" for name in self.fused)
-        channels = f"{self.in_channels}->{self.out_channels}"
-        return " ".join(part for part in (self.kind, kernel, channels, f"@{size}{epilogue}") if part)
+        """Such as "conv2d 3x3/2 64->128 groups 4 @56x56+relu"; steps and groups of 1 are left out."""
+        parts = [
+            self.kind,
+            "x".join(map(str, self.kernel)) + _unless_one("/", self.stride),
+            _unless_one("dilation ", self.dilation),
+            f"{self.in_channels}->{self.out_channels}",
+            f"groups {self.groups}" if self.groups > 1 else "",
+            ("@" if self.in_size else "") + "x".join(map(str, self.in_size)),
+        ]
+        return " ".join(filter(None, parts)) + "".join(f"+{name}" for name in self.fused)
+
+
+def _unless_one(label: str, steps: Size) -> str:
+    """Steps along each axis, as one number where they are equal, or "" where all are 1."""
+    shown = steps[:1] if len(set(steps)) == 1 else steps
+    return "" if set(steps) <= {1} else label + "x".join(map(str, shown))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ def show(name: str, folder: Path) -> dict[str, Any]:
     return {
         "device": profile.device.name,
         "families": [_family(family, kernels, profile) for family, kernels in sorted(grouped.items())],
-        "operators": [_named(spec) for spec in operators(profile)],
+        "operators": [str(spec) for spec in operators(profile)],
     }
 
 
@@ -54,18 +54,12 @@ def import_table(files: Sequence[Path], form: str, device: Device, folder: Path)
 def _family(family: OpSpec, kernels: list[OpSpec], profile: Profile) -> dict[str, Any]:
     times_ms = [profile.kernels[kernel].summary().latency_ms for kernel in kernels]
     return {
-        "family": _named(family).replace("0->0 ", ""),
+        "family": str(family).replace("0->0 ", ""),
         "kernels": len(kernels),
         "in_channels": sorted({kernel.in_channels for kernel in kernels}),
         "out_channels": sorted({kernel.out_channels for kernel in kernels}),
         "latency_ms": [min(times_ms), max(times_ms)],
     }
-
-
-def _named(spec: OpSpec) -> str:
-    """As messages name an operator, with the stride that tells some from one another."""
-    strided = any(step > 1 for step in spec.stride)
-    return str(spec).removesuffix(" @") + (f" stride {'x'.join(map(str, spec.stride))}" if strided else "")
 
 
 def show_operator(name: str, folder: Path, number: int) -> list[Stairs]:
@@ -86,7 +80,7 @@ def show_operator(name: str, folder: Path, number: int) -> list[Stairs]:
 
 def stairs_facts(found: Stairs) -> dict[str, Any]:
     return {
-        "operator": _named(found.operator),
+        "operator": str(found.operator),
         "axis": found.axis,
         "widths": found.widths.tolist(),
         "latency_ms": found.latency_ms.tolist(),

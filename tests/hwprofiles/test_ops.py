@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hwprofiles import OpSpec
+
+CONV = OpSpec(
+    kind="conv2d",
+    in_channels=64,
+    out_channels=128,
+    in_size=(56, 28),
+    out_size=(56, 28),
+    kernel=(3, 3),
+    stride=(1, 1),
+    padding=(1, 1, 1, 1),
+    dilation=(1, 1),
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        (CONV, "conv2d 3x3 64->128 @56x28"),
+        (replace(CONV, stride=(2, 2)), "conv2d 3x3/2 64->128 @56x28"),
+        (replace(CONV, stride=(2, 1)), "conv2d 3x3/2x1 64->128 @56x28"),
+        (replace(CONV, dilation=(2, 2)), "conv2d 3x3 dilation 2 64->128 @56x28"),
+        (replace(CONV, groups=4), "conv2d 3x3 64->128 groups 4 @56x28"),
+        (replace(CONV, fused=("batch_norm", "relu")), "conv2d 3x3 64->128 @56x28+batch_norm+relu"),
+        (OpSpec(kind="call", in_channels=0, out_channels=0), "call 0->0"),
+        (OpSpec(kind="linear", in_channels=8, out_channels=4, in_size=(1,)), "linear 8->4 @1"),
+    ],
+)
+def test_an_operator_prints_what_tells_it_from_others(spec: OpSpec, shown: str) -> None:
+    assert str(spec) == shown
