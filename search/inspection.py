@@ -75,8 +75,10 @@ def inspect_job(job: Job, place: Place) -> dict[str, Any]:
 
 
 def _dear(scorer: Scorer, space: Space, group: int, share: float | None) -> dict[str, Any] | None:
-    """The counts of a group that cost more than all of its units, with the dearest; `None` without any."""
-    counts = np.arange(space.axes[group].allowed[0], space.axes[group].size + 1)
+    """The counts of a group that the job may keep and that cost more than all of its units, with the dearest;
+    `None` without any.
+    """
+    counts = space.axes[group].allowed
     population = np.tile(space.sizes, (len(counts), 1))
     population[:, group] = counts
     latency_ms, _ = scorer.latency(population)

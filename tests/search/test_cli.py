@@ -282,9 +282,9 @@ def test_inspect_lists_groups_with_their_shares(
     assert f"latency shares need a profile: prunefront profile {small_job}" in shown.out.replace("\n", "")
 
 
-@pytest.mark.parametrize(("slower", "pays"), [(3.0, False), (0.01, True)])
-def test_inspect_warns_of_counts_that_cost_more_than_the_whole_group(
-    slower: float, pays: bool, prunefront: Prunefront, small_job: Path, runs: Path
+@pytest.mark.parametrize(("slower", "step", "pays"), [(3.0, 1, False), (3.0, 4, True), (0.01, 1, True)])
+def test_inspect_warns_of_counts_that_a_job_may_keep_and_that_cost_more_than_the_whole_group(
+    slower: float, step: int, pays: bool, prunefront: Prunefront, small_job: Path, runs: Path
 ) -> None:
     """On a machine whose kernels for odd input counts are that much slower than they are here."""
     path = runs / "small" / "profile.parquet"
@@ -296,9 +296,11 @@ def test_inspect_warns_of_counts_that_cost_more_than_the_whole_group(
         for kernel, rounds in profile.kernels.items()
     }
     write_profile(replace(profile, kernels=kernels), path)
-    found = written_json(prunefront("inspect", small_job, "--runs", runs, "--json"))
+    job = small_job.with_name("inspected.toml")
+    job.write_text(small_job.read_text().replace("round_to = 4", f"round_to = {step}\nlowest_keep = 0.167"))
+    found = written_json(prunefront("inspect", job, "--runs", runs, "--json"))
     (dear,) = [group["dear"] for group in found["groups"] if group["name"] == "blocks.0.conv1"]
-    shown = prunefront("inspect", small_job, "--runs", runs)
+    shown = prunefront("inspect", job, "--runs", runs)
     warned = "pruning does not pay: blocks.0.conv1: 48→" in shown.out.replace("\n", "")
     if pays:
         assert (dear, warned) == (None, False)
