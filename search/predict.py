@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hwprofiles import read_profile
+from hwprofiles import OpGraph, Profile, read_profile
 from latency_models import LatencyTable
 from search.bench import OpenBench
 from search.devices import find_profile, open_table
@@ -43,7 +43,6 @@ def predict(
     space = subject.space(step=1)
     candidates = [space.parse(item) for item in read_widths(widths)] if widths else [space.dense]
     table, _ = open_table(profile, costs.op_graph)
-    own = profile.of_model(costs.op_graph).networks
     if open_bench:
         keys = ("name", "runtime", "precision", "batch", "threads")
         bench = open_bench(**{key: getattr(profile.device, key) for key in keys})
@@ -53,7 +52,10 @@ def predict(
         found.append(
             {
                 "widths": space.named(candidate),
-                "predicted": {"latency_ms": score.latency_ms, "error_ms": score.error_ms},
+                "predicted": {
+                    "latency_ms": score.latency_ms,
+                    "error_ms": score.error_ms if table.calibration.networks else None,
+                },
                 "operators": _operators(costs, candidate, table, score.latency_ms),
             }
         )
@@ -82,11 +84,21 @@ def predict(
             }
     return {
         "device": profile.device.name,
+        "modelled": profile.device.modelled,
         "profile": str(path),
         "coverage": table.calibration.coverage,
-        "calibrated_on": "this model" if own else "other models",
+        "calibrated_on": _calibrated_on(table, profile, costs.op_graph),
         "candidates": found,
     }
+
+
+def _calibrated_on(table: LatencyTable, profile: Profile, model: OpGraph) -> str | None:
+    """What the error bars come from, if there are any."""
+    if not table.calibration.networks:
+        return None
+    if "source" in profile.device.versions:  # their graphs are told as engines run them
+        return "the imported engines"
+    return "this model" if profile.of_model(model).networks else "other models"
 
 
 def _operators(

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from latency_models.compare import Comparison
 from latency_models.stairs import Stairs
-from search.report import Report, Row, count, percent, significant
+from search.report import Report, Row, count, percent, significant, timed
 
 BAR = 20
 """Characters of a bar that stands for a whole group."""
@@ -22,7 +22,7 @@ PLOT_WIDTH, PLOT_HEIGHT = 64, 8
 
 def networks(report: Report) -> Table:
     """What a run prints at its end: every network, slowest first, the exported one with a star."""
-    headings = (f"{report.split} %", "predicted ms", "measured", "MACs", "params", "faster")
+    headings = (f"{report.split} %", "predicted ms", report.timed, "MACs", "params", "faster")
     table = _table("", "network", *map(_number, headings))
     marks = ""
     for row in report.ordered:
@@ -43,7 +43,7 @@ def networks(report: Report) -> Table:
     legend = {
         "★": "exported",
         "●": "on the front of this table",
-        "~": "predicted, not measured",
+        "~": f"predicted, not {report.timed}",
     }
     told = [f"{mark} {meaning}" for mark, meaning in legend.items() if mark in marks]
     table.caption = "\n".join(filter(None, ["   ".join(told), report.choice and f"★ is {report.choice}"]))
@@ -103,7 +103,7 @@ def stages(trial: Mapping[str, Any]) -> Table:
     Args:
         trial: as `status.trial_facts` tells it.
     """
-    headings = ("validation %", "test %", "predicted ms", "measured", "MACs", "params")
+    headings = ("validation %", "test %", "predicted ms", timed(trial["modelled"]), "MACs", "params")
     table = _table("", *map(_number, headings))
     final, measured = trial["results"].get("final"), trial["results"].get("measured")
     predicted = _latency(trial["predicted"]["latency_ms"], trial["predicted"]["error_ms"])
@@ -192,7 +192,8 @@ def frozen(found: Mapping[str, Any]) -> list[str]:
 
 def candidates(found: Sequence[Mapping[str, Any]]) -> Table:
     """Named candidates made real, as `inspection.try_candidates` tells them, without those that failed."""
-    table = _table(*map(_number, ("", "accuracy %", "predicted ms", "measured", "MACs", "params")))
+    how = timed(any(item.get("modelled") for item in found))
+    table = _table(*map(_number, ("", "accuracy %", "predicted ms", how, "MACs", "params")))
     for number, item in enumerate(found, start=1):
         if "failed" not in item:
             facts, predicted = item["facts"], item["predicted"]
@@ -258,7 +259,7 @@ def _ago(seconds: float) -> str:
 
 def predictions(found: Mapping[str, Any]) -> Table:
     """Candidates as `predict.predict` tells them, with how restless each was while it was measured."""
-    table = _table(*map(_number, ("candidate", "predicted ms", "measured", "spread")))
+    table = _table(*map(_number, ("candidate", "predicted ms", timed(found["modelled"]), "spread")))
     for number, item in enumerate(found["candidates"], start=1):
         predicted, measured = item["predicted"], item.get("measured")
         table.add_row(
@@ -267,10 +268,12 @@ def predictions(found: Mapping[str, Any]) -> Table:
             significant(measured["latency_ms"]) if measured else "–",
             f"{measured['spread']:.1%}" if measured else "–",
         )
-    table.caption = (
-        f"on {found['device']}; error bars are for {found['coverage']:.0%} of candidates and were "
-        f"calibrated on {found['calibrated_on']}"
+    bars = (
+        f"error bars are for {found['coverage']:.0%} of candidates and were calibrated on "
+        f"{found['calibrated_on']}"
     )
+    without = "sums of kernels, without error bars: no whole networks were measured"
+    table.caption = f"on {found['device']}; {bars if found['calibrated_on'] else without}"
     return table
 
 
@@ -292,7 +295,7 @@ def operators(found: Mapping[str, Any], most: int = 4) -> Table:
 
 def families(found: Mapping[str, Any]) -> Table:
     """The families of kernels in a table, as `lut.show` tells them."""
-    headings = ("kernels", "inputs", "outputs", "ms")
+    headings = ("kernels", "inputs", "outputs", f"ms, {timed(found['modelled'])}")
     table = _table(_name("kernel"), *map(_number, headings))
     for family in found["families"]:
         table.add_row(
@@ -302,6 +305,17 @@ def families(found: Mapping[str, Any]) -> Table:
             _range(family["out_channels"]),
             "–".join(significant(ms) for ms in sorted(set(family["latency_ms"]))),
         )
+    return table
+
+
+def whole_networks(found: Mapping[str, Any]) -> Table:
+    """The networks in a table, as `lut.show` tells them, with the energy of an inference at each rail."""
+    rails = sorted({rail for network in found["networks"] for rail in network["energy_mj"]})
+    table = _table(_name("network"), _number("ms"), *(_number(f"mJ {rail}") for rail in rails))
+    for network in found["networks"]:
+        energy_mj = network["energy_mj"]
+        told = (significant(energy_mj[rail]) if rail in energy_mj else "–" for rail in rails)
+        table.add_row(Text(network["network"]), significant(network["latency_ms"]), *told)
     return table
 
 
@@ -329,7 +343,9 @@ def stairs(found: Stairs) -> list[Text]:
     lines.append(Text(f"{'':>11} └{marks}", style="dim"))
     first, last = str(found.widths[0]), str(found.widths[-1])
     lines.append(Text(f"{'':>12} {first}{last:>{max(1, len(columns) - len(first))}}", style="dim"))
-    told = "• measured, the rest interpolated" + (f"; a column is the worst of {each} widths" * (each > 1))
+    told = f"• {timed(found.modelled)}, the rest interpolated" + (
+        f"; a column is the worst of {each} widths" * (each > 1)
+    )
     lines.append(Text(told, style="dim"))
     cliffs = found.widths[found.cliffs]
     if len(cliffs):
@@ -433,8 +449,8 @@ def _accuracy(share: float, error: float | None) -> str:
     return f"{percent(share)}±{percent(error)}"
 
 
-def _latency(latency_ms: float, error_ms: float) -> str:
-    return f"{significant(latency_ms)}±{significant(error_ms, 2)}"
+def _latency(latency_ms: float, error_ms: float | None) -> str:
+    return significant(latency_ms) + ("" if error_ms is None else f"±{significant(error_ms, 2)}")
 
 
 def _size(facts: Mapping[str, Any]) -> tuple[str, str]:

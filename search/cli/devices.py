@@ -203,6 +203,7 @@ def lut_show(
             print_json(found)
             return
         out.print(tables.families(found))
+        out.print(tables.whole_networks(found))
         out.print(tables.numbered(found["operators"]))
         return
     stairs = show_operator(device, devices_folder(runs), operator)
@@ -283,7 +284,7 @@ def lut_import(
         say(out, f"left out: {sentence}")
     say(out, f"{found['kernels']} kernels and {found['networks']} networks are in {path}")
     if not imported.calibrated:
-        say(out, "it makes no predictions: that needs two whole networks, and an error bar of 90 % nine")
+        say(out, "its predictions have no error bar: that needs two whole networks, and one of 90 % nine")
 
 
 def serve(

@@ -154,13 +154,13 @@ def imported(prunefront: Prunefront, runs: Path, tmp_path: Path) -> Callable[[st
     return run
 
 
-def test_a_table_of_layers_becomes_a_profile_once_and_says_that_it_predicts_nothing(
+def test_a_table_of_layers_becomes_a_profile_once_and_says_that_it_has_no_error_bar(
     imported: Callable[[str], Ran], prunefront: Prunefront, runs: Path
 ) -> None:
     ran = imported(LAYERS)
     assert ran.code == 0, ran.err
     assert f"2 kernels and 0 networks are in {runs / 'devices' / 'phone.parquet'}" in ran.out
-    assert "it makes no predictions" in ran.out
+    assert "its predictions have no error bar" in ran.out
     shown = written_json(prunefront("lut", "show", "phone", "--runs", runs, "--json"))
     assert [family["latency_ms"] for family in shown["families"]] == [[1.92, 1.92], [0.66, 0.66]]
     again = imported(LAYERS)
