@@ -1,6 +1,6 @@
 """How well latency is predicted for networks that nothing was fitted on, beside what others do.
 
-    python -m benchmarks.latency [--network resnet56 …] [--passes 3] [--rounds 6] [--candidates 30]
+    python -m benchmarks.latency [--network resnet56 …] [--passes 3] [--rounds 12] [--candidates 30]
 
 For each network of `benchmarks.zoo`, on this machine's CPU under ONNX Runtime, one thread, batch 1: the
 planned kernels, calibration networks and held-out candidates are measured in the same interleaved rounds.
@@ -50,6 +50,7 @@ from hwprofiles.runtimes.onnx_drawing import layer_model
 from latency_models import LatencyTable, plan
 from latency_models.interpolate import Grid
 from latency_models.plan_measurements import grid
+from latency_models.validate import repeatability, spearman
 from search.profiling import narrowest
 from trials.candidate import Candidate, Counts
 from trials.costs import Costs
@@ -60,7 +61,8 @@ from trials.prune import prune
 
 Array = NDArray[np.float64]
 
-CALIBRATION = 10
+CALIBRATION = 20
+"""As many networks as stable error bars need: those of ten held between 50 and 100 % of networks."""
 LOWEST_KEEP = 0.25
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 
@@ -147,10 +149,9 @@ def measure_network(
 
 
 def by_family(rounds: dict[OpSpec, Rounds]) -> dict[OpSpec, Grid]:
-    measured_ms: dict[OpSpec, dict[tuple[int, int], tuple[float, float]]] = defaultdict(dict)
+    measured_ms: dict[OpSpec, dict[tuple[int, int], tuple[float]]] = defaultdict(dict)
     for spec, times in rounds.items():
-        summary = times.summary()
-        measured_ms[spec.family][spec.in_channels, spec.out_channels] = summary.latency_ms, summary.cold_ms
+        measured_ms[spec.family][spec.in_channels, spec.out_channels] = (times.summary().latency_ms,)
     return {family: Grid(points) for family, points in measured_ms.items()}
 
 
@@ -159,7 +160,7 @@ def layers_alone(run: Measured) -> Array:
     grids = by_family(run.layers)
     return np.array(
         [
-            sum(grids[s.family].at(s.in_channels, s.out_channels)[0] for s in net.graph.operators)
+            sum(float(grids[s.family].at(s.in_channels, s.out_channels)[0]) for s in net.graph.operators)
             for net in run.networks
         ]
     )
@@ -200,18 +201,12 @@ def affine(macs: Array, measured_ms: Array) -> Array:
 
 def scores(predicted: Array, measured: Array) -> dict[str, float]:
     off = np.abs(predicted / measured - 1)
-    ranks = [np.argsort(np.argsort(values)) for values in (predicted, measured)]
     return {
         "mape": float(off.mean()),
         "within_5": float((off <= 0.05).mean()),
         "within_10": float((off <= 0.10).mean()),
-        "spearman": float(np.corrcoef(ranks)[0, 1]),
+        "spearman": spearman(predicted, measured),
     }
-
-
-def between_halves(rounds: Rounds) -> float:
-    first, second = (Rounds(rounds.times_ms[:, half::2]).summary().latency_ms for half in (0, 1))
-    return abs(first / second - 1)
 
 
 def speed(table: LatencyTable, costs: Costs, step: int) -> float:
@@ -259,7 +254,7 @@ def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "layers": len(run.layers),
         "profile_s": profile_s,
         "latency_ms": [float(measured_ms.min()), float(measured_ms.max())],
-        "floor": float(np.mean([between_halves(net.rounds) for net in run.networks[held_out]])),
+        "floor": repeatability(run.networks[held_out]),
         "cache_mb": table.calibration.cache_mb,
         "error_bar": table.calibration.relative_error,
         "bars_that_hold": float(holds[held_out].mean()),
@@ -267,6 +262,7 @@ def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
             "on the grid": speed(table, run.costs, device.channel_step),
             "any": speed(table, run.costs, 1),
         },
+        "table_mb": table.nbytes / 1e6,
         "methods": {title: scores(ms[held_out], measured_ms[held_out]) for title, ms in methods.items()},
         "on_the_grid": scores(prediction.latency_ms[CALIBRATION:half], measured_ms[CALIBRATION:half]),
         "any_count": scores(prediction.latency_ms[half:], measured_ms[half:]),
@@ -283,7 +279,7 @@ def show(result: dict[str, Any]) -> None:
         f"{result['profile_s']:.0f} s of measuring; floor {result['floor']:.1%}, error bar "
         f"{result['error_bar']:.1%} holds {result['bars_that_hold']:.0%}; "
         f"{result['per_second']['on the grid']:,.0f} candidates/s, of any width "
-        f"{result['per_second']['any']:,.0f}"
+        f"{result['per_second']['any']:,.0f}; {result['table_mb']:.1f} MB"
     )
     parts = {
         **result["methods"],
@@ -304,7 +300,7 @@ def main() -> None:
     )
     parser.add_argument("--network", choices=ZOO, nargs="+", default=[*ZOO])
     parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--candidates", type=int, default=30, help="held out, half of each kind")
     options = parser.parse_args()
     results = {

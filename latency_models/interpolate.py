@@ -1,81 +1,107 @@
-"""Latency between measured channel counts of one kernel; never beyond them."""
+"""What was measured of one kernel, between measured channel counts; never beyond them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
-Surface = Callable[[int, int], Array]
-"""From (input, output channels) to values, NaN beyond what was measured."""
+Counts = NDArray[np.int64]
+Surface = Callable[[Counts, Counts], Array]
+"""From input and output channels, (...) each, to (..., values); NaN beyond what was measured."""
 
 
 class Grid:
-    """Warm and cold latency in ms of one kernel family over (input, output channels), exact where measured.
+    """Values of one kernel family over (input, output channels), exact where measured.
 
-    Between points of a full grid it is bilinear, and between points that lie on a line, such as those of a
+    Between points of a full grid they are bilinear, and between points that lie on a line, such as those of a
     kernel with as many outputs as inputs, linear along it. Other points, which networks of different widths
     leave scattered, are joined by triangles, and it is linear in each; their convex hull is all it covers.
+
+    `knots`: the input counts between which values are linear, whatever the output count is.
     """
 
-    def __init__(self, measured_ms: Mapping[tuple[int, int], tuple[float, float]]) -> None:
-        self.points = sorted(measured_ms)
-        self._measured_ms = measured_ms
-        self._surface = _surface(np.array(self.points), np.array([measured_ms[p] for p in self.points]))
+    def __init__(self, measured: Mapping[tuple[int, int], Sequence[float]]) -> None:
+        """
+        Args:
+            measured: for each pair of channel counts the same number of values.
+        """
+        self.points = sorted(measured)
+        points, values = np.array(self.points), np.array([measured[point] for point in self.points])
+        ins, outs = (np.unique(axis) for axis in points.T)
+        self.knots = ins
+        if not _beside(points - points[0], points[-1] - points[0]).any():
+            self._surface = _line(points, values)
+        elif len(points) == len(ins) * len(outs):
+            self._surface = _bilinear(ins, outs, values.reshape(len(ins), len(outs), -1))
+        else:
+            self._surface = _triangles(points, values)
+            self.knots = np.arange(ins[0], ins[-1] + 1)
 
     def covers(self, inputs: int, outputs: int) -> bool:
-        return not any(np.isnan(self.at(inputs, outputs)))
+        return not np.isnan(self.at(inputs, outputs)).any()
 
-    def at(self, inputs: int, outputs: int) -> tuple[float, float]:
-        """Interpolate warm and cold milliseconds; NaN where `covers` is not true."""
-        if (inputs, outputs) in self._measured_ms:
-            return self._measured_ms[inputs, outputs]
-        warm_ms, cold_ms = self._surface(inputs, outputs).tolist()
-        return warm_ms, cold_ms
+    def at(self, inputs: ArrayLike, outputs: ArrayLike) -> Array:
+        """(..., values) at channel counts, which broadcast; NaN beyond those that were measured."""
+        return self._surface(*np.broadcast_arrays(inputs, outputs))
 
 
-def _surface(points: NDArray[np.int64], values: Array) -> Surface:
-    """(n, 2) sorted points and the (n, values) at them, as a surface."""
-    start, along = points[0], points[-1] - points[0]
-    if not _cross(points - start, along).any():
-        return _line(points, values)
-    ins, outs = (np.unique(axis) for axis in points.T)
-    if len(points) == len(ins) * len(outs):
-        return _bilinear(ins, outs, values.reshape(len(ins), len(outs), -1))
+def _line(points: Counts, values: Array) -> Surface:
+    along = points[-1] - points[0]
+    places = (points - points[0]) @ along
+
+    def at(ins: Counts, outs: Counts) -> Array:
+        offsets = np.stack([ins, outs], axis=-1) - points[0]
+        low, high, share = between(places, offsets @ along)
+        # Of a single point, which has no direction, all others are beside it.
+        beside = _beside(offsets, along) != 0 if along.any() else offsets.any(axis=-1)
+        return _blend(values[low], values[high], np.where(beside, np.nan, share))
+
+    return at
+
+
+def _bilinear(input_knots: Counts, output_knots: Counts, values: Array) -> Surface:
+    def at(ins: Counts, outs: Counts) -> Array:
+        low, high, rise = between(input_knots, ins)
+        left, right, share = between(output_knots, outs)
+        below = _blend(values[low, left], values[low, right], share)
+        above = _blend(values[high, left], values[high, right], share)
+        return _blend(below, above, rise)
+
+    return at
+
+
+def _triangles(points: Counts, values: Array) -> Surface:
     from scipy.interpolate import LinearNDInterpolator  # type: ignore[import-untyped]  # takes long to import
 
-    triangles = LinearNDInterpolator(points, values, rescale=True)
-    return lambda inputs, outputs: np.asarray(triangles(inputs, outputs)).ravel()
+    inside = LinearNDInterpolator(points, values, rescale=True)
 
-
-def _line(points: NDArray[np.int64], values: Array) -> Surface:
-    start, along = points[0], points[-1] - points[0]
-    places = (points - start) @ along
-
-    def at(inputs: int, outputs: int) -> Array:
-        offset = np.array([inputs, outputs]) - start
-        if _cross(offset, along) != 0 or not along.any():  # of a single point, all others are beside it
-            return np.full(values.shape[1], np.nan)
-        return _interpolated(offset @ along, places, values)
+    def at(ins: Counts, outs: Counts) -> Array:
+        found: Array = inside(ins, outs)
+        for point, measured in zip(points, values, strict=True):  # at a corner, rounding may fall outside
+            found[(ins == point[0]) & (outs == point[1])] = measured
+        return found
 
     return at
 
 
-def _bilinear(ins: NDArray[np.int64], outs: NDArray[np.int64], values: Array) -> Surface:
-    def at(inputs: int, outputs: int) -> Array:
-        return _interpolated(inputs, ins, np.array([_interpolated(outputs, outs, row) for row in values]))
-
-    return at
-
-
-def _interpolated(place: float, places: NDArray[np.int64], values: Array) -> Array:
-    """(values,) at a place between (n,) places with (n, values); NaN beyond them."""
-    return np.array([np.interp(place, places, each, left=np.nan, right=np.nan) for each in values.T])
+def between(places: Counts, wanted: Counts) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+    """The indices of places at or below what is wanted and above it, and how far between; NaN beyond all."""
+    low = np.clip(np.searchsorted(places, wanted, side="right") - 1, 0, None)
+    high = np.minimum(low + 1, len(places) - 1)
+    share = (wanted - places[low]) / np.maximum(places[high] - places[low], 1)
+    inside = (places[0] <= wanted) & (wanted <= places[-1])
+    return low, high, np.where(inside, share, np.nan)
 
 
-def _cross(offsets: NDArray[np.int64], along: NDArray[np.int64]) -> NDArray[np.int64]:
+def _blend(low: Array, high: Array, share: Array) -> Array:
+    found: Array = low + share[..., None] * (high - low)
+    return found
+
+
+def _beside(offsets: Counts, along: Counts) -> Counts:
     """How far offsets lie beside a direction; 0 for those along it."""
-    found: NDArray[np.int64] = offsets[..., 0] * along[1] - offsets[..., 1] * along[0]
+    found: Counts = offsets[..., 0] * along[1] - offsets[..., 1] * along[0]
     return found

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from hwprofiles.lowering import shape_of
 from hwprofiles.ops import INPUT, OpGraph, OpSpec, Size
 from hwprofiles.runtimes import PLAIN, Lowering
-from latency_models.sheet import Cost, Counts, Sheet
+from latency_models.kernels import KernelCosts
+from latency_models.sheet import Counts, Lower, Sheet
 
 CHUNK = 8192
 """Candidates scored at a time: few enough for the caches, many enough to forget about Python."""
@@ -24,17 +23,22 @@ class Population:
 
     Args:
         graph: the network; its own channel counts do not matter.
-        kernel_cost: the cost of each kernel that the runtime makes of it.
+        kernels: what each kernel costs that the runtime makes of it.
     """
 
-    def __init__(self, graph: OpGraph, runtime: Lowering, kernel_cost: Callable[[OpSpec], Cost]) -> None:
+    def __init__(self, graph: OpGraph, runtime: Lowering, kernels: KernelCosts) -> None:
         self.graph = graph
         self._runtime = runtime
-        self._kernel_cost = kernel_cost
+        self._kernels = kernels
         self._families = [spec.family for spec in graph.operators]
         self._plain = runtime.layouts.index(PLAIN)
         self._sheets: dict[tuple[OpSpec | Size, int], Sheet] = {}
         self._ways: list[tuple[int, int, int]] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that looking up takes, in bytes."""
+        return sum(sheet.nbytes for sheet in self._sheets.values())
 
     def costs(self, in_channels: Counts, out_channels: Counts) -> NDArray[np.float64]:
         """(candidates, 3) summed costs, from (candidates, operators) channel counts."""
@@ -106,24 +110,24 @@ class Population:
     def _operator(self, family: OpSpec, layout: int) -> Sheet:
         if (family, layout) not in self._sheets:
 
-            def work_out(in_channels: int, out_channels: int) -> tuple[Cost, int]:
-                spec = family.with_channels(in_channels, out_channels)
+            def lower(in_channels: int, out_channels: int) -> tuple[tuple[OpSpec, ...], int]:
+                spec = family.with_channels(out_channels if family.square else in_channels, out_channels)
                 kernels, *named = self._runtime.lower(spec, self._runtime.layouts[layout])
                 reads, joins, writes = map(self._runtime.layouts.index, named)
                 if (reads, joins, writes) not in self._ways:
                     self._ways.append((reads, joins, writes))
-                warm_ms, cold_ms, weights_mb = map(sum, zip(*map(self._kernel_cost, kernels), strict=True))
-                return (warm_ms, cold_ms, weights_mb), self._ways.index((reads, joins, writes))
+                return kernels, self._ways.index((reads, joins, writes))
 
-            self._sheets[family, layout] = Sheet(work_out)
+            self._sheets[family, layout] = self._sheet(lower, family.groups or 1)
         return self._sheets[family, layout]
 
     def _reorder(self, size: Size, to_plain: bool) -> Sheet:
         if (size, to_plain) not in self._sheets:
             layout = PLAIN if to_plain else self._runtime.layouts[-1]
-
-            def work_out(channels: int, _: int) -> tuple[Cost, int]:
-                return self._kernel_cost(self._runtime.reorder(channels, size, layout)), 0
-
-            self._sheets[size, to_plain] = Sheet(work_out)
+            self._sheets[size, to_plain] = self._sheet(
+                lambda _, channels: ((self._runtime.reorder(channels, size, layout),), 0)
+            )
         return self._sheets[size, to_plain]
+
+    def _sheet(self, lower: Lower, groups: int = 1) -> Sheet:
+        return Sheet(lower, self._kernels, self._kernels.device.channel_step * groups)

@@ -1,99 +1,188 @@
-"""What one operator costs by its channel counts, worked out once for each pair and then only looked up."""
+"""What one operator costs by its channel counts, for thousands of candidates at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-Counts = NDArray[np.int64]
-Cost = tuple[float, float, float]
-"""Milliseconds with all data in the caches, how much more with none, and megabytes of weights."""
+from hwprofiles.ops import OpSpec
+from latency_models.interpolate import between
+from latency_models.kernels import Costs, KernelCosts
 
+Counts = NDArray[np.int64]
+Lower = Callable[[int, int], tuple[tuple[OpSpec, ...], int]]
+"""From input and output channels of an operator to its kernels, and a small number for the way it runs."""
+Choice = tuple[tuple[OpSpec, ...], int]
+"""The families of those kernels, and the way."""
+
+MANY = 64
+"""Up to that many different padded input counts each have a row of their own."""
 _NOWHERE = 2**40
 """The place of a count that was not met: beyond any sheet, so that looking there raises."""
 
 
 class Sheet:
-    """The costs of an operator, and the way in which it runs, by input and output channels.
+    """Costs of an operator, and the way in which it runs: rows for input, columns for output channels.
 
-    Only counts that were met have a row or a column.
+    Input counts that are padded to the same share a row; where a kernel pads nothing, its costs are linear
+    between few counts, and only those have rows. So a sheet is small and stays in the caches.
 
     Args:
-        work_out: of (input, output channels) the cost, and a small number for the way.
+        period: `lower` chooses kernels by whether a count is below this and by its remainder, nothing else.
     """
 
-    def __init__(self, work_out: Callable[[int, int], tuple[Cost, int]]) -> None:
-        self._work_out = work_out
-        self._ins, self._outs = _Places(), _Places()
-        self._costs = np.full((0, 0, 3), np.nan, dtype=np.float32)
-        self._ways = np.zeros((0, 0), dtype=np.uint8)
-        self._met: set[int] = set()
-        self._blanks = 0
+    def __init__(self, lower: Lower, kernels: KernelCosts, period: int) -> None:
+        self._lower = lower
+        self._kernels = kernels
+        self._period = period
+        self._ins = self._outs = np.zeros(0, dtype=np.int64)
+        self._low = self._high = self._column = self._ins
+        self._share = np.zeros(0, dtype=np.float32)
+        self._costs = np.zeros((0, 3), dtype=np.float32)
 
     def look_up(self, ins: Counts, outs: Counts) -> tuple[NDArray[np.float32], int | NDArray[np.intp]]:
-        """(candidates, 3) costs, and their ways: (candidates,), or one while there has only been one."""
+        """(candidates, 3) costs, and their ways: (candidates,), or one where there is only one.
+
+        Raises:
+            NotMeasuredError: a kernel lies outside of what was measured.
+        """
         try:
             places, costs = self._known(ins, outs)
         except IndexError:
-            self._meet(ins, outs)
+            self._ins, self._outs = _filled(self._ins, ins), _filled(self._outs, outs)
+            self._build()
             places, costs = self._known(ins, outs)
-        if self._blanks and (unknown := np.isnan(costs[:, 0])).any():
-            self._fill(np.unique(places[unknown]).tolist())
-            places, costs = self._known(ins, outs)
-        if len(self._met) == 1:
-            (way,) = self._met
-            return costs, way
-        return costs, self._ways.take(places).astype(np.intp)
+        if self._holes and (unknown := np.isnan(costs[:, 0])).any():
+            first = int(np.flatnonzero(unknown)[0])
+            for kernel in self._lower(int(ins[first]), int(outs[first]))[0]:
+                self._kernels.of(kernel)
+        if self._only_way is not None:
+            return costs, self._only_way
+        return costs, self._ways.take(places)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, in bytes."""
+        held = (self._low, self._high, self._share, self._column, self._costs, self._ways)
+        return sum(array.nbytes for array in held)
 
     def _known(self, ins: Counts, outs: Counts) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Places and costs, NaN where a cost is not worked out yet.
-
-        Raises:
-            IndexError: a count that has no place.
-        """
-        places = self._ins.of(ins) * self._ways.shape[1] + self._outs.of(outs)
-        return places, self._costs.reshape(-1, 3).take(places, axis=0)
-
-    def _meet(self, ins: Counts, outs: Counts) -> None:
-        """Give every count its place, and make room."""
-        self._ins.meet(ins)
-        self._outs.meet(outs)
-        rows, columns = len(self._ins.counts), len(self._outs.counts)
-        wider = (0, rows - self._ways.shape[0]), (0, columns - self._ways.shape[1])
-        self._blanks += rows * columns - self._ways.size
-        self._costs = np.pad(self._costs, (*wider, (0, 0)), constant_values=np.nan)
-        self._ways = np.pad(self._ways, wider)
-
-    def _fill(self, places: list[int]) -> None:
-        for place in places:
-            row, column = divmod(place, self._ways.shape[1])
-            pair = self._ins.counts[row], self._outs.counts[column]
-            self._costs[row, column], self._ways[row, column] = self._work_out(*pair)
-            self._met.add(int(self._ways[row, column]))
-            self._blanks -= 1
-
-
-class _Places:
-    """Gives each count that comes along a place of its own, in the order in which they come."""
-
-    def __init__(self) -> None:
-        self.counts: list[int] = []
-        self._places = np.zeros(0, dtype=np.int64)
-
-    def of(self, counts: Counts) -> NDArray[np.int64]:
         """
         Raises:
-            IndexError: a count beyond all that were met; any other new one is nowhere.
+            IndexError: a count that was not met.
         """
-        return self._places.take(counts)
+        columns = self._column.take(outs)
+        places = self._low.take(ins) + columns
+        costs = self._costs.take(places, axis=0)
+        if self._between:
+            above = self._costs.take(self._high.take(ins) + columns, axis=0)
+            costs += self._share.take(ins)[:, None] * (above - costs)
+        return places, costs
 
-    def meet(self, counts: Counts) -> None:
-        for count in np.unique(counts).tolist():
-            if count >= len(self._places):
-                more = count + 1 - len(self._places)
-                self._places = np.pad(self._places, (0, more), constant_values=_NOWHERE)
-            if self._places[count] == _NOWHERE:
-                self._places[count] = len(self.counts)
-                self.counts.append(count)
+    def _build(self) -> None:
+        """Lay out rows and columns for all counts that were met."""
+        width = len(self._outs)
+        self._column = np.full(self._outs[-1] + 1, _NOWHERE)
+        self._column[self._outs] = np.arange(width)
+        self._low, self._high = np.full((2, self._ins[-1] + 1), _NOWHERE)
+        self._share = np.zeros(len(self._low), dtype=np.float32)
+        costs: list[Costs] = []
+        ways: list[NDArray[np.intp]] = []
+        for ins in self._classes():
+            rows, block, way = self._block(ins)
+            above = sum(map(len, costs))
+            self._low[ins], self._high[ins] = (above + rows.low) * width, (above + rows.high) * width
+            self._share[ins] = rows.share
+            costs.append(block)
+            ways.append(np.broadcast_to(way, block.shape[:2]))
+        self._costs = np.concatenate(costs).reshape(-1, 3).astype(np.float32)
+        self._ways = np.concatenate(ways).ravel()
+        self._between = bool(self._share.any())
+        self._holes = bool(np.isnan(self._costs).any())
+        self._only_way = int(self._ways[0]) if (self._ways == self._ways[0]).all() else None
+
+    def _classes(self) -> list[Counts]:
+        """The input counts, those together for which the same is chosen, whatever the output count."""
+        outs = [counts[0] for counts in self._alike(self._outs)]
+        classes: dict[tuple[Choice, ...], list[int]] = defaultdict(list)
+        for counts in self._alike(self._ins):
+            classes[tuple(_choice(self._lower(counts[0], out)) for out in outs)] += counts
+        return [np.array(sorted(counts)) for counts in classes.values()]
+
+    def _alike(self, counts: Counts) -> Iterable[list[int]]:
+        groups: dict[int, list[int]] = defaultdict(list)
+        for count in counts.tolist():
+            groups[count if count < self._period else self._period + count % self._period].append(count)
+        return groups.values()
+
+    def _block(self, ins: Counts) -> tuple[_Rows, Costs, NDArray[np.intp]]:
+        """Of one class of input counts: its rows, their costs (rows, columns, 3), and the way (columns,)."""
+        first = np.full(len(self._outs), ins[0])
+        parts: dict[Choice, list[int]] = defaultdict(list)
+        for column, out in enumerate(self._outs.tolist()):
+            parts[_choice(self._lower(int(ins[0]), out))].append(column)
+        families = [family for chosen, _ in parts for family in chosen]
+        read = [
+            self._padded(ins, np.full(len(ins), self._outs[columns[0]]))[..., 0] for columns in parts.values()
+        ]
+        knots = sorted({knot for family in families for knot in self._kernels.knots(family)})
+        rows = _Rows.of(ins, np.concatenate(read, axis=1), knots)
+        costs, ways = np.zeros((len(rows.read), len(first), 3)), np.zeros(len(first), dtype=np.intp)
+        number = 0
+        for (chosen, way), columns in parts.items():
+            ways[columns] = way
+            padded = self._padded(first[columns], self._outs[columns])
+            for kernel, family in enumerate(chosen):
+                inputs = rows.read[:, [number]] if rows.follows[number] else padded[:, kernel, 0]
+                costs[:, columns] += self._kernels.at(family, inputs, padded[:, kernel, 1])
+                number += 1
+        return rows, costs, ways
+
+    def _padded(self, ins: Counts, outs: Counts) -> Counts:
+        """(pairs, kernels, 2) channels of what pairs of counts, for which the same is chosen, become."""
+        lowered = [self._lower(*pair)[0] for pair in zip(ins.tolist(), outs.tolist(), strict=True)]
+        return np.array([[(k.in_channels, k.out_channels) for k in kernels] for kernels in lowered])
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Where input counts lie among the rows of their class.
+
+    `read` (rows, kernels) the padded input counts of each row, `follows` (kernels,) whether they depend on
+    the operator's; of each input count `low` and `high`, the rows that it lies between, and `share`, how far.
+    """
+
+    read: Counts
+    follows: NDArray[np.bool_]
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    share: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, ins: Counts, read: Counts, knots: Sequence[int]) -> Self:
+        """From the padded input counts (inputs, kernels), and the counts between which costs are linear."""
+        follows = (read != read[0]).any(axis=0)
+        distinct, row = np.unique(read, axis=0, return_inverse=True)
+        if len(distinct) <= MANY or (read[:, follows] != ins[:, None]).any():
+            return cls(distinct, follows, row, row, np.zeros(len(ins)))
+        few = np.unique([ins[0], ins[-1], *(knot for knot in knots if ins[0] < knot < ins[-1])])
+        rows = np.repeat(read[:1], len(few), axis=0)
+        rows[:, follows] = few[:, None]
+        return cls(rows, follows, *between(few, ins))
+
+
+def _choice(lowered: tuple[tuple[OpSpec, ...], int]) -> Choice:
+    kernels, way = lowered
+    return tuple(kernel.family for kernel in kernels), way
+
+
+def _filled(met: Counts, more: Counts) -> Counts:
+    """All counts from the least to the largest, in the steps that those which were met have in common."""
+    counts = np.union1d(met, more)
+    step = np.gcd.reduce(np.diff(counts)) if len(counts) > 1 else 1
+    return np.arange(counts[0], counts[-1] + 1, step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from hwprofiles.errors import NotMeasuredError
 from hwprofiles.files import Profile
 from hwprofiles.ops import OpSpec
-from hwprofiles.runtimes import CALL, Lowering
-from latency_models.interpolate import Grid
+from hwprofiles.runtimes import Lowering
+from latency_models.kernels import KernelCosts
 
 Axis = Literal["in_channels", "out_channels"]
 
@@ -59,31 +59,22 @@ def stairs(profile: Profile, runtime: Lowering, operator: OpSpec) -> list[Stairs
     Raises:
         NotMeasuredError: the profile does not hold the operator at its full width.
     """
-    points: dict[OpSpec, dict[tuple[int, int], tuple[float, float]]] = defaultdict(dict)
-    for kernel, rounds in profile.kernels.items():
-        latency_ms = rounds.summary().latency_ms
-        points[kernel.family][kernel.in_channels, kernel.out_channels] = latency_ms, latency_ms
-    grids = {family: Grid(measured) for family, measured in points.items()}
+    costs = KernelCosts(profile.device, profile.kernels)
     axes: tuple[Axis, ...] = ("out_channels",) if operator.square else ("out_channels", "in_channels")
-    return [_along(axis, operator, profile, runtime, grids) for axis in axes]
+    return [_along(axis, operator, profile, runtime, costs) for axis in axes]
 
 
-def _along(
-    axis: Axis, operator: OpSpec, profile: Profile, runtime: Lowering, grids: dict[OpSpec, Grid]
-) -> Stairs:
-    call_ms = grids[CALL.family].at(CALL.in_channels, CALL.out_channels)[0] if CALL.family in grids else 0.0
+def _along(axis: Axis, operator: OpSpec, profile: Profile, runtime: Lowering, costs: KernelCosts) -> Stairs:
     full = getattr(operator, axis)
     # What it adds to its result lies in blocks where the device likes that, so those come first.
     for layout in reversed(runtime.layouts):
         found = []
         for width in range(1, full + 1):
-            spec = _narrowed(operator, axis, width)
-            kernels = runtime.lower(spec, layout).kernels
-            if all(
-                k.family in grids and grids[k.family].covers(k.in_channels, k.out_channels) for k in kernels
-            ):
-                alone_ms = sum(grids[k.family].at(k.in_channels, k.out_channels)[0] for k in kernels)
-                latency_ms = alone_ms - call_ms * (len(kernels) - 1)
+            kernels = runtime.lower(_narrowed(operator, axis, width), layout).kernels
+            latency_ms = costs.call_ms + sum(
+                float(costs.at(k.family, k.in_channels, k.out_channels)[0]) for k in kernels
+            )
+            if not math.isnan(latency_ms):
                 found.append((width, latency_ms, all(k in profile.kernels for k in kernels)))
         if found and found[-1][0] == full:
             widths, latencies_ms, measured = zip(*found, strict=True)

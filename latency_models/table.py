@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwprofiles.device import Device
-from hwprofiles.errors import NotMeasuredError, ProfileError
+from hwprofiles.errors import ProfileError
 from hwprofiles.files import Profile
 from hwprofiles.lowering import lower
-from hwprofiles.ops import OpGraph, OpSpec
-from hwprofiles.runtimes import CALL, Lowering
+from hwprofiles.ops import OpGraph
+from hwprofiles.runtimes import Lowering
 from latency_models.calibrate import UNCALIBRATED, Calibration, Sums, calibrate
-from latency_models.interpolate import Grid
+from latency_models.kernels import KernelCosts
 from latency_models.population import Population
-from latency_models.sheet import Cost
 
 Counts = NDArray[np.int64]
-
-_BYTES_PER_WEIGHT = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
-_LEAST_SHARE_OF_CALL = 0.1  # running a node is never free, even where timing it alone shows only the call
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,24 +39,12 @@ class LatencyTable:
     measured, it raises.
     """
 
-    def __init__(
-        self, device: Device, runtime: Lowering, kernels: Mapping[OpSpec, Grid], calibration: Calibration
-    ) -> None:
-        """`kernels` maps a family of kernels to its latency alone; see `from_profile`."""
-        self.device = device
+    def __init__(self, runtime: Lowering, kernels: KernelCosts, calibration: Calibration) -> None:
+        """See `from_profile`."""
+        self.device = kernels.device
         self.calibration = calibration
         self._runtime = runtime
         self._kernels = kernels
-        # An import may name any precision.
-        self._bytes_per_weight = _BYTES_PER_WEIGHT.get(device.precision, 4)
-        self._call_ms = self._cold_call_ms = 0.0  # of imported layers, which were timed inside of a network
-        if CALL.family in kernels:
-            self._call_ms, self._cold_call_ms = kernels[CALL.family].at(CALL.in_channels, CALL.out_channels)
-        elif "source" not in device.versions:
-            raise ProfileError(
-                f"the profile of {device.name!r} lacks the cost of a call; measure the device again"
-            )
-        self._kernel_cost = cache(self._look_up)
         self._population: Population | None = None
 
     @classmethod
@@ -74,24 +55,24 @@ class LatencyTable:
                 One that was imported does without, and without them it has no error bar.
             NotMeasuredError: a network in the profile runs a kernel that was not measured.
         """
-        points: dict[OpSpec, dict[tuple[int, int], tuple[float, float]]] = defaultdict(dict)
-        for kernel, rounds in profile.kernels.items():
-            summary = rounds.summary()
-            times_ms = summary.latency_ms, max(summary.cold_ms, summary.latency_ms)
-            points[kernel.family][kernel.in_channels, kernel.out_channels] = times_ms
         try:
-            kernels = {family: Grid(measured) for family, measured in points.items()}
-            uncalibrated = cls(profile.device, runtime, kernels, UNCALIBRATED)
+            kernels = KernelCosts(profile.device, profile.kernels)
+            uncalibrated = cls(runtime, kernels, UNCALIBRATED)
             if "source" in profile.device.versions and len(profile.networks) < 2:
                 return uncalibrated
             costs = np.array([uncalibrated._costs(network.graph).sum(axis=0) for network in profile.networks])
             sums = uncalibrated._sums(costs.reshape(-1, 3))
             whole_ms = np.array([network.rounds.summary().latency_ms for network in profile.networks])
-            return cls(profile.device, runtime, kernels, calibrate(sums, whole_ms, profile.device.cache_mb))
+            return cls(runtime, kernels, calibrate(sums, whole_ms, profile.device.cache_mb))
         except ValueError as error:
             raise ProfileError(
                 f"the profile of {profile.device.name!r} makes no table: {error}; measure it again"
             ) from error
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that scoring the latest network takes, in bytes; grows with the counts that were met."""
+        return self._population.nbytes if self._population else 0
 
     def check(self, device: Device) -> None:
         """Refuse to speak for another device.
@@ -122,7 +103,7 @@ class LatencyTable:
             NotMeasuredError: a kernel of a candidate lies outside what was measured.
         """
         if self._population is None or self._population.graph is not graph:
-            self._population = Population(graph, self._runtime, self._kernel_cost)
+            self._population = Population(graph, self._runtime, self._kernels)
         costs = self._population.costs(in_channels, out_channels)
         latency_ms = self.calibration.latency_ms(self._sums(costs))
         return Prediction(latency_ms, latency_ms * self.calibration.relative_error)
@@ -138,9 +119,9 @@ class LatencyTable:
         return found
 
     def _costs(self, graph: OpGraph) -> NDArray[np.float64]:
-        """(operators, 3) of one network, as `Sheet` has them."""
+        """(operators, 3) of one network, as `KernelCosts` has them."""
         *each, leaving = [
-            sum((np.array(self._kernel_cost(kernel)) for kernel in kernels), np.zeros(3))
+            sum((self._kernels.of(kernel) for kernel in kernels), np.zeros(3))
             for kernels in lower(graph, self._runtime)
         ]
         if graph.outputs:
@@ -149,31 +130,4 @@ class LatencyTable:
 
     def _sums(self, costs: NDArray[np.float64]) -> Sums:
         """(networks, 3) costs of all operators as sums, one call included."""
-        return Sums(warm_ms=self._call_ms + costs[:, 0], cold_ms=costs[:, 1], weights_mb=costs[:, 2])
-
-    def _look_up(self, kernel: OpSpec) -> Cost:
-        """What a kernel adds to a network, uncalibrated."""
-        warm_ms, cold_ms = self._alone_ms(kernel)
-        more_ms = max(0.0, cold_ms - warm_ms - (self._cold_call_ms - self._call_ms))
-        beyond_call_ms = max(warm_ms - self._call_ms, _LEAST_SHARE_OF_CALL * self._call_ms)
-        return beyond_call_ms, more_ms, kernel.weights * self._bytes_per_weight / 1e6
-
-    def _alone_ms(self, kernel: OpSpec) -> tuple[float, float]:
-        """Warm and cold."""
-        grid = self._kernels.get(kernel.family)
-        if grid is None:
-            same_kind = {str(family) for family in self._kernels if family.kind == kernel.kind}
-            raise NotMeasuredError(
-                f"the model runs {kernel}, a kernel that table {self.device.name!r} does not hold "
-                f"(of its kind: {', '.join(sorted(same_kind)) or 'none'}); measure the device for this model"
-            )
-        if not grid.covers(kernel.in_channels, kernel.out_channels):
-            near = min(
-                grid.points,
-                key=lambda point: abs(point[0] - kernel.in_channels) + abs(point[1] - kernel.out_channels),
-            )
-            raise NotMeasuredError(
-                f"the model runs {kernel}, outside what table {self.device.name!r} holds; nearest measured "
-                f"is {kernel.with_channels(*near)}: stay within measured widths, or measure the device again"
-            )
-        return grid.at(kernel.in_channels, kernel.out_channels)
+        return Sums(warm_ms=self._kernels.call_ms + costs[:, 0], cold_ms=costs[:, 1], weights_mb=costs[:, 2])

@@ -58,7 +58,7 @@ def validate(profile: Profile, runtime: Lowering) -> Validation | None:
         mean_error=float(off.mean()),
         within_5=float((off <= 0.05).mean()),
         within_10=float((off <= 0.10).mean()),
-        spearman=_spearman(np.array(predicted), measured),
+        spearman=spearman(np.array(predicted), measured),
         covered=float(np.mean(holds)),
         coverage=float(np.mean(coverage)),
         floor=repeatability(profile.held_out),
@@ -79,7 +79,7 @@ def between_halves(rounds: Rounds) -> float:
     return abs(first / second - 1)
 
 
-def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Correlation of ranks; measured times do not tie."""
     if len(first) < 2:
         return 1.0

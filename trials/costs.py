@@ -51,15 +51,16 @@ class Costs:
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
         self.operators, self.op_graph = _operators(coupling)
-        groups = len(coupling.groups)
-        self._in = (
-            np.array([op.in_coefficients for op in self.operators]).reshape(len(self.operators), groups).T
+        shape = len(self.operators), len(coupling.groups)
+        self._in, self._out = (
+            np.array(rows, dtype=np.float32).reshape(shape).T  # exact up to 2**24 channels
+            for rows in (
+                [op.in_coefficients for op in self.operators],
+                [op.out_coefficients for op in self.operators],
+            )
         )
-        self._out = (
-            np.array([op.out_coefficients for op in self.operators]).reshape(len(self.operators), groups).T
-        )
-        self._in_constant = np.array([op.in_constant for op in self.operators])
-        self._out_constant = np.array([op.out_constant for op in self.operators])
+        self._in_constant = np.array([op.in_constant for op in self.operators], dtype=np.float32)
+        self._out_constant = np.array([op.out_constant for op in self.operators], dtype=np.float32)
         self._macs = np.array(
             [op.spec.with_channels(1, 1).macs if op.spec.groups <= 1 else 0 for op in self.operators]
         )
@@ -69,10 +70,11 @@ class Costs:
         self._trainable = TensorSizes(coupling, trainable)
 
     def channels(self, counts: Counts) -> tuple[Counts, Counts]:
-        """(candidates, operators) channels in and out."""
-        inward = np.rint(self._in_constant + counts @ self._in).astype(np.int64)
-        outward = np.rint(self._out_constant + counts @ self._out).astype(np.int64)
-        return inward, outward
+        """(candidates, operators) channels in and out; those of one operator lie together in memory."""
+        kept = counts.T.astype(np.float32)
+        inward = np.rint(self._in_constant[:, None] + self._in.T @ kept).astype(np.int64)
+        outward = np.rint(self._out_constant[:, None] + self._out.T @ kept).astype(np.int64)
+        return inward.T, outward.T
 
     def candidate_graph(self, candidate: Candidate) -> OpGraph:
         inward, outward = self.channels(as_counts([candidate]))

@@ -41,9 +41,10 @@ class Lowered(NamedTuple):
 class Lowering(Protocol):
     """The rules by which a runtime makes kernels of operators; they need neither the runtime nor its device.
 
-    Kernels that are equal cost the same, so each is measured once. Once `lower` has chosen a kernel it maps
-    input and output channels independently and monotonically: a table may interpolate between kernels of
-    equal `family`.
+    Kernels that are equal cost the same, so each is measured once. Which ones `lower` chooses depends on a
+    channel count only by whether it is below the device's `channel_step` (times `groups`, of a grouped layer)
+    and by its remainder; those it has chosen map input and output channels independently and monotonically.
+    So a table may lower a few counts for many, and interpolate between kernels of equal `family`.
 
     `layouts` are the ways in which tensors may lie in memory; several tensors together count as the one of
     them that comes first here. Only `PLAIN` and the others need converting into one another.

@@ -133,6 +133,23 @@ class RuntimeContract:
 
         holds()
 
+    @pytest.mark.parametrize("spec", OPERATORS, ids=str)
+    def test_what_it_chooses_depends_on_remainders_and_small_counts_alone(self, spec: OpSpec) -> None:
+        runtime = self.make()
+        step = runtime.describe(name="here", batch=1, threads=1).channel_step * (spec.groups or 1)
+        random = np.random.default_rng(0)
+
+        def chosen(inputs: int, outputs: int, layout: str) -> tuple[object, ...]:
+            kernels, *ways = runtime.lower(
+                spec.with_channels(outputs if spec.square else inputs, outputs), layout
+            )
+            return (*(kernel.family for kernel in kernels), *ways)
+
+        for inputs, outputs in random.integers(1, 4 * step + 1, (20, 2)).tolist():
+            alike = [count if count < step else step + count % step for count in (inputs, outputs)]
+            for layout in runtime.layouts:
+                assert chosen(inputs, outputs, layout) == chosen(*alike, layout)
+
     def test_its_rules_are_known_from_its_device_alone(self) -> None:
         runtime = self.make()
         rules = lowering_of(runtime.describe(name="here", batch=1, threads=1))

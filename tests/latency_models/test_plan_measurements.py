@@ -14,9 +14,9 @@ STEP = RUNTIME.describe(name="here", batch=1, threads=1).channel_step
 
 
 def grids(specs: list[OpSpec]) -> dict[OpSpec, Grid]:
-    points: dict[OpSpec, dict[tuple[int, int], tuple[float, float]]] = {}
+    points: dict[OpSpec, dict[tuple[int, int], tuple[float]]] = {}
     for spec in specs:
-        points.setdefault(spec.family, {})[spec.in_channels, spec.out_channels] = 1.0, 1.0
+        points.setdefault(spec.family, {})[spec.in_channels, spec.out_channels] = (1.0,)
     return {family: Grid(measured) for family, measured in points.items()}
 
 
@@ -45,7 +45,7 @@ def test_every_candidate_between_narrowest_and_dense_lies_inside_the_plan(
     widths = [data.draw(st.integers(low, high)) for low, high in zip(lowest, dense, strict=True)]
     for kernels in lower(residual(*widths), RUNTIME):
         for kernel in kernels:
-            assert planned[kernel.family].covers(kernel.in_channels, kernel.out_channels)
+            assert planned[kernel.family].at(kernel.in_channels, kernel.out_channels) == 1.0
 
 
 def test_operators_of_one_family_share_one_grid_and_nothing_is_planned_twice() -> None:
