@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from hwprofiles import Device, OpGraph, OpSpec, lower, lowering_of, read_profile
 from hwprofiles.errors import NotMeasuredError, ProfileError, RequestError
 from latency_models import LatencyTable
 from latency_models.imports import FORMATS, Imported, import_profile
+from search import cli
 from tests.bundles import export_images
 from tests.contracts.runtime import conv
 from trials.candidate import Candidate
@@ -168,6 +170,46 @@ def test_the_script_in_the_docs_writes_netadapts_tables_as_csv(write: Write, tmp
         conv(8, 8, groups=0): pytest.approx(0.5),
         OpSpec(kind="linear", in_channels=8, out_channels=10, in_size=(1,)): pytest.approx(0.1),
     }
+
+
+class Shallow(nn.Module):
+    """The network of the example in the docs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.linear = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(self.conv(x)))
+        logits: torch.Tensor = self.linear(x.mean((2, 3)))
+        return logits
+
+
+def test_the_example_in_the_docs_predicts_what_they_say(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
+    example = docs.partition("## An example")[2].partition("## What")[0]
+    for name, language in (("layers.csv", "csv"), ("widths.json", "json")):
+        write(name, example.partition(f"```{language}\n")[2].partition("```")[0])
+    export_images(Shallow().eval(), 3, 8, 8).write(tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    for command in re.findall(r"^    (prunefront .*)$", example, re.MULTILINE):
+        monkeypatch.setattr(sys, "argv", [*shlex.split(command), "--json"])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert not ended.value.code, err
+    found = json.loads(out)
+    sentence = re.search(r"predicts ([\d.]+), ([\d.]+) and ([\d.]+) ms", example)
+    assert sentence is not None
+    assert [item["predicted"]["latency_ms"] for item in found["candidates"]] == pytest.approx(
+        [float(ms) for ms in sentence.groups()]
+    )
+    assert {item["predicted"]["error_ms"] for item in found["candidates"]} == {None}
+    assert (found["coverage"], found["calibrated_on"]) == (0, None)
 
 
 @pytest.mark.parametrize("form", FORMATS)
