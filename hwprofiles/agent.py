@@ -21,13 +21,13 @@ from typing import Never
 
 from pydantic import ValidationError
 
-from hwprofiles.board import energy_mj, read_board
+from hwprofiles.board import energies_mj, read_board
 from hwprofiles.device import Device
 from hwprofiles.disk import file_sha256, write_whole
 from hwprofiles.errors import RequestError, TransientError, one_line
 from hwprofiles.remote import RefusedError, Remote
 from hwprofiles.runtimes import RUNTIMES, Run, Runtime, open_runtime
-from hwprofiles.samples import measure, only_measurement
+from hwprofiles.samples import measure
 from hwprofiles.wire import HOLDER, LEASE_S, Announcement, Claim, Failure, Measurement, Pass
 
 POLL_S = 2.0
@@ -161,19 +161,17 @@ class _Agent:
                 f"the power mode changed from {before.power_mode!r} to {after.power_mode!r} in a pass; "
                 "keep it as it is, then ask again"
             )
+        names = [network.name for network in claim.measurement.networks]
         networks = runs[len(claim.measurement.kernels) :]
-        energy = {}
-        with only_measurement():
-            for network, run in zip(claim.measurement.networks, networks, strict=True):
-                if rails := energy_mj(run):
-                    energy[network.name] = rails
-                self._show_life(claim)
+        energy_mj = energies_mj(
+            dict(zip(names, networks, strict=True)), progress=lambda: self._show_life(claim)
+        )
         taken = Pass(
             device=replace(device, power_mode=before.power_mode),
             times_ms=[times[row].times_ms[0].tolist() for row in range(len(runs))],
             before=before,
             after=after,
-            energy_mj=energy,
+            energy_mj=energy_mj,
         )
         return taken.model_dump_json().encode()
 

@@ -14,9 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from hwprofiles.samples import only_measurement
+
+K = TypeVar("K")
 
 _GPU_ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
+SECONDS = 0.5
+"""For how long a network runs in each pass to tell its energy."""
 SAMPLE_S = 0.01
 """How often a rail that tells its power, not its energy, is read."""
 
@@ -76,7 +82,9 @@ def power_mode(root: Path = Path("/")) -> str:
     return _nvpmodel(root) or _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-def energy_mj(run: Callable[[], object], *, seconds: float = 1.0, root: Path = Path("/")) -> dict[str, float]:
+def energy_mj(
+    run: Callable[[], object], *, seconds: float = SECONDS, root: Path = Path("/")
+) -> dict[str, float]:
     """Millijoules that one call of `run` takes, per rail, idle power included; empty where nothing tells.
 
     Calls it again and again for about `seconds`, at least twice.
@@ -97,6 +105,26 @@ def energy_mj(run: Callable[[], object], *, seconds: float = 1.0, root: Path = P
         used_mj = {name: counter.since_mj(before[name]) for name, counter in counters.items()}
     known = {name: energy for name, energy in (used_mj | integrated.energy_mj).items() if isfinite(energy)}
     return {name: energy / calls for name, energy in known.items()}
+
+
+def energies_mj(
+    runs: Mapping[K, Callable[[], object]], progress: Callable[[], None] = lambda: None
+) -> dict[K, dict[str, float]]:
+    """`energy_mj` of each of `runs` that it tells of, while nothing else is measured on this machine.
+
+    Args:
+        progress: called after each.
+
+    Raises:
+        TransientError: the machine stayed busy with another measurement.
+    """
+    found = {}
+    with only_measurement():
+        for key, run in runs.items():
+            if rails := energy_mj(run, seconds=SECONDS):
+                found[key] = rails
+            progress()
+    return found
 
 
 @dataclass(frozen=True, slots=True)

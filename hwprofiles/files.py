@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -39,11 +41,24 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredNetwork:
-    """A whole network that was timed, with the operators that it runs."""
+    """A whole network that was timed, with the operators that it runs.
+
+    `energy_mj` is what one inference took by rail, in each pass in which the board told it.
+    """
 
     name: str
     graph: OpGraph
     rounds: Rounds
+    energy_mj: tuple[Mapping[str, float], ...] = ()
+
+    @property
+    def mean_energy_mj(self) -> dict[str, float]:
+        """Of one inference, by rail; what the board did not tell is absent."""
+        told: dict[str, list[float]] = defaultdict(list)
+        for each in self.energy_mj:
+            for rail, mj in each.items():
+                told[rail].append(mj)
+        return {rail: sum(passes) / len(passes) for rail, passes in told.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +87,8 @@ class Profile:
 def write_profile(profile: Profile, path: Path) -> None:
     """Write `profile` to `path`, replacing what was there only once everything is on disk."""
     rows = [_row("kernel", str(spec), spec, rounds) for spec, rounds in profile.kernels.items()]
+    networks = (*profile.networks, *profile.held_out)
+    energy_mj = {str(row): net.energy_mj for row, net in enumerate(networks, len(rows)) if net.energy_mj}
     rows += [_row("network", net.name, net.graph, net.rounds) for net in profile.networks]
     rows += [_row("held out", net.name, net.graph, net.rounds) for net in profile.held_out]
     header: dict[str, Any] = {
@@ -79,6 +96,8 @@ def write_profile(profile: Profile, path: Path) -> None:
         "created": profile.created.astimezone(UTC).isoformat(),
         "device": asdict(profile.device),
     }
+    if energy_mj:  # by row; no column of its own, so that profiles from before it are still read
+        header["energy_mj"] = energy_mj
     header["sha256"] = _sha256(header, rows)
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_HEADER: json.dumps(header)}))
     with whole_file(path) as file:
@@ -102,7 +121,7 @@ def read_profile(path: Path) -> Profile:
         if not table.schema.equals(_SCHEMA):
             raise ProfileError(f"profile {path} does not have the columns of format {FORMAT}; measure again")
         rows = table.to_pylist()
-        kernels, networks, held_out = _parse(rows, path)
+        kernels, networks, held_out = _parse(rows, header.get("energy_mj", {}), path)
         if header.pop("sha256") != _sha256(header, rows):
             raise ProfileError(
                 f"profile {path} was changed after it was written (sha256 differs); measure again"
@@ -135,7 +154,7 @@ def _row(entry: str, name: str, graph: OpSpec | OpGraph, rounds: Rounds) -> dict
 
 
 def _parse(
-    rows: Sequence[Mapping[str, Any]], path: Path
+    rows: Sequence[Mapping[str, Any]], energy_mj: Mapping[str, Any], path: Path
 ) -> tuple[dict[OpSpec, Rounds], tuple[MeasuredNetwork, ...], tuple[MeasuredNetwork, ...]]:
     """Kernels, networks, and networks held out."""
     kernels: dict[OpSpec, Rounds] = {}
@@ -148,13 +167,26 @@ def _parse(
             if row["entry"] == "kernel":
                 kernels[_spec(stored)] = rounds
             else:
-                role = networks[row["entry"]]
-                role.append(MeasuredNetwork(name=row["name"], graph=_graph(stored), rounds=rounds))
+                networks[row["entry"]].append(
+                    MeasuredNetwork(
+                        name=row["name"],
+                        graph=_graph(stored),
+                        rounds=rounds,
+                        energy_mj=_energy(energy_mj.get(str(number), [])),
+                    )
+                )
         except (KeyError, TypeError, ValueError) as error:
             raise ProfileError(
                 f"profile {path}, row {number} ({row['name']}): {error}; measure the device again"
             ) from error
     return kernels, tuple(networks["network"]), tuple(networks["held out"])
+
+
+def _energy(data: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], ...]:
+    for rail, mj in (told for each in data for told in each.items()):
+        if not 0 <= mj < math.inf:  # nor NaN
+            raise ValueError(f"its energy at rail {rail!r} is {mj} mJ; allowed: 0 or more")
+    return tuple(data)
 
 
 def _graph(data: Mapping[str, Any]) -> OpGraph:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwprofiles.board import energies_mj
 from hwprofiles.device import Device
 from hwprofiles.errors import ProfileError
 from hwprofiles.files import MeasuredNetwork, Profile, read_profile, write_profile
@@ -62,7 +63,10 @@ def build_profile(
     runs: dict[OpSpec | NetworkModel, Run] = {
         kernel: runtime.prepare_kernel(kernel, device) for kernel in dict.fromkeys((CALL, *kernels))
     }
-    runs |= {net: runtime.prepare_network(net.onnx_path, net.graph, device) for net in (*networks, *held_out)}
+    whole: dict[OpSpec | NetworkModel, Run] = {
+        net: runtime.prepare_network(net.onnx_path, net.graph, device) for net in (*networks, *held_out)
+    }
+    runs |= whole
 
     def measured(number: int) -> Profile:
         times = measure(
@@ -73,8 +77,14 @@ def build_profile(
             progress=lambda share: progress((number + share) / passes),
         )
 
+        energy_mj = {} if device.modelled else energies_mj(whole)
+
         def networks_of(models: Sequence[NetworkModel]) -> tuple[MeasuredNetwork, ...]:
-            return tuple(MeasuredNetwork(name=m.name, graph=m.graph, rounds=times[m]) for m in models)
+            told = {m: (energy_mj[m],) if m in energy_mj else () for m in models}
+            return tuple(
+                MeasuredNetwork(name=m.name, graph=m.graph, rounds=times[m], energy_mj=told[m])
+                for m in models
+            )
 
         return Profile(
             device=device,
@@ -166,7 +176,10 @@ def _with_pass(profile: Profile, latest: Profile) -> Profile:
         earlier: tuple[MeasuredNetwork, ...], later: tuple[MeasuredNetwork, ...]
     ) -> tuple[MeasuredNetwork, ...]:
         pairs = zip(earlier, later, strict=True)
-        return tuple(replace(old, rounds=_joined(old.rounds, new.rounds)) for old, new in pairs)
+        return tuple(
+            replace(old, rounds=_joined(old.rounds, new.rounds), energy_mj=old.energy_mj + new.energy_mj)
+            for old, new in pairs
+        )
 
     return replace(
         latest,

@@ -108,6 +108,20 @@ def list_devices(folder: Path, agents: Iterable[Mapping[str, Any]] = ()) -> list
     return [*here, *(item for agent in agents for item in _agent_facts(agent))]
 
 
+def network_facts(profile: Profile) -> list[dict[str, Any]]:
+    """The whole networks of a profile: what each takes, and its energy by rail where the board told it."""
+    roles = [(net, False) for net in profile.networks] + [(net, True) for net in profile.held_out]
+    return [
+        {
+            "network": net.name,
+            "held_out": held_out,
+            "latency_ms": net.rounds.summary().latency_ms,
+            "energy_mj": net.mean_energy_mj,
+        }
+        for net, held_out in roles
+    ]
+
+
 def _facts(device: Device) -> dict[str, Any]:
     return {
         "device": device.name,
@@ -147,6 +161,7 @@ def _profile_facts(name: str, path: Path, profile: Profile) -> dict[str, Any]:
         "created": profile.created.isoformat(timespec="seconds"),
         "age_days": (datetime.now(UTC) - profile.created).total_seconds() / 86400,
         "kernels": len(profile.kernels),
+        "networks": network_facts(profile),
         "models": len({network.graph.outline for network in profile.networks}),
         "mean_error": found and found.mean_error,
         "validated_on": found.networks if found else 0,

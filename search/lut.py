@@ -17,14 +17,14 @@ from latency_models.compare import Comparison, compare
 from latency_models.imports import Imported, import_profile
 from latency_models.stairs import Stairs, operators, stairs
 from latency_models.validate import between_halves, repeatability
-from search.devices import find_profile, open_table, profile_path
+from search.devices import find_profile, network_facts, open_table, profile_path
 
 RESTLESS = 0.25
 """Spread of the rounds from which a measurement is named as one that was disturbed."""
 
 
 def show(name: str, folder: Path) -> dict[str, Any]:
-    """The families of kernels in a profile, and the operators whose stairs it knows."""
+    """The families of kernels in a profile, its whole networks, and the operators whose stairs it knows."""
     profile = read_profile(find_profile(folder, name))
     grouped: dict[OpSpec, list[OpSpec]] = defaultdict(list)
     for kernel in profile.kernels:
@@ -32,6 +32,7 @@ def show(name: str, folder: Path) -> dict[str, Any]:
     return {
         "device": profile.device.name,
         "families": [_family(family, kernels, profile) for family, kernels in sorted(grouped.items())],
+        "networks": network_facts(profile),
         "operators": [str(spec) for spec in operators(profile)],
     }
 

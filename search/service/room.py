@@ -114,7 +114,14 @@ class Room:
         networks: dict[bool, list[MeasuredNetwork]] = {False: [], True: []}
         for network, measured in zip(wanted.networks, others, strict=True):
             networks[network.held_out].append(
-                MeasuredNetwork(name=network.name, graph=network.graph, rounds=measured)
+                MeasuredNetwork(
+                    name=network.name,
+                    graph=network.graph,
+                    rounds=measured,
+                    energy_mj=tuple(
+                        each.energy_mj[network.name] for each in passes if network.name in each.energy_mj
+                    ),
+                )
             )
         return Profile(
             device=passes[0].device,

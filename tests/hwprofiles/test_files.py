@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,6 +54,35 @@ def test_a_profile_reads_back_as_it_was_written(times: list[float], specs: set[O
         path = Path(folder) / "sub" / "profile.parquet"
         write_profile(profile, path)
         assert read_profile(path) == profile
+
+
+def with_energy(*passes: dict[str, float]) -> Profile:
+    profile = profile_of(np.linspace(0.1, 0.9, 12).reshape(2, 2, 3))
+    (other,) = profile.held_out
+    return replace(profile, held_out=(replace(other, energy_mj=passes),))
+
+
+def test_energy_is_kept_pass_by_pass_and_what_a_board_did_not_tell_is_absent(tmp_path: Path) -> None:
+    profile = with_energy({"VDD_IN": 3.0, "VDD_CPU": 1.0}, {"VDD_IN": 5.0})
+    write_profile(profile, tmp_path / "profile.parquet")
+    read = read_profile(tmp_path / "profile.parquet")
+    assert read == profile
+    assert read.held_out[0].mean_energy_mj == {"VDD_IN": 4.0, "VDD_CPU": 1.0}
+    assert read.networks[0].mean_energy_mj == {}
+
+
+def test_a_profile_without_energy_is_written_as_before_there_was_any(written: Path) -> None:
+    header = json.loads(pq.read_schema(written).metadata[b"prunefront.profile"])
+    assert header.keys() == {"format", "created", "device", "sha256"}
+
+
+@pytest.mark.parametrize("energy_mj", [-1.0, float("nan"), float("inf")])
+def test_an_energy_that_cannot_be_is_refused_naming_its_row(tmp_path: Path, energy_mj: float) -> None:
+    path = tmp_path / "profile.parquet"
+    write_profile(with_energy({"VDD_IN": energy_mj}), path)
+    row = len(OPERATORS) + 1
+    with pytest.raises(ProfileError, match=rf"row {row} \(other\): its energy at rail 'VDD_IN' is .* mJ"):
+        read_profile(path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])

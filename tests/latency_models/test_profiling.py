@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hwprofiles import OpSpec, Profile, read_profile
+from hwprofiles import OpSpec, Profile, board, read_profile
 from hwprofiles.runtimes import CALL, PLAIN
 from latency_models import LatencyTable, NetworkModel, build_profile, covers, extend, missing
 from tests.contracts.runtime import conv, in_a_row
@@ -65,6 +65,20 @@ def test_a_measurement_that_was_cut_short_goes_on_after_its_last_finished_pass(
     ]:
         assert (len(kept.times_ms), len(whole.times_ms)) == (2, 3)
         np.testing.assert_array_equal(whole.times_ms[:2], kept.times_ms)
+
+
+def test_each_network_has_its_energy_of_every_pass_where_the_board_has_rails(
+    models: list[NetworkModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board, "_rails", lambda root: {"VDD_IN": lambda: 5000.0})
+    monkeypatch.setattr(board, "SECONDS", 0.02)
+    with pytest.raises(CutShortError):
+        measured(models, tmp_path / "journal", until=0.7)
+    profile = measured(models, tmp_path / "journal")
+    for net in (*profile.networks, *profile.held_out):
+        assert [each.keys() for each in net.energy_mj] == [{"VDD_IN"}] * 3
+        taken_ms = net.mean_energy_mj["VDD_IN"] / 5.0
+        assert taken_ms > 0.5 * net.rounds.summary().latency_ms
 
 
 @pytest.mark.parametrize("change", ["another number of rounds", "another device", "other kernels", "damaged"])

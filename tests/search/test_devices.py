@@ -217,6 +217,22 @@ def test_devices_lists_age_error_and_whether_it_is_this_machine(
     assert "another board" in shown
 
 
+def test_energy_is_shown_by_network_and_rail_where_a_board_told_it(
+    prunefront: Prunefront, runs: Path
+) -> None:
+    path = runs / "devices" / "bench.parquet"
+    profile = read_profile(path)
+    told = replace(profile.networks[0], energy_mj=({"VDD_IN": 20.0}, {"VDD_IN": 21.0}))
+    untold = replace(profile.networks[1], energy_mj=())
+    write_profile(replace(profile, networks=(told, untold), held_out=()), path)
+    _, bench = written_json(prunefront("devices", "--runs", runs, "--json"))
+    assert [item["energy_mj"] for item in bench["networks"]] == [{"VDD_IN": 20.5}, {}]
+    shown = prunefront("lut", "show", "bench", "--runs", runs).out
+    assert "mJ VDD_IN" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert [row[-1] for row in rows if row[:1] in (["dense"], ["calibration"])] == ["20.5", "–"]
+
+
 def test_a_profile_of_a_runtime_that_is_not_here_is_listed_without_its_error(
     prunefront: Prunefront, runs: Path
 ) -> None:

@@ -239,10 +239,13 @@ def test_a_pass_of_another_shape_or_device_is_refused(admin: httpx.Client) -> No
 def test_a_pass_that_is_sent_twice_counts_once_and_the_last_makes_the_profile(
     admin: httpx.Client, tmp_path: Path
 ) -> None:
-    wanted = measurement()
+    sha256 = hashlib.sha256(b"network").hexdigest()
+    admin.put(f"/files/{sha256}", content=b"network")
+    wanted = measurement(networks=({"name": "identity", "sha256": sha256, "graph": IDENTITY},))
     job = ask(admin, wanted)
     assert claim(admin)["done"] == []
-    second = a_pass(wanted, times_ms=np.full((2, 2, 4), 2.0).tolist())
+    energy_mj = {"identity": {"VDD_IN": 1.5}}
+    second = a_pass(wanted, times_ms=np.full((3, 2, 4), 2.0).tolist(), energy_mj=energy_mj)
     assert [send(admin, job, 0, a_pass(wanted))[0], send(admin, job, 0, second)[0]] == [201, 200]
     early = admin.get(f"/measurements/{job}/profile")
     assert (early.status_code, "running with 1 of 2 passes" in early.json()["detail"]) == (422, True)
@@ -254,6 +257,7 @@ def test_a_pass_that_is_sent_twice_counts_once_and_the_last_makes_the_profile(
     profile = read_profile(tmp_path / "got.parquet")
     times_ms = np.stack([np.ones((2, 4)), np.full((2, 4), 2.0)])
     assert profile.kernels == dict.fromkeys(KERNELS, Rounds(times_ms))
+    assert profile.networks[0].energy_mj == ({"VDD_IN": 1.5},)
     assert ask(admin, wanted) == job
     assert claim(admin) is None
 
