@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from hwprofiles import OpSpec
 from hwprofiles.errors import RequestError
 from hwprofiles.runtimes import PLAIN
 from hwprofiles.runtimes.tensorrt_gpu import TensorRt
-from tests.contracts.runtime import IDENTITY, RuntimeContract, conv, save_identity
+from tests.contracts.runtime import IDENTITY, RuntimeContract, conv, save_identity, square
 from tests.hwprofiles import fake_tensorrt as fake
 from tests.hwprofiles.fake_tensorrt import KNOWN, REMOVED_IN_11, FakeGpu
 
@@ -135,6 +137,43 @@ def test_versions_and_ways_to_launch_are_other_devices(tmp_path: Path) -> None:
 def test_a_version_that_was_never_read_about_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"TensorRT 8\.6\.1 is installed; allowed: 10 and 11"):
         runtime_of(tmp_path, "8.6.1")
+
+
+def pool(kind: str, kernel: int, stride: int) -> OpSpec:
+    """Of a map of 6x6."""
+    return replace(
+        square(kind, 16),
+        in_size=(6, 6),
+        out_size=((6 - kernel) // stride + 1,) * 2,
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=(0,) * 4,
+    )
+
+
+PIXEL = replace(conv(16, 24), in_size=(1, 1), out_size=(1, 1), kernel=(1, 1), padding=(0,) * 4)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (conv(16, 24, fused=("relu6",)), conv(16, 24, fused=("batch_norm", "hardtanh")), True),
+        (conv(16, 24, fused=("relu6",)), conv(16, 24, fused=("relu",)), False),
+        (pool("mean2d", 6, 6), pool("avg_pool2d", 6, 1), True),
+        (pool("mean2d", 6, 6), pool("avg_pool2d", 3, 3), False),
+        (PIXEL, OpSpec(kind="linear", in_channels=16, out_channels=24, in_size=(1,)), True),
+        (
+            replace(PIXEL, groups=2),
+            OpSpec(kind="linear", in_channels=16, out_channels=24, in_size=(1,)),
+            False,
+        ),
+    ],
+)
+def test_operators_that_an_engine_does_not_tell_apart_are_one_kernel(
+    one: OpSpec, other: OpSpec, same: bool, tmp_path: Path
+) -> None:
+    rules = runtime_of(tmp_path)
+    assert (rules.lower(one, PLAIN) == rules.lower(other, PLAIN)) == same
 
 
 # An engine of two convolutions and a copy. Fields as in the engine inspector's JSON of TensorRT 10
