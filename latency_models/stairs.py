@@ -26,7 +26,7 @@ class Stairs:
     """An operator timed alone, one call included, while one of its channel counts shrinks.
 
     `widths` (n,) ascending up to the operator's own; `latency_ms` (n,); `measured` (n,) whether its kernels
-    were measured at that width, and not interpolated.
+    were measured at that width, and not interpolated; on a `modelled` device they were modelled there.
     """
 
     operator: OpSpec
@@ -34,6 +34,7 @@ class Stairs:
     widths: NDArray[np.int64]
     latency_ms: NDArray[np.float64]
     measured: NDArray[np.bool_]
+    modelled: bool
 
     @property
     def cliffs(self) -> NDArray[np.bool_]:
@@ -84,6 +85,7 @@ def _along(axis: Axis, operator: OpSpec, profile: Profile, runtime: Lowering, co
                 widths=np.array(widths),
                 latency_ms=np.array(latencies_ms),
                 measured=np.array(measured),
+                modelled=profile.device.modelled,
             )
     raise NotMeasuredError(
         f"profile {profile.device.name!r} does not hold the kernels of {operator}; measure the device for "

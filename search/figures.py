@@ -24,7 +24,7 @@ from matplotlib.transforms import Bbox
 from hwprofiles.errors import RequestError
 from latency_models.stairs import Stairs
 from search.pareto import front_mask
-from search.report import Report, Row, percent, significant
+from search.report import Report, Row, percent, significant, timed
 
 PALETTE = {
     "page": ("#ffffff", "#12161d"),
@@ -112,7 +112,9 @@ def _draw_stairs(axes: Axes, stairs: Stairs) -> None:
         widths[cliffs], latency_ms[cliffs], "^", color=_LIGHT["uniform"], ms=3, label="a wider one costs less"
     )
     measured = stairs.measured
-    axes.plot(widths[measured], latency_ms[measured], "o", color=_LIGHT["found"], ms=4, label="measured")
+    axes.plot(
+        widths[measured], latency_ms[measured], "o", color=_LIGHT["found"], ms=4, label=timed(stairs.modelled)
+    )
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, labelcolor=_LIGHT["quiet"], loc="lower right")
 
@@ -131,7 +133,9 @@ def _front(report: Report) -> Figure:
     _draw_line(axes, baselines, "uniform", ":")
     _draw_line(axes, _unbeaten(report.rows), "found", "-")
     if any(row.measured_ms is not None for row in (report.dense, *report.rows)):
-        axes.plot([], [], "D", mfc="none", mec=_LIGHT["quiet"], markersize=5, label="the same, measured")
+        axes.plot(
+            [], [], "D", mfc="none", mec=_LIGHT["quiet"], markersize=5, label=f"the same, {report.timed}"
+        )
     _focus(axes, report)
     _draw_speedups(axes, report.dense.predicted_ms)
     figure.legend(loc="outside upper center", ncols=5, frameon=False, labelcolor=_LIGHT["quiet"])

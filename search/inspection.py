@@ -149,7 +149,7 @@ def try_candidates(
     if measured:
         timed = measure_candidates(bundle, coupling, candidates, runtime, device)
         for item, summary in zip(found, timed, strict=True):
-            item["measured_ms"] = summary.latency_ms
+            item |= {"measured_ms": summary.latency_ms, "modelled": device.modelled}
     return found
 
 

@@ -31,6 +31,7 @@ def show(name: str, folder: Path) -> dict[str, Any]:
         grouped[kernel.family].append(kernel)
     return {
         "device": profile.device.name,
+        "modelled": profile.device.modelled,
         "families": [_family(family, kernels, profile) for family, kernels in sorted(grouped.items())],
         "networks": network_facts(profile),
         "operators": [str(spec) for spec in operators(profile)],
@@ -86,6 +87,7 @@ def stairs_facts(found: Stairs) -> dict[str, Any]:
         "widths": found.widths.tolist(),
         "latency_ms": found.latency_ms.tolist(),
         "measured": found.measured.tolist(),
+        "modelled": found.modelled,
         "cliffs": found.widths[found.cliffs].tolist(),
     }
 

@@ -136,7 +136,8 @@ class Report:
     @property
     def headline(self) -> str:
         """The result in one sentence."""
-        device, winner = self.device.name, self.winner
+        device = self.device.name + (" (modelled)" if self.device.modelled else "")
+        winner = self.winner
         if winner is not None:
             factor = self.speedup(winner)
             speed = f"{factor:.2f}× faster" if factor >= 1 else f"{1 / factor:.2f}× slower"
@@ -145,6 +146,11 @@ class Report:
         if on_front:
             return f"{on_front} network{'s' * (on_front > 1)} on the front of {device}; none exported yet"
         return f"No network is on the front of {device} yet"
+
+    @property
+    def timed(self) -> str:
+        """How latencies that are not predicted came about: "measured" or "modelled"."""
+        return timed(self.device.modelled)
 
     @property
     def split(self) -> Literal["test", "validation"]:
@@ -185,7 +191,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = TypeAdapter(Report).dump_python(self, mode="json")
-        return {"version": FORMAT_VERSION, **content}
+        return {"version": FORMAT_VERSION, "modelled": self.device.modelled, **content}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -243,6 +249,11 @@ def render_html(report: Report) -> str:
         front=Markup(figures.front_svg(report)),
         progress=Markup(figures.hypervolume_svg(report)) if report.hypervolume else "",
     )
+
+
+def timed(modelled: bool) -> str:
+    """The word for latencies of a device, which nobody may take for measured where they are worked out."""
+    return "modelled" if modelled else "measured"
 
 
 def breakable(name: str) -> Markup:

@@ -111,4 +111,5 @@ def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:
         },
         "sizes": {group.name: group.size for group in coupling.groups},
         "predicted": {"latency_ms": score.latency_ms, "error_ms": score.error_ms},
+        "modelled": profile.device.modelled,
     }

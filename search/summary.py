@@ -20,7 +20,7 @@ from search.finish import (
     results,
 )
 from search.plan import Prepared, features
-from search.report import GroupRow, Point, Report, Row, count, percent, significant
+from search.report import GroupRow, Point, Report, Row, count, percent, significant, timed
 from search.score import Score
 from trials.candidate import Candidate, Facts, Trial, TrialState, as_counts
 from trials.store import Store
@@ -115,6 +115,7 @@ def export_config(prepared: Prepared, store: Store, number: int) -> dict[str, An
             "name": device.name,
             "board": device.board,
             "runtime": device.runtime,
+            "modelled": device.modelled,
             "batch": device.batch,
             "threads": device.threads,
             "identity": device.identity,
@@ -128,12 +129,12 @@ def export_config(prepared: Prepared, store: Store, number: int) -> dict[str, An
 def export_line(prepared: Prepared, store: Store, number: int) -> str:
     """What one finalist is and does, in a line."""
     config = export_config(prepared, store, number)
-    test, measured = config["test"], config["measured"]
+    test, measured, how = config["test"], config["measured"], timed(config["device"]["modelled"])
     parts = [
         f"validation {percent(config['facts']['accuracy'])} %",
         f"test {percent(test['accuracy'])} %" if test else "no test split",
         f"predicted {significant(config['predicted']['latency_ms'])} ms",
-        f"measured {significant(measured['latency_ms'])} ms" if measured else "not measured",
+        f"{how} {significant(measured['latency_ms'])} ms" if measured else f"not {how}",
     ]
     return f"trial {number}: {', '.join(parts)}"
 

@@ -102,11 +102,11 @@ def test_groups_that_are_frozen_alike_share_a_line() -> None:
 
 def test_predicted_stands_beside_measured() -> None:
     final = {"facts": {**FACTS, "accuracy": 0.97}, "test": None}
-    predicted = {"latency_ms": 1.0, "error_ms": 0.06}
-    lines = printed(tables.stages({**trial(3), "predicted": predicted, "results": {"final": final}}))
+    known = {**trial(3), "predicted": {"latency_ms": 1.0, "error_ms": 0.06}, "modelled": False}
+    lines = printed(tables.stages({**known, "results": {"final": final}}))
     assert lines[-3].split() == "searched 95.00±1.00 – 1.00±0.060 – 80.0 M 850 k".split()
     measured = {"final": {**final, "test": FACTS}, "measured": {"latency_ms": 1.05}}
-    lines = printed(tables.stages({**trial(3), "predicted": predicted, "results": measured}))
+    lines = printed(tables.stages({**known, "results": measured}))
     assert lines[-2].split() == "finalist 97.00±1.00 95.00±1.00 1.00±0.060 1.05 80.0 M 850 k".split()
 
 
