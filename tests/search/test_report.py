@@ -30,6 +30,7 @@ from search.report import (
     signed,
     significant,
 )
+from search.tables import networks
 
 HOSTILE = """<script>alert("1")</script>&'$x_{1}$ {{ 7 * 7 }} 漢"""
 
@@ -265,6 +266,16 @@ def test_the_page_says_why_the_winner_won_and_marks_it_on_the_front(page: str) -
     assert "Among the networks below it is the fastest within 1 point of dense on validation." in text
     assert "★●trial 3" in text
     assert "Among the networks" not in render_html(replace(REPORT, choice=""))
+
+
+@pytest.mark.parametrize(("runtime", "word"), [("onnxruntime", "measured"), ("synthetic", "modelled")])
+def test_latencies_of_a_made_up_device_are_told_as_modelled(runtime: str, word: str) -> None:
+    report = replace(REPORT, device=replace(REPORT.device, runtime=runtime))
+    table = networks(report)
+    page = re.sub(r"<style.*?</style>|<[^>]*>", " ", render_html(report), flags=re.DOTALL)
+    for shown in (page, f"{[column.header for column in table.columns]} {table.caption}"):
+        assert set(re.findall("measured|modelled", shown)) == {word}
+    assert report.to_json()["modelled"] == (word == "modelled")
 
 
 def test_a_line_may_break_behind_each_dot_of_a_name_and_nowhere_in_its_markup() -> None:
