@@ -31,14 +31,14 @@ class Grid:
         self.points = sorted(measured)
         points, values = np.array(self.points), np.array([measured[point] for point in self.points])
         ins, outs = (np.unique(axis) for axis in points.T)
-        self.knots = ins
+        full = len(points) == len(ins) * len(outs)
+        self.knots = ins if full else np.arange(ins[0], ins[-1] + 1)
         if not _beside(points - points[0], points[-1] - points[0]).any():
             self._surface = _line(points, values)
-        elif len(points) == len(ins) * len(outs):
+        elif full:
             self._surface = _bilinear(ins, outs, values.reshape(len(ins), len(outs), -1))
         else:
             self._surface = _triangles(points, values)
-            self.knots = np.arange(ins[0], ins[-1] + 1)
 
     def covers(self, inputs: int, outputs: int) -> bool:
         return not np.isnan(self.at(inputs, outputs)).any()

@@ -126,3 +126,22 @@ def test_a_hole_in_a_grid_is_covered_where_others_surround_it() -> None:
     without_corner = warm_grid({point: ms for point, ms in full.items() if point != (64, 64)})
     assert not without_corner.covers(64, 64)
     assert without_corner.covers(32, 60)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(i, o) for i in (4, 9, 16) for o in (8, 32)],
+        [(4, 8), (10, 20), (16, 32)],
+        [(4, 8), (4, 32), (16, 8), (9, 20)],
+        [(4, 8), (4, 32)],
+    ],
+)
+def test_values_between_knots_follow_from_those_at_knots(points: list[tuple[int, int]]) -> None:
+    grid = warm_grid({(i, o): float(i * i + o) for i, o in points})
+    counts = np.arange(grid.knots[0], grid.knots[-1] + 1)
+    for outputs in range(8, 33):
+        at_knots, everywhere = (grid.at(ins, outputs)[:, 0] for ins in (grid.knots, counts))
+        covered = ~np.isnan(everywhere)
+        from_knots = np.interp(counts, grid.knots, at_knots)  # not a number beside a knot that is none
+        np.testing.assert_allclose(from_knots[covered], everywhere[covered])
