@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 
 from hwprofiles.lowering import shape_of
 from hwprofiles.ops import INPUT, OpGraph, OpSpec
@@ -63,22 +64,25 @@ def _together(layouts: list[set[str]], runtime: Lowering) -> set[str]:
 
 
 def _outline(widest: OpSpec, thinnest: OpSpec, layout: str, runtime: Lowering) -> Iterator[Lowered]:
-    """Lower every input count, and every output count for each kernel that an input count leads to.
+    """Lower along either axis from the widest on, and along both from each kernel that this leads to.
 
     That finds every kernel and every padded count on either axis without walking their whole product.
     """
+    ins = range(thinnest.in_channels, widest.in_channels + 1)
+    outs = range(thinnest.out_channels, widest.out_channels + 1)
     if widest.square:
-        for channels in range(thinnest.out_channels, widest.out_channels + 1):
-            yield runtime.lower(widest.with_channels(channels, channels), layout)
+        yield from (runtime.lower(widest.with_channels(channels, channels), layout) for channels in outs)
         return
-    leads_to: dict[OpSpec, int] = {}
-    for in_channels in range(thinnest.in_channels, widest.in_channels + 1):
-        lowered = runtime.lower(widest.with_channels(in_channels, widest.out_channels), layout)
-        leads_to[lowered.kernels[0].family] = in_channels
-        yield lowered
-    for in_channels in leads_to.values():
-        for out_channels in range(thinnest.out_channels, widest.out_channels + 1):
-            yield runtime.lower(widest.with_channels(in_channels, out_channels), layout)
+    walks: list[tuple[Sequence[int], Sequence[int]]] = [(ins, outs[-1:])]
+    known: set[OpSpec] = set()
+    for channels in walks:  # which grows on the way
+        for in_channels, out_channels in product(*channels):
+            lowered = runtime.lower(widest.with_channels(in_channels, out_channels), layout)
+            yield lowered
+            family = lowered.kernels[0].family
+            if family not in known:
+                known.add(family)
+                walks += [(ins, [out_channels]), ([in_channels], outs)]
 
 
 def _reorders(

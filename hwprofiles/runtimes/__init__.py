@@ -14,7 +14,7 @@ from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered, Lowering, Run, Ru
 
 
 class _Known(NamedTuple):
-    """Where a runtime is opened in some precisions, as "file:function" of this package, and its rules' file."""
+    """Where a runtime is opened, as "file:function" of this package, its rules' file, and what precisions."""
 
     opener: str
     lowering: str

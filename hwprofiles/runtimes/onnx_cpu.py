@@ -24,17 +24,18 @@ from hwprofiles.runtimes.onnx_drawing import NCHWC, Sketch, draw_blocked, draw_p
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 
 
-class OnnxRuntimeCpu(OnnxCpuLowering):
-    """`Runtime` of ONNX Runtime's CPU provider in fp32, with denormals as zero."""
+class OnThisCpu:
+    """What ONNX Runtime's CPU provider tells of this machine, in any precision."""
 
-    def __init__(self) -> None:
-        super().__init__(own_block())
+    precision: str
+    block: int
 
     def describe(self, *, name: str, batch: int, threads: int) -> Device:
         return Device(
             name=name,
             runtime="onnxruntime",
             board=_cpu_name(),
+            precision=self.precision,
             batch=batch,
             threads=threads,
             power_mode=power_mode(),
@@ -42,6 +43,15 @@ class OnnxRuntimeCpu(OnnxCpuLowering):
             cache_mb=_cache_mb(),
             versions={"onnxruntime": ort.__version__, "profile": str(FORMAT)},
         )
+
+
+class OnnxRuntimeCpu(OnThisCpu, OnnxCpuLowering):
+    """`Runtime` of ONNX Runtime's CPU provider in fp32, with denormals as zero."""
+
+    precision = "fp32"
+
+    def __init__(self) -> None:
+        super().__init__(own_block())
 
     def prepare_kernel(self, kernel: OpSpec, device: Device) -> Callable[[], None]:
         if kernel.kind.endswith(("_nchwc", "_from_nchw")) or kernel.kind.startswith("reorder"):
@@ -52,12 +62,12 @@ class OnnxRuntimeCpu(OnnxCpuLowering):
             # One level below the highest fuses everything but leaves the layout alone.
             level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
             sketch = draw_plain(kernel, device.batch)
-        session = _session(sketch.model().SerializeToString(), device.threads, level)
-        return _bound(session, sketch.inputs)
+        session = open_session(sketch.model().SerializeToString(), device.threads, level)
+        return bound(session, sketch.inputs)
 
     def prepare_network(self, onnx_path: Path, graph: OpGraph, device: Device) -> Callable[[], None]:
         session = _load(onnx_path, device.threads)
-        return _bound(session, network_inputs(read_network(onnx_path), str(onnx_path), device.batch))
+        return bound(session, network_inputs(read_network(onnx_path), str(onnx_path), device.batch))
 
 
 def open_runtime(precision: str) -> OnnxRuntimeCpu:
@@ -105,14 +115,18 @@ def optimised_graph(model: onnx.ModelProto) -> onnx.GraphProto:
 
 def _load(onnx_path: Path, threads: int) -> ort.InferenceSession:
     try:
-        return _session(str(onnx_path), threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+        return open_session(str(onnx_path), threads)
     except Exception as error:  # onnxruntime raises a class of its own for each way to fail
         raise RequestError(
             f"onnxruntime cannot load {onnx_path}: {error}; export the network again"
         ) from error
 
 
-def _session(model: str | bytes, threads: int, level: ort.GraphOptimizationLevel) -> ort.InferenceSession:
+def open_session(
+    model: str | bytes,
+    threads: int,
+    level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -124,7 +138,7 @@ def _session(model: str | bytes, threads: int, level: ort.GraphOptimizationLevel
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _bound(session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+def bound(session: ort.InferenceSession, feeds: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
     """Bind inputs and outputs to fixed memory, so that a call allocates and copies nothing."""
     binding = session.io_binding()
     for name, values in feeds.items():

@@ -19,7 +19,9 @@ from hwprofiles.ops import OpSpec
 
 NCHWC = "com.microsoft.nchwc"
 """The domain of ONNX Runtime's kernels on blocks of channels."""
-_OPSETS = [helper.make_opsetid("", 20), helper.make_opsetid(NCHWC, 1)]
+MICROSOFT = "com.microsoft"
+"""The domain of what else ONNX Runtime has and ONNX has not."""
+_OPSETS = [helper.make_opsetid("", 20), *(helper.make_opsetid(domain, 1) for domain in (NCHWC, MICROSOFT))]
 _IR_VERSION = 10
 
 # What a convolution kernel can apply to its own output: ONNX activation and its parameters.
@@ -66,7 +68,9 @@ def layer_model(spec: OpSpec, batch: int) -> onnx.ModelProto:
 
 
 class Sketch:
-    """A small ONNX model under construction; the last node's output is the model's."""
+    """A small ONNX model under construction; the last node's output is the model's, and of type `result`."""
+
+    result = TensorProto.FLOAT
 
     def __init__(self) -> None:
         self.inputs: dict[str, NDArray[Any]] = {}
@@ -75,8 +79,12 @@ class Sketch:
         self._random = np.random.default_rng(0)
 
     def input(self, *shape: int) -> str:
+        return self.feed(self._random.standard_normal(shape, dtype=np.float32))
+
+    def feed(self, values: NDArray[Any]) -> str:
+        """An input that takes such values."""
         name = f"input{len(self.inputs)}"
-        self.inputs[name] = self._random.standard_normal(shape, dtype=np.float32)
+        self.inputs[name] = values
         return name
 
     def weight(self, *shape: int) -> str:
@@ -89,6 +97,10 @@ class Sketch:
         self._weights.append(numpy_helper.from_array(values, name))
         return name
 
+    @property
+    def last(self) -> str:
+        return str(self._nodes[-1].output[0])
+
     def node(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         output = f"value{len(self._nodes)}"
         self._nodes.append(helper.make_node(op, list(inputs), [output], domain=domain, **attributes))
@@ -96,9 +108,10 @@ class Sketch:
 
     def model(self) -> onnx.ModelProto:
         inputs = [
-            helper.make_tensor_value_info(n, TensorProto.FLOAT, v.shape) for n, v in self.inputs.items()
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
+            for name, values in self.inputs.items()
         ]
-        output = helper.make_tensor_value_info(self._nodes[-1].output[0], TensorProto.FLOAT, None)
+        output = helper.make_tensor_value_info(self.last, self.result, None)
         graph = helper.make_graph(self._nodes, "operator", inputs, [output], self._weights)
         return helper.make_model(graph, opset_imports=_OPSETS, ir_version=_IR_VERSION)
 
@@ -131,9 +144,9 @@ def draw_blocked(spec: OpSpec, batch: int, padded: int) -> Sketch:
     return sketch
 
 
-def draw_plain(spec: OpSpec, batch: int) -> Sketch:
+def draw_plain(spec: OpSpec, batch: int, onto: Sketch | None = None) -> Sketch:
     """An operator as an exported network has it, for ONNX Runtime to fuse."""
-    sketch = Sketch()
+    sketch = onto or Sketch()
     kind, inputs, outputs = spec.kind, spec.in_channels, spec.out_channels
     value = sketch.input(*_input_shape(spec, batch))
     fused = spec.fused

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwprofiles import INPUT, OpGraph, OpSpec, lower, open_runtime
+from hwprofiles.runtimes import Lowering
+from hwprofiles.runtimes.onnx_int8_lowering import OnnxInt8Lowering
 from latency_models import plan
 from latency_models.interpolate import Grid
 from latency_models.plan_measurements import POINTS_PER_AXIS
@@ -35,15 +38,16 @@ def residual(stream: int, inside: int) -> OpGraph:
     )
 
 
+@pytest.mark.parametrize("rules", [RUNTIME, OnnxInt8Lowering(16)], ids=["fp32", "int8"])
 @settings(deadline=None, max_examples=50)
 @given(st.tuples(st.integers(1, 140), st.integers(1, 140)), st.data())
 def test_every_candidate_between_narrowest_and_dense_lies_inside_the_plan(
-    dense: tuple[int, int], data: st.DataObject
+    rules: Lowering, dense: tuple[int, int], data: st.DataObject
 ) -> None:
     lowest = tuple(data.draw(st.integers(1, count)) for count in dense)
-    planned = grids(plan(residual(*dense), residual(*lowest), RUNTIME))
+    planned = grids(plan(residual(*dense), residual(*lowest), rules))
     widths = [data.draw(st.integers(low, high)) for low, high in zip(lowest, dense, strict=True)]
-    for kernels in lower(residual(*widths), RUNTIME):
+    for kernels in lower(residual(*widths), rules):
         for kernel in kernels:
             assert planned[kernel.family].at(kernel.in_channels, kernel.out_channels) == 1.0
 
