@@ -22,9 +22,9 @@ test that measures them:
 
 The number at the end is that of the output channels that are left to be done one by one, behind those that
 a kernel does four (or, of a depthwise convolution, eight) at a time: a depthwise convolution of 31 channels
-takes four times as long as one of 32. Not counted are the transposition of a map that is flattened, and the
-floats between a clip and the layer before it where something else reads that layer, too. AVX2's alignment is
-from the sources alone; other CPUs are taken to have no direct convolution.
+takes almost four times as long as one of 32. Not counted are the transposition of a map that is flattened,
+and the floats between a clip and the layer before it where something else reads that layer, too. AVX2's
+alignment is from the sources alone; other CPUs are taken to have no direct convolution.
 """
 
 from __future__ import annotations

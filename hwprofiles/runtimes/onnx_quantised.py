@@ -27,7 +27,7 @@ _QUANTISED = [
     "Mul", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Transpose",
     "Unsqueeze",
 ]  # fmt: skip
-_BOUND = 6.0  # of all made-up ranges
+_RANGE = (-6.0, 6.0)  # made up, of every tensor but those behind a clip or a softmax
 _CHANNELS_LAST, _CHANNELS_SECOND = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
@@ -57,9 +57,9 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _made_up_ranges(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorData]]:
     """A range for every tensor; behind a clip without negative values, so that quantising does its work."""
-    clipped, other = (
-        TensorData(lowest=np.float32(lowest), highest=np.float32(_BOUND)) for lowest in (0, -_BOUND)
-    )
+    lowest, highest = (np.float32(bound) for bound in _RANGE)
+    other = TensorData(lowest=lowest, highest=highest)
+    clipped = TensorData(lowest=np.float32(0), highest=highest)
     yield from ((put.name, other) for put in graph.input)
     for node in graph.node:
         yield from ((name, clipped if node.op_type in ("Relu", "Clip") else other) for name in node.output)
@@ -77,7 +77,7 @@ def draw_int8(kernel: OpSpec, batch: int) -> Sketch:
         return _draw_pool(spec, batch)
     sketch = _BetweenBytes(
         maps="conv2d" in kind or (spec.fused == ("cat",) and len(spec.in_size) == 2),
-        highest=1.0 if kind == "softmax" else _BOUND,
+        result=(0.0, 1.0) if kind == "softmax" else _RANGE,
     )
     if kind == "attention":
         _draw_attention(sketch, spec, batch)
@@ -105,13 +105,12 @@ class _ByteSketch(Sketch):
     def bytes(self, *shape: int) -> str:
         return self.feed(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
 
-    def scale(self, highest: float = _BOUND) -> tuple[str, str]:
-        """Scale and zero of a range from 0, or from -`_BOUND`, up to `highest`."""
-        lowest = 0.0 if highest == 1.0 else -_BOUND
-        scale = (highest - lowest) / 255
+    def scale(self, lowest: float, highest: float) -> tuple[str, str]:
+        """The scale of a range, and the byte that zero is."""
+        step = (highest - lowest) / 255
         return (
-            self.constant(np.array(scale, dtype=np.float32)),
-            self.constant(np.array(round(-lowest / scale), dtype=np.uint8)),
+            self.constant(np.array(step, dtype=np.float32)),
+            self.constant(np.array(round(-lowest / step), dtype=np.uint8)),
         )
 
 
@@ -122,21 +121,21 @@ class _BetweenBytes(_ByteSketch):
     around its kernel, and both disappear.
     """
 
-    def __init__(self, *, maps: bool, highest: float) -> None:
+    def __init__(self, *, maps: bool, result: tuple[float, float]) -> None:
         super().__init__()
         self._maps = maps
-        self._highest = highest
+        self._result = result
 
     def input(self, *shape: int) -> str:
         if not self._maps:
-            return self.node("DequantizeLinear", self.bytes(*shape), *self.scale())
+            return self.node("DequantizeLinear", self.bytes(*shape), *self.scale(*_RANGE))
         last = self.bytes(*(shape[axis] for axis in _CHANNELS_LAST))
         return self.node(
-            "DequantizeLinear", self.node("Transpose", last, perm=_CHANNELS_SECOND), *self.scale()
+            "DequantizeLinear", self.node("Transpose", last, perm=_CHANNELS_SECOND), *self.scale(*_RANGE)
         )
 
     def close(self) -> None:
-        value = self.node("QuantizeLinear", self.last, *self.scale(self._highest))
+        value = self.node("QuantizeLinear", self.last, *self.scale(*self._result))
         if self._maps:
             self.node("Transpose", value, perm=_CHANNELS_LAST)
 
@@ -176,7 +175,7 @@ def _draw_pool(spec: OpSpec, batch: int) -> Sketch:
     if spec.kind == "max_pool2d":
         sketch.node("NhwcMaxPool", value, domain=MICROSOFT, **window)
     else:
-        scales = (*sketch.scale(), *sketch.scale())
+        scales = (*sketch.scale(*_RANGE), *sketch.scale(*_RANGE))
         sketch.node("QLinearAveragePool", value, *scales, domain=MICROSOFT, channels_last=1, **window)
     return sketch
 
@@ -186,14 +185,14 @@ def _draw_reorder(spec: OpSpec, batch: int) -> Sketch:
     sketch, maps = _ByteSketch(), len(spec.in_size) == 2
     if spec.kind == "quantize":
         floats = sketch.input(*_shape(batch, spec.in_channels, spec.in_size))
-        value = sketch.node("QuantizeLinear", floats, *sketch.scale())
+        value = sketch.node("QuantizeLinear", floats, *sketch.scale(*_RANGE))
         if maps:
             sketch.node("Transpose", value, perm=_CHANNELS_LAST)
     else:
         value = sketch.bytes(batch, *spec.in_size, spec.in_channels)
         if maps:
             value = sketch.node("Transpose", value, perm=_CHANNELS_SECOND)
-        sketch.node("DequantizeLinear", value, *sketch.scale())
+        sketch.node("DequantizeLinear", value, *sketch.scale(*_RANGE))
         sketch.result = TensorProto.FLOAT
     return sketch
 
