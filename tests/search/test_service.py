@@ -279,6 +279,27 @@ def test_a_job_goes_to_its_agent_and_to_another_holder_once_the_lease_has_run_ou
     assert send(admin, job, 0, content, holder=1)[0] == 201
 
 
+def test_an_agent_is_heard_of_while_it_measures_and_asks_for_no_work(
+    admin: httpx.Client, store: Store
+) -> None:
+    job = ask(admin, measurement())
+    claim(admin)
+
+    def seen_s_ago() -> float:
+        (agent,) = admin.get("/agents").json()
+        return float(agent["seen_s_ago"])
+
+    for heard in (
+        lambda: admin.post(f"/measurements/{job}/lease", headers=HOLDERS[0]),
+        lambda: send(admin, job, 0, a_pass(measurement())),
+    ):
+        with store.writing() as connection:
+            connection.exec_driver_sql("UPDATE agents SET seen_s = 0")
+        assert seen_s_ago() > 1e6
+        heard()
+        assert seen_s_ago() < 100
+
+
 def test_a_job_that_kills_its_agents_ends_and_asked_for_again_starts_over(
     admin: httpx.Client, store: Store
 ) -> None:
@@ -388,6 +409,7 @@ def test_a_board_is_profiled_through_kills_of_agent_and_server_and_every_pass_is
                     prunefront("predict", bundle, "--device", "board", "--measure", "--runs", mine, "--json")
                 )
                 listed = written_json(prunefront("devices", "--runs", mine, "--json"))
+                assert re.search(r"board .* \d+ s ago", prunefront("devices", "--runs", mine).out)
             survivor.kill()
             assert survivor.stderr
             begun = [int(number) for number in re.findall(rf"pass (\d+) of {passes}", survivor.stderr.read())]

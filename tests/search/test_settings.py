@@ -23,6 +23,12 @@ def test_the_environment_is_read_under_our_prefix_only(monkeypatch: pytest.Monke
     assert (Settings().runs, Settings().ray_address) == (Path("/scratch/runs"), "ray://head:10001")
 
 
+def test_a_token_is_read_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNEFRONT_TOKEN", "secret")
+    assert Settings().token == "secret"
+    assert "secret" not in repr(Settings())
+
+
 def test_settings_do_not_change_once_read() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().runs = Path("elsewhere")
