@@ -158,22 +158,24 @@ def engine_graph(layers: Sequence[Layer], batch: int, source: str) -> EngineGrap
     """
     nodes, left_over = _nodes(layers, batch, source)
     uses = Counter(read for node in nodes for read in set(node.reads))
-    operators: list[_Node] = []
-    became: list[int] = []  # of each node, the operator that it is or is part of
-    for node in nodes:
+    operators: list[_Operator] = []
+    became = {INPUT: INPUT}  # of each node, the operator that it is or is part of
+    for number, node in enumerate(nodes):
         last = max(node.reads, default=INPUT)
-        behind = last != INPUT and uses[last] == 1 and _follows(operators[became[last]].spec, node)
-        reads = tuple(became[read] if read != INPUT else INPUT for read in node.reads)
-        if behind:
-            layer = operators[became[last]]
+        layer = operators[became[last]] if became[last] != INPUT else None
+        reads = tuple(dict.fromkeys(became[read] for read in node.reads))
+        if node.spec is None:  # left over; whoever reads it reads nothing that is known
+            became[number] = INPUT
+            if layer:
+                layer.take(node.parts)
+        elif layer and uses[last] == 1 and _follows(layer.spec, node.spec, len(reads)):
+            became[number] = became[last]
             layer.spec = replace(layer.spec, fused=layer.spec.fused + node.spec.fused)
             layer.reads += tuple(read for read in reads if read not in (became[last], *layer.reads))
-            for name, share in node.parts.items():
-                layer.parts[name] = layer.parts.get(name, 0.0) + share
-            became.append(became[last])
+            layer.take(node.parts)
         else:
-            operators.append(_Node(node.spec, tuple(dict.fromkeys(reads)), dict(node.parts)))
-            became.append(len(operators) - 1)
+            became[number] = len(operators)
+            operators.append(_Operator(node.spec, reads, dict(node.parts)))
     read = {source for operator in operators for source in operator.reads}
     return EngineGraph(
         graph=OpGraph(
@@ -188,11 +190,28 @@ def engine_graph(layers: Sequence[Layer], batch: int, source: str) -> EngineGrap
 
 @dataclass(slots=True)
 class _Node:
-    """An operator in the making: what it is, the nodes that it reads, and its layers with their shares."""
+    """One operator of a layer, or a layer left over.
+
+    `reads`: the nodes whose results it reads. `parts`: the layers that it takes, with the share of their time;
+    of a layer left over the reformats of its result.
+    """
+
+    spec: OpSpec | None
+    reads: tuple[int, ...]
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Operator:
+    """An operator in the making, which reads other operators."""
 
     spec: OpSpec
     reads: tuple[int, ...]
-    parts: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float]
+
+    def take(self, parts: Mapping[str, float]) -> None:
+        for name, share in parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + share
 
 
 def _nodes(layers: Sequence[Layer], batch: int, source: str) -> tuple[list[_Node], list[Layer]]:
@@ -204,34 +223,38 @@ def _nodes(layers: Sequence[Layer], batch: int, source: str) -> tuple[list[_Node
     for layer in layers:
         reads = tuple(made_by.get(put.name, INPUT) for put in layer.inputs)
         specs = _operators(layer, batch, f"{source}, layer {layer.name[:80]!r}")
+        made = reads[0] if reads else INPUT
         if specs:
             parts = {layer.name: 1 / len(specs)}
             for put in layer.inputs:
                 parts |= waiting.pop(put.name, {})
             for spec in specs:
                 nodes.append(_Node(spec, reads, parts))
-                reads, parts = (len(nodes) - 1,), {layer.name: 1 / len(specs)}
+                made = len(nodes) - 1
+                reads, parts = (made,), {layer.name: 1 / len(specs)}
         elif specs is None:
             left_over.append(layer)
+            nodes.append(_Node(None, reads))
+            made = len(nodes) - 1
         else:
             moved = {layer.name: 1.0}
             for put in layer.inputs:
                 moved |= waiting.pop(put.name, {})
             waiting[layer.outputs[0].name] |= moved
-        made_by |= dict.fromkeys((put.name for put in layer.outputs), reads[0] if reads else INPUT)
+        made_by |= dict.fromkeys((put.name for put in layer.outputs), made)
     for name, moved in waiting.items():
         if nodes:
             nodes[made_by[name]].parts |= moved  # what is made of an input counts for the last node
     return nodes, left_over
 
 
-def _follows(layer: OpSpec, node: _Node) -> bool:
+def _follows(layer: OpSpec, behind: OpSpec, reads: int) -> bool:
     """Whether a sum or an activation is part of the layer before it, by the rule of a model's graph."""
-    if layer.kind not in _LAYERS or node.spec.kind != "elementwise":
+    if layer.kind not in _LAYERS or behind.kind != "elementwise":
         return False
-    (name,) = node.spec.fused
+    (name,) = behind.fused
     if name == "add":
-        return not layer.fused and len(set(node.reads)) == 2
+        return not layer.fused and reads == 2
     return name in _ACTIVATIONS.values() and layer.fused in ((), ("add",))
 
 

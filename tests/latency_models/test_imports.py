@@ -500,6 +500,27 @@ def test_an_activation_of_a_result_that_others_read_too_stands_alone(write: Writ
     assert [spec.fused for spec in times(found)] == [(), ("relu",), ("tanh",)]
 
 
+def test_nothing_is_part_of_a_layer_that_a_region_lies_between_or_reads_too(write: Write) -> None:
+    x, *results = (put(name, 1, 8, 6, 6) for name in "xyabcd")
+    first, region, behind, second, other = results
+    layers = [
+        convolution("Conv_0", [x], first, "NONE"),
+        {"Name": "{ForeignNode[a...b]}", "LayerType": "Myelin", "Inputs": [first], "Outputs": [region]},
+        pointwise("Relu_1", [region], behind),
+        convolution("Conv_2", [behind], second, "NONE"),
+        pointwise("Relu_3", [second], other),
+        {"Name": "{ForeignNode[c...d]}", "LayerType": "Myelin", "Inputs": [second], "Outputs": [put("z", 1)]},
+    ]
+    rows = [{"name": layer["Name"], "medianMs": 0.25} for layer in layers]
+    files = [
+        write("layers.json", json.dumps({"Layers": layers})),
+        write("profile.json", json.dumps([{"count": 1}, *rows])),
+    ]
+    found = import_profile(files, "trtexec", GPU)
+    assert {spec.kind: spec.fused for spec in times(found)} == {"conv2d": (), "elementwise": ("relu",)}
+    assert len(found.left_out) == 2
+
+
 @pytest.mark.parametrize("form", [[1, 16, 1, 1], [1, 16]])
 def test_a_linear_layer_and_a_mean_that_only_their_nodes_name_are_told(form: list[int], write: Write) -> None:
     """As engines have them whose classifier is no convolution."""
