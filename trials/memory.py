@@ -27,9 +27,11 @@ _BYTES = {
 class Memory:
     """Memory of candidates of one model as it was exported, in bytes. A population is `Counts`.
 
-    This is what the model itself asks for, with every result in memory of its own. A runtime may need less
-    (it writes a sum over one of its operands) or more (blocks of channels, copies between layouts, scratch
-    of its kernels, buffers that it keeps); none of that is guessed here.
+    This is what the model itself asks for, with every result in memory of its own. At 224 pixels ONNX Runtime
+    asks its arena for just that in networks of convolutions, and for 0.9 of it in a DeiT-Ti, or twice where
+    it keeps buffers for tensors to come, as it does by default. What the arena holds of the system is 1.8 to
+    4 times as much, because it doubles; and channels are padded to blocks, and weights packed anew. None of
+    that is guessed here; docs/memory.md has the figures.
     """
 
     def __init__(self, costs: Costs) -> None:
