@@ -27,10 +27,12 @@ from hwprofiles import (
     read_profile,
     write_profile,
 )
+from hwprofiles.errors import ProfileError
 from hwprofiles.runtimes import CALL
 from latency_models import plan
 from latency_models import profiling as measuring
 from search import devices, profiling
+from search.bench import Bench, open_here
 from search.place import Place
 from search.profiling import profile_device
 from search.progress import Silent
@@ -166,6 +168,24 @@ def test_a_profile_is_not_grown_with_another_identity(
     before = path.read_bytes()
     options = ("--device", "bench", "--model", bundles / "deep", "--runs", runs)
     refused(prunefront("profile", *options, "--threads", 2), "was measured with threads 1, not 2")
+    assert path.read_bytes() == before
+
+
+def test_what_became_another_device_while_it_was_measured_is_not_added(bundles: Path, runs: Path) -> None:
+    path = runs / "devices" / "bench.parquet"
+    before = path.read_bytes()
+
+    def open_bench(name: str, **way: Any) -> Bench:
+        device, measure = open_here(name, **way)
+
+        def changing(*things: Any, **options: Any) -> Profile:
+            more = measure(*things, **options)
+            return replace(more, device=replace(more.device, power_mode="another"))
+
+        return Bench(device, changing)
+
+    with pytest.raises(ProfileError, match=r"power_mode .*, not 'another'"):
+        profile_device(bundles / "deep", "bench", runs / "devices", {}, 1, Silent(), open_bench)
     assert path.read_bytes() == before
 
 
