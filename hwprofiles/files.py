@@ -10,7 +10,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +29,7 @@ FORMAT = 2
 _HEADER = b"prunefront.profile"
 _SCHEMA = pa.schema(
     {
-        "entry": pa.string(),  # "kernel", "network" or "held out"
+        "entry": pa.string(),  # "kernel", "shape", "network" or "held out"
         "name": pa.string(),
         "graph": pa.string(),  # JSON: of a kernel its OpSpec, of a network its OpGraph
         "passes": pa.int32(),
@@ -65,7 +65,8 @@ class MeasuredNetwork:
 class Profile:
     """What was measured on one device: kernels, whole networks to calibrate against, and some to prove it on.
 
-    Nothing may be fitted to those that are `held_out`.
+    Nothing may be fitted to those that are `held_out`. `shape`: kernels as another device measured them, of
+    which nothing counts but how they bend between those measured here.
     """
 
     device: Device
@@ -73,6 +74,7 @@ class Profile:
     networks: tuple[MeasuredNetwork, ...]
     created: datetime
     held_out: tuple[MeasuredNetwork, ...] = ()
+    shape: Mapping[OpSpec, Rounds] = field(default_factory=dict)
 
     def of_model(self, graph: OpGraph) -> Self:
         """All kernels, and only those networks that are candidates of one model."""
@@ -87,6 +89,7 @@ class Profile:
 def write_profile(profile: Profile, path: Path) -> None:
     """Write `profile` to `path`, replacing what was there only once everything is on disk."""
     rows = [_row("kernel", str(spec), spec, rounds) for spec, rounds in profile.kernels.items()]
+    rows += [_row("shape", str(spec), spec, rounds) for spec, rounds in profile.shape.items()]
     networks = (*profile.networks, *profile.held_out)
     energy_mj = {str(row): net.energy_mj for row, net in enumerate(networks, len(rows)) if net.energy_mj}
     rows += [_row("network", net.name, net.graph, net.rounds) for net in profile.networks]
@@ -121,17 +124,18 @@ def read_profile(path: Path) -> Profile:
         if not table.schema.equals(_SCHEMA):
             raise ProfileError(f"profile {path} does not have the columns of format {FORMAT}; measure again")
         rows = table.to_pylist()
-        kernels, networks, held_out = _parse(rows, header.get("energy_mj", {}), path)
+        kernels, networks = _parse(rows, header.get("energy_mj", {}), path)
         if header.pop("sha256") != _sha256(header, rows):
             raise ProfileError(
                 f"profile {path} was changed after it was written (sha256 differs); measure again"
             )
         return Profile(
             device=Device(**header["device"]),
-            kernels=kernels,
-            networks=networks,
+            kernels=kernels["kernel"],
+            shape=kernels["shape"],
+            networks=tuple(networks["network"]),
+            held_out=tuple(networks["held out"]),
             created=datetime.fromisoformat(header["created"]),
-            held_out=held_out,
         )
     except FileNotFoundError:
         raise ProfileError(f"there is no profile at {path}; measure the device first") from None
@@ -155,17 +159,17 @@ def _row(entry: str, name: str, graph: OpSpec | OpGraph, rounds: Rounds) -> dict
 
 def _parse(
     rows: Sequence[Mapping[str, Any]], energy_mj: Mapping[str, Any], path: Path
-) -> tuple[dict[OpSpec, Rounds], tuple[MeasuredNetwork, ...], tuple[MeasuredNetwork, ...]]:
-    """Kernels, networks, and networks held out."""
-    kernels: dict[OpSpec, Rounds] = {}
+) -> tuple[dict[str, dict[OpSpec, Rounds]], dict[str, list[MeasuredNetwork]]]:
+    """Kernels and networks, each by what they are entered as."""
+    kernels: dict[str, dict[OpSpec, Rounds]] = {"kernel": {}, "shape": {}}
     networks: dict[str, list[MeasuredNetwork]] = {"network": [], "held out": []}
     for number, row in enumerate(rows):
         try:
             stored = json.loads(row["graph"])
             times_ms = np.array(row["times_ms"], dtype=np.float64)
             rounds = Rounds(times_ms.reshape(row["passes"], row["rounds"], -1))
-            if row["entry"] == "kernel":
-                kernels[_spec(stored)] = rounds
+            if row["entry"] in kernels:
+                kernels[row["entry"]][_spec(stored)] = rounds
             else:
                 networks[row["entry"]].append(
                     MeasuredNetwork(
@@ -179,7 +183,7 @@ def _parse(
             raise ProfileError(
                 f"profile {path}, row {number} ({row['name']}): {error}; measure the device again"
             ) from error
-    return kernels, tuple(networks["network"]), tuple(networks["held out"])
+    return kernels, networks
 
 
 def _energy(data: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +23,7 @@ class Grid:
     `knots`: the input counts between which values are linear, whatever the output count is.
     """
 
-    def __init__(self, measured: Mapping[tuple[int, int], Sequence[float]]) -> None:
+    def __init__(self, measured: Mapping[tuple[int, int], ArrayLike]) -> None:
         """
         Args:
             measured: for each pair of channel counts the same number of values.

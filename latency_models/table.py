@@ -56,7 +56,7 @@ class LatencyTable:
             NotMeasuredError: a network in the profile runs a kernel that was not measured.
         """
         try:
-            kernels = KernelCosts(profile.device, profile.kernels)
+            kernels = KernelCosts(profile.device, profile.kernels, profile.shape)
             uncalibrated = cls(runtime, kernels, UNCALIBRATED)
             if "source" in profile.device.versions and len(profile.networks) < 2:
                 return uncalibrated
