@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hwprofiles.errors import InvariantError
 from hwprofiles.ops import OpSpec
 from latency_models.interpolate import between
 from latency_models.kernels import Costs, KernelCosts
@@ -61,6 +62,7 @@ class Sheet:
             first = int(np.flatnonzero(unknown)[0])
             for kernel in self._lower(int(ins[first]), int(outs[first]))[0]:
                 self._kernels.of(kernel)
+            raise InvariantError(f"a sheet lacks {ins[first]}->{outs[first]}, whose kernels are known")
         if self._only_way is not None:
             return costs, self._only_way
         return costs, self._ways.take(places)
