@@ -192,7 +192,7 @@ def engine_graph(layers: Sequence[Layer], batch: int, source: str) -> EngineGrap
 class _Node:
     """One operator of a layer, or a layer left over.
 
-    `reads`: the nodes whose results it reads. `parts`: the layers that it takes, with their share of the time;
+    `reads`: the nodes whose results it reads. `parts`: the layers that it takes, with their share of time;
     of a layer left over the reformats of its result.
     """
 
