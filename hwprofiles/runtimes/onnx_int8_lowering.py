@@ -7,8 +7,8 @@ test that measures them:
 
     conv2d, inputs and outputs a multiple of 4         conv2d_int8_direct      outputs padded to blocks of 16
         (without AVX-512 outputs of 8)
-    conv2d, less than 16 outputs                       conv2d_int8_narrow0…3   the same, by a matrix product
-    conv2d, any other channels                         conv2d_int8_left0…3     the same, by a matrix product
+    conv2d, less than 16 outputs                       conv2d_int8_narrow0…4   the same, by a matrix product
+    conv2d, any other channels                         conv2d_int8_left0…4     the same, by a matrix product
     grouped conv2d                                     conv2d_int8_groups      nothing padded
     depthwise_conv2d, a multiple of 16                 depthwise_conv2d_int8_direct
     depthwise_conv2d, any other count                  depthwise_conv2d_int8_left0…7
@@ -22,9 +22,10 @@ test that measures them:
 
 The number at the end is that of the output channels that are left to be done one by one, behind those that
 a kernel does four (or, of a depthwise convolution, eight) at a time: a depthwise convolution of 31 channels
-takes almost four times as long as one of 32. Not counted are the transposition of a map that is flattened,
-and the floats between a clip and the layer before it where something else reads that layer, too. AVX2's
-alignment is from the sources alone; other CPUs are taken to have no direct convolution.
+takes almost four times as long as one of 32. With AVX2 it is 4 where whole fours make no whole eights. Not
+counted are the transposition of a map that is flattened, and the floats between a clip and the layer before
+it where something else reads that layer, too. AVX2's alignment is from the sources alone; other CPUs are
+taken to have no direct convolution.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ INT8 = "int8"
 
 _BLOCK = 16  # output channels that a convolution or a matrix product does at a time
 _OUTPUTS_BY = {16: 4, 8: 8}  # what a direct convolution's outputs are a multiple of, with AVX-512 and AVX2
-_DONE_AT_ONCE = {"conv2d": 4, "depthwise_conv2d": 8}
 _INTEGER = {"add", "mul", "silu", "sigmoid", "leaky_relu"}
 _CLIPS = {"relu", "relu6", "hardtanh", "clamp"}
 
@@ -86,17 +86,18 @@ class OnnxInt8Lowering:
 
     def _convolution(self, spec: OpSpec) -> OpSpec:
         inputs, outputs = spec.in_channels, spec.out_channels
-        left = outputs % _DONE_AT_ONCE[spec.kind]
+        known = self.block in _OUTPUTS_BY
         if spec.kind == "depthwise_conv2d":
-            direct = self.block in _OUTPUTS_BY and outputs % _BLOCK == 0
-            return _kernel(spec, "_direct" if direct else f"_left{left}")
+            return _kernel(spec, "_direct" if known and outputs % _BLOCK == 0 else f"_left{outputs % 8}")
         if spec.groups > 1:
             return _kernel(spec, "_groups")
-        aligned = inputs % 4 == 0 and outputs % _OUTPUTS_BY.get(self.block, outputs + 1) == 0
+        aligned = _OUTPUTS_BY.get(self.block, 4)
+        left = outputs % 4 or outputs % aligned
         padded = spec.with_channels(inputs, up_to(outputs, _BLOCK))
         if outputs < _BLOCK:
             return _kernel(padded, f"_narrow{left}")
-        return _kernel(padded, "_direct" if aligned else f"_left{left}")
+        direct = known and inputs % 4 == 0 and outputs % aligned == 0
+        return _kernel(padded, "_direct" if direct else f"_left{left}")
 
 
 def lowering_of(device: Device) -> OnnxInt8Lowering:

@@ -94,7 +94,7 @@ def draw_int8(kernel: OpSpec, batch: int) -> Sketch:
 def _unpadded(channels: int, how: str) -> int:
     """The most output channels that a convolution of some kind pads to so many."""
     left = int(how[-1])
-    return channels - (4 - left if left or how.startswith("_narrow") else 0)
+    return channels - (4 - left % 4 if left or how.startswith("_narrow") else 0)
 
 
 class _ByteSketch(Sketch):

@@ -127,16 +127,30 @@ def test_channels_choose_a_convolutions_kernel(inputs: int, outputs: int, kernel
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "drawn"),
-    [(16, 3, 15), (16, 8, 12), (16, 16, 16), (15, 20, 32), (16, 33, 45), (16, 62, 62), (15, 49, 61)],
+    ("block", "inputs", "outputs", "drawn"),
+    [
+        (16, 16, 3, 15),
+        (16, 16, 8, 12),
+        (16, 16, 16, 16),
+        (16, 15, 20, 32),
+        (16, 16, 33, 45),
+        (16, 16, 62, 62),
+        (16, 15, 49, 61),
+        (8, 16, 20, 28),
+        (8, 16, 24, 32),
+        (8, 15, 24, 32),
+        (8, 16, 17, 29),
+        (8, 16, 4, 12),
+    ],
 )
 def test_a_padded_convolution_is_drawn_as_wide_as_its_kernel_goes(
-    inputs: int, outputs: int, drawn: int
+    block: int, inputs: int, outputs: int, drawn: int
 ) -> None:
-    (kernel,) = OnnxInt8Lowering(16).lower(conv(inputs, outputs), PLAIN).kernels
+    rules = OnnxInt8Lowering(block)
+    (kernel,) = rules.lower(conv(inputs, outputs), PLAIN).kernels
     tensors = draw_int8(kernel, 1).model().graph.initializer
     assert [tensor.dims[0] for tensor in tensors if len(tensor.dims) == 4] == [drawn]
-    assert OnnxInt8Lowering(16).lower(conv(inputs, drawn), PLAIN).kernels == (kernel,)
+    assert rules.lower(conv(inputs, drawn), PLAIN).kernels == (kernel,)
 
 
 def test_with_avx2_direct_convolutions_write_eights_and_elsewhere_there_are_none() -> None:
