@@ -1,12 +1,14 @@
 """How well latency is predicted for networks that nothing was fitted on, beside what others do.
 
-    python -m benchmarks.latency [--network resnet56 …] [--passes 3] [--rounds 12] [--candidates 30]
+    python -m benchmarks.latency [--network resnet56 …] [--precision int8] [--passes 3] [--seconds 120]
+                                 [--candidates 30]
 
 For each network of `benchmarks.zoo`, on this machine's CPU under ONNX Runtime, one thread, batch 1: the
 planned kernels, calibration networks and held-out candidates are measured in the same interleaved rounds.
 Half of the candidates keep whole steps of the device, half any count. Compared, on the same measurements:
 
     table             ours: kernels of the lowered graph, one scale, error bars from calibration networks
+    ends alone        the same from the narrowest and widest kernels of each family, nothing between
     layers alone      each layer timed as a network of its own, summed, as AMC, HALP and NetAdapt do
     MACs              an affine function of MACs, fitted to the calibration networks
     kernel forest     random forests on measured kernels, summed, as nn-Meter does (Zhang et al. 2021)
@@ -20,7 +22,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,10 +46,9 @@ from hwprofiles import (
     measure,
     open_runtime,
 )
-from hwprofiles.runtimes import CALL, Run
-from hwprofiles.runtimes.onnx_cpu import OnnxRuntimeCpu
+from hwprofiles.runtimes import CALL, Run, Runtime
 from hwprofiles.runtimes.onnx_drawing import layer_model
-from latency_models import LatencyTable, plan
+from latency_models import LatencyTable, plan, thinned
 from latency_models.interpolate import Grid
 from latency_models.plan_measurements import grid
 from latency_models.validate import repeatability, spearman
@@ -63,6 +64,7 @@ Array = NDArray[np.float64]
 
 CALIBRATION = 20
 """As many networks as stable error bars need: those of ten held between 50 and 100 % of networks."""
+LEAST_ROUNDS, MOST_ROUNDS = 12, 40
 LOWEST_KEEP = 0.25
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 
@@ -105,9 +107,7 @@ def layers_of(dense: OpGraph, narrowest: OpGraph) -> list[OpSpec]:
     return [layer for family, channels in sorted(reachable.items()) for layer in grid(family, channels)]
 
 
-def measure_network(
-    name: str, options: argparse.Namespace, runtime: OnnxRuntimeCpu, device: Device
-) -> Measured:
+def measure_network(name: str, options: argparse.Namespace, runtime: Runtime, device: Device) -> Measured:
     entry = ZOO[name]
     bundle = export_model(entry.build(), [entry.input])
     coupling = analyse(bundle.graph)
@@ -135,7 +135,11 @@ def measure_network(
         for index, row in enumerate(counts.tolist()):
             write_onnx(*prune(coupling, bundle.tensors, even_kept(coupling, Candidate(tuple(row)))), path)
             runs["network", index] = runtime.prepare_network(path, graphs[index], device)
-        times = measure(runs, passes=options.passes, rounds=options.rounds, seed=0)
+        start = time.perf_counter()
+        measure(runs, passes=1, rounds=1, seed=0)
+        affordable = options.seconds / (time.perf_counter() - start) / options.passes
+        rounds = round(min(max(affordable, LEAST_ROUNDS), MOST_ROUNDS))
+        times = measure(runs, passes=options.passes, rounds=rounds, seed=0)
     return Measured(
         costs=costs,
         counts=counts,
@@ -175,7 +179,7 @@ def described(kernel: OpSpec) -> list[float]:
     return [kernel.in_channels, kernel.out_channels, positions, taps, stride, len(kernel.fused), macs]
 
 
-def kernel_forest(run: Measured, runtime: OnnxRuntimeCpu) -> Array:
+def kernel_forest(run: Measured, runtime: Runtime) -> Array:
     """(networks,) the sum of kernels that a random forest for each kind of kernel predicts."""
     by_kind: dict[str, list[OpSpec]] = defaultdict(list)
     for kernel in run.kernels:
@@ -221,8 +225,7 @@ def speed(table: LatencyTable, costs: Costs, step: int) -> float:
 
 
 def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    runtime = open_runtime("onnxruntime")
-    assert isinstance(runtime, OnnxRuntimeCpu)
+    runtime = open_runtime("onnxruntime", options.precision)
     device = runtime.describe(name="this-cpu", batch=1, threads=1)
     start = time.perf_counter()
     run = measure_network(name, options, runtime, device)
@@ -233,9 +236,14 @@ def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
     )
     table = LatencyTable.from_profile(profile, runtime)
     prediction = table.predict(run.costs.op_graph, *run.costs.channels(run.counts))
+    ends, _ = thinned(run.kernels, profile, None)
+    sparse = LatencyTable.from_profile(
+        replace(profile, kernels={kernel: run.kernels[kernel] for kernel in ends}), runtime
+    )
     alone_ms = layers_alone(run)
     methods = {
         "table": prediction.latency_ms,
+        "ends alone": sparse.predict(run.costs.op_graph, *run.costs.channels(run.counts)).latency_ms,
         "layers alone": alone_ms,
         "layers alone, scaled": scaled(alone_ms, measured_ms),
         "MACs": affine(run.costs.macs(run.counts), measured_ms),
@@ -248,9 +256,12 @@ def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
     profile_s += sum(network.rounds.times_ms.sum() for network in run.networks[:CALIBRATION]) / 1e3
     result = {
         "network": name,
+        "precision": device.precision,
         "board": device.board,
         "seconds": round(took_s),
+        "rounds": run.networks[0].rounds.times_ms.shape[1],
         "kernels": len(run.kernels),
+        "kernels at the ends": len(ends),
         "layers": len(run.layers),
         "profile_s": profile_s,
         "latency_ms": [float(measured_ms.min()), float(measured_ms.max())],
@@ -275,9 +286,9 @@ def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     low, high = result["latency_ms"]
     print(
-        f"\n{result['network']}: {low:.2f} to {high:.2f} ms, {result['kernels']} kernels, profile in "
-        f"{result['profile_s']:.0f} s of measuring; floor {result['floor']:.1%}, error bar "
-        f"{result['error_bar']:.1%} holds {result['bars_that_hold']:.0%}; "
+        f"\n{result['network']}, {result['precision']}: {low:.2f} to {high:.2f} ms, {result['kernels']} "
+        f"kernels, profile in {result['profile_s']:.0f} s of measuring; floor {result['floor']:.1%}, "
+        f"error bar {result['error_bar']:.1%} holds {result['bars_that_hold']:.0%}; "
         f"{result['per_second']['on the grid']:,.0f} candidates/s, of any width "
         f"{result['per_second']['any']:,.0f}; {result['table_mb']:.1f} MB"
     )
@@ -299,15 +310,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--network", choices=ZOO, nargs="+", default=[*ZOO])
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
     parser.add_argument("--passes", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=120, help="of measuring; sets the number of rounds")
     parser.add_argument("--candidates", type=int, default=30, help="held out, half of each kind")
     options = parser.parse_args()
-    results = {
-        result["network"]: result for result in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])
-    }
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    results = {(result["network"], result["precision"]): result for result in known}
     for name in options.network:
-        results[name] = evaluate(name, options)
+        results[name, options.precision] = evaluate(name, options)
         RESULTS.write_text(json.dumps(list(results.values()), indent=1))
 
 

@@ -26,7 +26,7 @@ from hwprofiles.device import Device
 from hwprofiles.disk import file_sha256, write_whole
 from hwprofiles.errors import RequestError, TransientError, one_line
 from hwprofiles.remote import RefusedError, Remote
-from hwprofiles.runtimes import RUNTIMES, Run, Runtime, open_runtime
+from hwprofiles.runtimes import RUNTIMES, Run, Runtime, open_runtime, prepare_kernels
 from hwprofiles.samples import measure
 from hwprofiles.wire import HOLDER, LEASE_S, Announcement, Claim, Failure, Measurement, Pass
 
@@ -135,12 +135,16 @@ class _Agent:
 
     def _prepare(self, claim: Claim, runtime: Runtime, device: Device) -> list[Run]:
         """Runs of all kernels, then of all networks."""
-        runs = []
-        for kernel in claim.measurement.kernels:
-            runs.append(runtime.prepare_kernel(kernel, device))
+        runs, paths = [], []
+        networks = claim.measurement.networks
+        for network in networks:
+            paths.append(self._download(network.sha256))
             self._show_life(claim)
-        for network in claim.measurement.networks:
-            path = self._download(network.sha256)
+        fitted = [path for network, path in zip(networks, paths, strict=True) if not network.held_out]
+        for _, run in prepare_kernels(runtime, claim.measurement.kernels, fitted, device):
+            runs.append(run)
+            self._show_life(claim)
+        for network, path in zip(networks, paths, strict=True):
             runs.append(runtime.prepare_network(path, network.graph, device))
             self._show_life(claim)
         return runs

@@ -130,4 +130,4 @@ class Population:
         return self._sheets[size, to_plain]
 
     def _sheet(self, lower: Lower, groups: int = 1) -> Sheet:
-        return Sheet(lower, self._kernels, self._kernels.device.channel_step * groups)
+        return Sheet(lower, self._kernels, self._runtime.period * groups)

@@ -21,7 +21,7 @@ from hwprofiles.device import Device
 from hwprofiles.errors import ProfileError
 from hwprofiles.files import MeasuredNetwork, Profile, read_profile, write_profile
 from hwprofiles.ops import OpGraph, OpSpec
-from hwprofiles.runtimes import CALL, Run, Runtime
+from hwprofiles.runtimes import CALL, Run, Runtime, prepare_kernels
 from hwprofiles.samples import RUNS_PER_VISIT, Rounds, measure
 
 
@@ -48,6 +48,8 @@ def build_profile(
 ) -> Profile:
     """Measure `kernels` (see `plan_measurements.plan`) and networks on `device`, in the same rounds.
 
+    Where the runtime tells kernels of a network apart, those that one of `networks` runs are timed in it.
+
     Args:
         networks: drawn from the candidates that the table shall score, nine or more and dense among them;
             the error bar that they give is one for candidates like them.
@@ -60,9 +62,9 @@ def build_profile(
         RequestError: a network cannot be loaded.
         TransientError: the machine stayed busy with another measurement.
     """
-    runs: dict[OpSpec | NetworkModel, Run] = {
-        kernel: runtime.prepare_kernel(kernel, device) for kernel in dict.fromkeys((CALL, *kernels))
-    }
+    runs: dict[OpSpec | NetworkModel, Run] = dict(
+        prepare_kernels(runtime, dict.fromkeys((CALL, *kernels)), [net.onnx_path for net in networks], device)
+    )
     whole: dict[OpSpec | NetworkModel, Run] = {
         net: runtime.prepare_network(net.onnx_path, net.graph, device) for net in (*networks, *held_out)
     }

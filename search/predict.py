@@ -14,8 +14,9 @@ from search.inspection import read_widths
 from search.profiling import measured, open_subject
 from search.progress import Silent
 from search.score import Scorer
-from trials.candidate import Candidate
+from trials.candidate import Candidate, as_counts
 from trials.costs import Costs
+from trials.memory import Memory
 
 PASSES, ROUNDS = 3, 20
 
@@ -23,7 +24,7 @@ PASSES, ROUNDS = 3, 20
 def predict(
     source: Path, name: str, folder: Path, widths: Path | None, open_bench: OpenBench | None = None
 ) -> dict[str, Any]:
-    """Predict candidates on the device whose profile goes by `name`.
+    """Predict candidates on the device whose profile goes by `name`, and the memory that they take in fp32.
 
     Args:
         source: a job file or a bundle.
@@ -47,8 +48,12 @@ def predict(
         keys = ("name", "runtime", "precision", "batch", "threads")
         bench = open_bench(**{key: getattr(profile.device, key) for key in keys})
         table.check(bench.device)
-    found = []
-    for candidate, score in zip(candidates, Scorer(costs, table).score(candidates), strict=True):
+    counts, memory = as_counts(candidates), Memory(costs)
+    peak_bytes = memory.peak_bytes(counts, batch=profile.device.batch).tolist()
+    weight_bytes = memory.weight_bytes(counts).tolist()
+    found: list[dict[str, Any]] = []
+    scores = Scorer(costs, table).score(candidates)
+    for candidate, score, peak, weights in zip(candidates, scores, peak_bytes, weight_bytes, strict=True):
         found.append(
             {
                 "widths": space.named(candidate),
@@ -56,6 +61,7 @@ def predict(
                     "latency_ms": score.latency_ms,
                     "error_ms": score.error_ms if table.calibration.networks else None,
                 },
+                "memory": {"peak_bytes": peak, "weight_bytes": weights},
                 "operators": _operators(costs, candidate, table, score.latency_ms),
             }
         )

@@ -258,8 +258,16 @@ def _ago(seconds: float) -> str:
 
 
 def predictions(found: Mapping[str, Any]) -> Table:
-    """Candidates as `predict.predict` tells them, with how restless each was while it was measured."""
-    table = _table(*map(_number, ("candidate", "predicted ms", timed(found["modelled"]), "spread")))
+    """Candidates as `predict.predict` tells them: latency, how restless it was when measured, and memory."""
+    headings = (
+        "candidate",
+        "predicted ms",
+        timed(found["modelled"]),
+        "spread",
+        "activations MB",
+        "weights MB",
+    )
+    table = _table(*map(_number, headings))
     for number, item in enumerate(found["candidates"], start=1):
         predicted, measured = item["predicted"], item.get("measured")
         table.add_row(
@@ -267,6 +275,7 @@ def predictions(found: Mapping[str, Any]) -> Table:
             _latency(predicted["latency_ms"], predicted["error_ms"]),
             significant(measured["latency_ms"]) if measured else "–",
             f"{measured['spread']:.1%}" if measured else "–",
+            *(significant(item["memory"][key] / 1e6) for key in ("peak_bytes", "weight_bytes")),
         )
     bars = (
         f"error bars are for {found['coverage']:.0%} of candidates and were calibrated on "

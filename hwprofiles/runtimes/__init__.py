@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError, nearest
+from hwprofiles.runtimes.harvest import prepare_kernels
 from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered, Lowering, Run, Runtime
 
 
@@ -85,4 +86,5 @@ __all__ = [
     "Runtime",
     "lowering_of",
     "open_runtime",
+    "prepare_kernels",
 ]

@@ -29,6 +29,7 @@ class GpuLowering:
     """`Lowering` of every GPU runtime: channels are filled up to a multiple of `step`."""
 
     layouts: tuple[str, ...] = (PLAIN,)
+    period = 1
 
     def __init__(self, runtime: str, step: int) -> None:
         self.runtime = runtime

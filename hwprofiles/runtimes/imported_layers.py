@@ -13,6 +13,7 @@ class ImportedLayers:
     """`Lowering` where nothing is known of a runtime but what its table says."""
 
     layouts: tuple[str, ...] = (PLAIN,)
+    period = 1
 
     def __init__(self, runtime: str) -> None:
         self._runtime = runtime

@@ -53,6 +53,10 @@ class OnnxCpuLowering:
 
     layouts = (PLAIN, _PADDED, _WHOLE)
 
+    @property
+    def period(self) -> int:
+        return self.block
+
     def lower(self, spec: OpSpec, layout: str) -> Lowered:
         check_known(spec, "onnxruntime")
         spec = fold_batch_norm(spec)

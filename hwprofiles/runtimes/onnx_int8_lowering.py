@@ -55,6 +55,7 @@ class OnnxInt8Lowering:
     """
 
     layouts = (PLAIN, INT8)
+    period = _BLOCK
 
     def __init__(self, block: int) -> None:
         self.block = block

@@ -42,15 +42,18 @@ class Lowering(Protocol):
     """The rules by which a runtime makes kernels of operators; they need neither the runtime nor its device.
 
     Kernels that are equal cost the same, so each is measured once. Which ones `lower` chooses depends on a
-    channel count only by whether it is below the device's `channel_step` (times `groups`, of a grouped layer)
-    and by its remainder; those it has chosen map input and output channels independently and monotonically.
-    So a table may lower a few counts for many, and interpolate between kernels of equal `family`.
+    channel count only by whether it is below `period` (times `groups`, of a grouped layer) and by its
+    remainder; those it has chosen map input and output channels independently and monotonically. So a table
+    may lower a few counts for many, and interpolate between kernels of equal `family`.
 
     `layouts` are the ways in which tensors may lie in memory; several tensors together count as the one of
     them that comes first here. Only `PLAIN` and the others need converting into one another.
     """
 
     layouts: tuple[str, ...]
+
+    @property
+    def period(self) -> int: ...
 
     def lower(self, spec: OpSpec, layout: str) -> Lowered:
         """Return what becomes of an operator whose joined sources lie in `layout`.

@@ -52,6 +52,7 @@ class Synthetic:
     """`Runtime` of the made-up accelerator."""
 
     layouts: tuple[str, ...] = (PLAIN,)
+    period = TILE
 
     def __init__(self, precision: str) -> None:
         self.precision = precision

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from hwprofiles import INPUT, OpGraph, OpSpec, Runtime, lowering_of, measure
+from hwprofiles import INPUT, Lowering, OpGraph, OpSpec, Runtime, lowering_of, measure
 from hwprofiles.errors import RequestError, UnsupportedOpError
 from hwprofiles.runtimes import CALL, PLAIN
 
@@ -98,6 +98,20 @@ def save_identity(path: Path, shape: list[int | str], dtype: int = TensorProto.F
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
+def chooses_by_period(rules: Lowering, spec: OpSpec) -> None:
+    """Assert that counts which `Lowering.period` calls alike become the same kernels."""
+    period = rules.period * (spec.groups or 1)
+
+    def chosen(inputs: int, outputs: int, layout: str) -> tuple[object, ...]:
+        kernels, *ways = rules.lower(spec.with_channels(outputs if spec.square else inputs, outputs), layout)
+        return (*(kernel.family for kernel in kernels), *ways)
+
+    for inputs, outputs in np.random.default_rng(0).integers(1, 3 * period + 40, (40, 2)).tolist():
+        alike = [count if count < period else period + count % period for count in (inputs, outputs)]
+        for layout in rules.layouts:
+            assert chosen(inputs, outputs, layout) == chosen(*alike, layout)
+
+
 class RuntimeContract:
     def make(self) -> Runtime:
         raise NotImplementedError
@@ -135,20 +149,7 @@ class RuntimeContract:
 
     @pytest.mark.parametrize("spec", OPERATORS, ids=str)
     def test_what_it_chooses_depends_on_remainders_and_small_counts_alone(self, spec: OpSpec) -> None:
-        runtime = self.make()
-        step = runtime.describe(name="here", batch=1, threads=1).channel_step * (spec.groups or 1)
-        random = np.random.default_rng(0)
-
-        def chosen(inputs: int, outputs: int, layout: str) -> tuple[object, ...]:
-            kernels, *ways = runtime.lower(
-                spec.with_channels(outputs if spec.square else inputs, outputs), layout
-            )
-            return (*(kernel.family for kernel in kernels), *ways)
-
-        for inputs, outputs in random.integers(1, 4 * step + 1, (20, 2)).tolist():
-            alike = [count if count < step else step + count % step for count in (inputs, outputs)]
-            for layout in runtime.layouts:
-                assert chosen(inputs, outputs, layout) == chosen(*alike, layout)
+        chooses_by_period(self.make(), spec)
 
     def test_its_rules_are_known_from_its_device_alone(self) -> None:
         runtime = self.make()

@@ -5,7 +5,7 @@ import pytest
 from hwprofiles import Device, lowering_of, open_runtime
 from hwprofiles.errors import RequestError
 from hwprofiles.runtimes import PLAIN
-from tests.contracts.runtime import conv
+from tests.contracts.runtime import OPERATORS, chooses_by_period, conv
 
 
 def board(runtime: str, channel_step: int) -> Device:
@@ -50,3 +50,11 @@ def test_imported_layers_are_asked_for_as_a_model_has_them_whatever_ran_them() -
     device = replace(board("tflite", 1), precision="int4", versions={"source": "layers"})
     (kernel,) = lowering_of(device).lower(conv(20, 41, fused=("batch_norm", "relu6")), PLAIN).kernels
     assert kernel == conv(20, 41, fused=("relu6",))
+
+
+@pytest.mark.parametrize("step", [1, 8, 16])
+@pytest.mark.parametrize(("runtime", "precision"), [("onnxruntime", "fp32"), ("onnxruntime", "int8")])
+def test_rules_of_boards_elsewhere_choose_by_their_period(runtime: str, precision: str, step: int) -> None:
+    rules = lowering_of(replace(board(runtime, step), precision=precision))
+    for spec in OPERATORS:
+        chooses_by_period(rules, spec)

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from hwprofiles import OpSpec, Profile, board, read_profile
-from hwprofiles.runtimes import CALL, PLAIN
+from hwprofiles import Device, OpSpec, Profile, board, read_profile
+from hwprofiles.runtimes import CALL, PLAIN, Run
+from hwprofiles.runtimes.synthetic import Synthetic
 from latency_models import LatencyTable, NetworkModel, build_profile, covers, extend, missing, thinned
 from tests.contracts.runtime import conv, in_a_row
 from tests.hwprofiles.test_onnx_cpu import network
@@ -171,3 +172,29 @@ def test_what_a_profile_has_as_a_shape_is_not_missing_and_what_it_measured_stays
     assert missing(list(PROFILE.kernels), few) == []
     again, _ = thinned(list(PROFILE.kernels), PROFILE, few)
     assert again == list(PROFILE.kernels)
+
+
+class TellsApart(Synthetic):
+    """The made-up accelerator as one that tells the kernels of a whole network apart."""
+
+    def __init__(self) -> None:
+        super().__init__("fp32")
+        self.alone: list[OpSpec] = []
+
+    def prepare_kernel(self, kernel: OpSpec, device: Device) -> Run:
+        self.alone.append(kernel)
+        return super().prepare_kernel(kernel, device)
+
+    def harvest(self, onnx_path: Path, device: Device) -> dict[OpSpec, Run]:
+        kernels = [kernel for layer in LAYERS for kernel in self.lower(layer, PLAIN).kernels]
+        return {kernel: super(TellsApart, self).prepare_kernel(kernel, device) for kernel in kernels}
+
+
+def test_kernels_that_a_network_tells_apart_are_not_prepared_alone(models: list[NetworkModel]) -> None:
+    runtime = TellsApart()
+    device = runtime.describe(name="made up", batch=1, threads=1)
+    inside = [kernel for layer in LAYERS for kernel in runtime.lower(layer, PLAIN).kernels]
+    beside = list(runtime.lower(conv(64, 64), PLAIN).kernels)
+    profile = build_profile(device, runtime, [*inside, *beside], models, passes=1, rounds=1)
+    assert profile.kernels.keys() == {CALL, *inside, *beside}
+    assert runtime.alone == [CALL, *beside]

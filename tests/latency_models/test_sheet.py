@@ -33,7 +33,7 @@ def sheet_of(operator: OpSpec, kernels: KernelCosts) -> Sheet:
         lowered = RUNTIME.lower(spec, PLAIN)
         return lowered.kernels, RUNTIME.layouts.index(lowered.writes)
 
-    return Sheet(lower, kernels, DEVICE.channel_step * (operator.groups or 1))
+    return Sheet(lower, kernels, RUNTIME.period * (operator.groups or 1))
 
 
 @pytest.mark.parametrize(

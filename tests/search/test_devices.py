@@ -294,6 +294,8 @@ def test_predictions_have_error_bars_operators_and_measurements(
         assert 0 < sum(operator["share"] for operator in item["operators"]) < 1
         assert item["measured"]["p50_ms"] >= item["measured"]["latency_ms"] > 0
         assert item["measured"]["spread"] >= 0
+    for key in ("peak_bytes", "weight_bytes"):
+        assert dense["memory"][key] > narrow["memory"][key] > 0
     assert "3->8" in narrow["operators"][0]["operator"]
     assert found["calibrated_on"] == "this model"
     shown = prunefront(*options).out
