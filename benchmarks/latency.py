@@ -7,8 +7,9 @@ For each network of `benchmarks.zoo`, on this machine's CPU under ONNX Runtime, 
 planned kernels, calibration networks and held-out candidates are measured in the same interleaved rounds.
 Half of the candidates keep whole steps of the device, half any count. Compared, on the same measurements:
 
-    table             ours: kernels of the lowered graph, one scale, error bars from calibration networks
-    ends alone        the same from the narrowest and widest kernels of each family, nothing between
+    table             ours: kernels of the lowered graph at four counts an axis, one scale, error bars from
+                      calibration networks
+    ends alone        the same from the narrowest and widest kernels of each family, as `profile` measures
     layers alone      each layer timed as a network of its own, summed, as AMC, HALP and NetAdapt do
     MACs              an affine function of MACs, fitted to the calibration networks
     kernel forest     random forests on measured kernels, summed, as nn-Meter does (Zhang et al. 2021)
@@ -66,6 +67,8 @@ CALIBRATION = 20
 """As many networks as stable error bars need: those of ten held between 50 and 100 % of networks."""
 LEAST_ROUNDS, MOST_ROUNDS = 12, 40
 LOWEST_KEEP = 0.25
+POINTS = 4
+"""Counts measured along each axis of kernels, and of layers alone."""
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 
 
@@ -104,7 +107,8 @@ def layers_of(dense: OpGraph, narrowest: OpGraph) -> list[OpSpec]:
         else:
             reachable[most.family] |= {(count, most.out_channels) for count in ins}
             reachable[most.family] |= {(most.in_channels, count) for count in outs}
-    return [layer for family, channels in sorted(reachable.items()) for layer in grid(family, channels)]
+    families = sorted(reachable.items())
+    return [layer for family, channels in families for layer in grid(family, channels, POINTS)]
 
 
 def measure_network(name: str, options: argparse.Namespace, runtime: Runtime, device: Device) -> Measured:
@@ -122,7 +126,7 @@ def measure_network(name: str, options: argparse.Namespace, runtime: Runtime, de
     ]
     counts = np.concatenate([drawn(costs, step, count, rng) for step, count in parts])
     least = costs.candidate_graph(narrowest(coupling.space(lowest_keep=LOWEST_KEEP)))
-    kernels = [CALL, *plan(costs.op_graph, least, runtime)]
+    kernels = [CALL, *plan(costs.op_graph, least, runtime, POINTS)]
     layers = layers_of(costs.op_graph, least)
     graphs = [costs.candidate_graph(Candidate(tuple(row))) for row in counts.tolist()]
     with TemporaryDirectory() as folder:

@@ -10,11 +10,8 @@ from hwprofiles.lowering import shape_of
 from hwprofiles.ops import INPUT, OpGraph, OpSpec
 from hwprofiles.runtimes import PLAIN, Lowered, Lowering
 
-POINTS_PER_AXIS = 4
-"""Counts measured along each channel axis; where there are no more than that, every count is."""
 
-
-def plan(dense: OpGraph, narrowest: OpGraph, runtime: Lowering) -> list[OpSpec]:
+def plan(dense: OpGraph, narrowest: OpGraph, runtime: Lowering, points: int | None = None) -> list[OpSpec]:
     """Return the kernels to measure, each once, in a fixed order.
 
     For each family of kernels that a candidate between `narrowest` and `dense` can run into: a full grid over
@@ -23,11 +20,14 @@ def plan(dense: OpGraph, narrowest: OpGraph, runtime: Lowering) -> list[OpSpec]:
     Args:
         dense: the model as it is.
         narrowest: the same in the candidate that keeps the least.
+        points: counts along each axis, two or more; by default as many as the runtime needs.
     """
+    points = points or runtime.points
     reachable: dict[OpSpec, set[tuple[int, int]]] = defaultdict(set)
     for kernel in _reachable(dense, narrowest, runtime):
         reachable[kernel.family].add((kernel.in_channels, kernel.out_channels))
-    return [kernel for family, channels in sorted(reachable.items()) for kernel in grid(family, channels)]
+    families = sorted(reachable.items())
+    return [kernel for family, channels in families for kernel in grid(family, channels, points)]
 
 
 def _reachable(dense: OpGraph, narrowest: OpGraph, runtime: Lowering) -> Iterator[OpSpec]:
@@ -101,19 +101,19 @@ def _reorders(
             yield from (runtime.reorder(channels, size, layout) for channels in range(least, most + 1))
 
 
-def grid(family: OpSpec, channels: set[tuple[int, int]]) -> Iterable[OpSpec]:
+def grid(family: OpSpec, channels: set[tuple[int, int]], points: int) -> Iterable[OpSpec]:
     """The product of both axes, or the diagonal for a kernel that has as many outputs as inputs."""
-    outs = thin({outputs for _, outputs in channels})
+    outs = thin({outputs for _, outputs in channels}, points)
     if all(inputs == outputs for inputs, outputs in channels):
         return [family.with_channels(count, count) for count in outs]
-    ins = thin({inputs for inputs, _ in channels})
+    ins = thin({inputs for inputs, _ in channels}, points)
     return [family.with_channels(inputs, outputs) for inputs in ins for outputs in outs]
 
 
-def thin(counts: set[int]) -> list[int]:
-    """At most `POINTS_PER_AXIS` of the counts, evenly spread, the least and the largest among them."""
+def thin(counts: set[int], points: int) -> list[int]:
+    """At most so many of the counts, evenly spread, the least and the largest among them."""
     ordered = sorted(counts)
-    if len(ordered) <= POINTS_PER_AXIS:
+    if len(ordered) <= points:
         return ordered
-    last = POINTS_PER_AXIS - 1
-    return [ordered[round(step * (len(ordered) - 1) / last)] for step in range(POINTS_PER_AXIS)]
+    last = points - 1
+    return [ordered[round(step * (len(ordered) - 1) / last)] for step in range(points)]

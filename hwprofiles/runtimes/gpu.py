@@ -30,6 +30,7 @@ class GpuLowering:
 
     layouts: tuple[str, ...] = (PLAIN,)
     period = 1
+    points = 4  # as many as tables of kernels have elsewhere; not tried on a device yet
 
     def __init__(self, runtime: str, step: int) -> None:
         self.runtime = runtime

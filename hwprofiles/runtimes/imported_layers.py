@@ -14,6 +14,7 @@ class ImportedLayers:
 
     layouts: tuple[str, ...] = (PLAIN,)
     period = 1
+    points = 4
 
     def __init__(self, runtime: str) -> None:
         self._runtime = runtime

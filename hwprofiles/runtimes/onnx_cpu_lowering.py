@@ -52,6 +52,7 @@ class OnnxCpuLowering:
         self.block = block
 
     layouts = (PLAIN, _PADDED, _WHOLE)
+    points = 2  # four make no prediction better; docs/latency.md
 
     @property
     def period(self) -> int:

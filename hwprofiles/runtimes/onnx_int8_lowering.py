@@ -56,6 +56,7 @@ class OnnxInt8Lowering:
 
     layouts = (PLAIN, INT8)
     period = _BLOCK
+    points = 4
 
     def __init__(self, block: int) -> None:
         self.block = block

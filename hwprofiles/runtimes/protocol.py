@@ -44,13 +44,16 @@ class Lowering(Protocol):
     Kernels that are equal cost the same, so each is measured once. Which ones `lower` chooses depends on a
     channel count only by whether it is below `period` (times `groups`, of a grouped layer) and by its
     remainder; those it has chosen map input and output channels independently and monotonically. So a table
-    may lower a few counts for many, and interpolate between kernels of equal `family`.
+    may lower a few counts for many, and interpolate between kernels of equal `family`, of which it needs
+    `points` counts along each axis.
 
     `layouts` are the ways in which tensors may lie in memory; several tensors together count as the one of
     them that comes first here. Only `PLAIN` and the others need converting into one another.
     """
 
     layouts: tuple[str, ...]
+
+    points: int
 
     @property
     def period(self) -> int: ...

@@ -53,6 +53,7 @@ class Synthetic:
 
     layouts: tuple[str, ...] = (PLAIN,)
     period = TILE
+    points = 4
 
     def __init__(self, precision: str) -> None:
         self.precision = precision

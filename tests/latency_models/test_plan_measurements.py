@@ -9,7 +9,6 @@ from hwprofiles.runtimes import Lowering
 from hwprofiles.runtimes.onnx_int8_lowering import OnnxInt8Lowering
 from latency_models import plan
 from latency_models.interpolate import Grid
-from latency_models.plan_measurements import POINTS_PER_AXIS
 from tests.contracts.runtime import OPERATORS, conv, in_a_row, pool, square
 
 RUNTIME = open_runtime("onnxruntime")
@@ -64,7 +63,7 @@ def test_an_axis_gets_few_points_and_both_its_ends() -> None:
         for s in plan(in_a_row([conv(3, 40 * STEP)]), in_a_row([conv(3, STEP)]), RUNTIME)
         if s.in_channels == 3
     ]
-    assert len(planned) == POINTS_PER_AXIS
+    assert len(planned) == RUNTIME.points
     assert (planned[0].out_channels, planned[-1].out_channels) == (STEP, 40 * STEP)
 
 

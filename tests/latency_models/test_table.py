@@ -73,7 +73,7 @@ def rounds_of(latency_ms: float) -> Rounds:
 
 PROFILE = Profile(
     device=DEVICE,
-    kernels={kernel: rounds_of(kernel_ms(kernel)) for kernel in [CALL, *plan(DENSE, NARROWEST, RUNTIME)]},
+    kernels={kernel: rounds_of(kernel_ms(kernel)) for kernel in [CALL, *plan(DENSE, NARROWEST, RUNTIME, 4)]},
     networks=tuple(
         MeasuredNetwork(name=name, graph=graph, rounds=rounds_of(network_ms(graph)))
         for name, graph in (("dense", DENSE), ("narrowest", NARROWEST))
