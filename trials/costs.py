@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 from hwprofiles.ops import INPUT, OpGraph, OpSpec
 from trials.candidate import Candidate, Counts, as_counts
@@ -51,9 +52,10 @@ class Costs:
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
         self.operators, self.op_graph = _operators(coupling)
+        # Sparse: most operators follow one group, and a dense product waits for cores that workers keep busy.
         shape = len(self.operators), len(coupling.groups)
         self._in, self._out = (
-            np.array(rows, dtype=np.float32).reshape(shape).T  # exact up to 2**24 channels
+            csr_array(np.array(rows, dtype=np.float32).reshape(shape))  # exact up to 2**24 channels
             for rows in (
                 [op.in_coefficients for op in self.operators],
                 [op.out_coefficients for op in self.operators],
@@ -71,9 +73,9 @@ class Costs:
 
     def channels(self, counts: Counts) -> tuple[Counts, Counts]:
         """(candidates, operators) channels in and out; those of one operator lie together in memory."""
-        kept = counts.T.astype(np.float32)
-        inward = np.rint(self._in_constant[:, None] + self._in.T @ kept).astype(np.int64)
-        outward = np.rint(self._out_constant[:, None] + self._out.T @ kept).astype(np.int64)
+        kept = np.ascontiguousarray(counts.T, dtype=np.float32)
+        inward = np.rint(self._in_constant[:, None] + self._in @ kept).astype(np.int64)
+        outward = np.rint(self._out_constant[:, None] + self._out @ kept).astype(np.int64)
         return inward.T, outward.T
 
     def candidate_graph(self, candidate: Candidate) -> OpGraph:
@@ -95,8 +97,8 @@ class Costs:
     @property
     def touched(self) -> NDArray[np.bool_]:
         """(groups, operators) True where an operator shrinks with a group."""
-        touched: NDArray[np.bool_] = (self._in > 0) | (self._out > 0)
-        return touched
+        touched: NDArray[np.bool_] = (self._in.toarray() > 0) | (self._out.toarray() > 0)
+        return touched.T
 
     def macs_shares(self) -> NDArray[np.float64]:
         """(groups,) the part of the dense model's MACs in operators that shrink with each group."""
