@@ -292,9 +292,7 @@ def show(result: dict[str, Any]) -> None:
     print(
         f"\n{result['network']}, {result['precision']}: {low:.2f} to {high:.2f} ms, {result['kernels']} "
         f"kernels, profile in {result['profile_s']:.0f} s of measuring; floor {result['floor']:.1%}, "
-        f"error bar {result['error_bar']:.1%} holds {result['bars_that_hold']:.0%}; "
-        f"{result['per_second']['on the grid']:,.0f} candidates/s, of any width "
-        f"{result['per_second']['any']:,.0f}; {result['table_mb']:.1f} MB"
+        f"error bar {result['error_bar']:.1%} holds {result['bars_that_hold']:.0%}"
     )
     parts = {
         **result["methods"],

@@ -11,9 +11,6 @@ from hwprofiles.runtimes import PLAIN, Lowering
 from latency_models.kernels import KernelCosts
 from latency_models.sheet import Counts, Lower, Sheet
 
-CHUNK = 8192
-"""Candidates scored at a time: few enough for the caches, many enough to forget about Python."""
-
 Layouts = int | NDArray[np.intp]
 """A position in the runtime's layouts: one for all candidates, or (candidates,) where they differ."""
 
@@ -43,12 +40,6 @@ class Population:
     def costs(self, in_channels: Counts, out_channels: Counts) -> NDArray[np.float64]:
         """(candidates, 3) summed costs, from (candidates, operators) channel counts."""
         total = np.zeros((len(in_channels), 3), dtype=np.float32)
-        for start in range(0, len(total), CHUNK):
-            rows = slice(start, start + CHUNK)
-            self._add(in_channels[rows], out_channels[rows], total[rows])
-        return total.astype(np.float64)
-
-    def _add(self, in_channels: Counts, out_channels: Counts, total: NDArray[np.float32]) -> None:
         lies: dict[int, Layouts] = {INPUT: self._plain}
         reordered: dict[tuple[int, bool], NDArray[np.bool_]] = {}
 
@@ -82,6 +73,7 @@ class Population:
                 bring(source, joins, position)
         for source in self.graph.outputs:
             bring(source, self._plain, source)
+        return total.astype(np.float64)
 
     def _together(self, layouts: list[Layouts]) -> Layouts:
         if not layouts:

@@ -15,6 +15,9 @@ from search.pareto import front_mask, hypervolume
 from trials.candidate import Candidate, Counts, Trial, as_counts
 from trials.costs import Costs
 
+CHUNK = 8192
+"""Candidates scored at a time: few enough for the caches, many enough to forget about Python."""
+
 CostKind = Literal["latency_ms", "macs", "parameters"]
 
 
@@ -35,9 +38,12 @@ class Scorer:
 
     def latency(self, counts: Counts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(candidates,) predicted milliseconds and their error bars."""
-        inward, outward = self.costs.channels(counts)
-        prediction = self.table.predict(self.costs.op_graph, inward, outward)
-        return prediction.latency_ms, prediction.error_ms
+        latency_ms, error_ms = np.empty((2, len(counts)))
+        for start in range(0, len(counts), CHUNK):
+            rows = slice(start, start + CHUNK)
+            prediction = self.table.predict(self.costs.op_graph, *self.costs.channels(counts[rows]))
+            latency_ms[rows], error_ms[rows] = prediction.latency_ms, prediction.error_ms
+        return latency_ms, error_ms
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:
         latency_ms, error_ms = self.latency(as_counts(candidates))

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from search import cli, profiling
+from search import cli, devices, profiling
 from search.job import Job
 from search.place import Place
 from search.plan import Prepared, prepare
@@ -174,3 +174,9 @@ def finished_runs(planned_runs: Path, tmp_path_factory: pytest.TempPathFactory) 
 def runs(finished_runs: Path, tmp_path: Path) -> Path:
     """A copy of the finished runs that a test may change."""
     return Path(shutil.copytree(finished_runs, tmp_path / "runs"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests know the profiles that they make, whatever is shipped."""
+    monkeypatch.setattr(devices, "SHIPPED", tmp_path_factory.getbasetemp() / "nothing-shipped")
