@@ -37,11 +37,11 @@ def test_few_networks_vouch_for_less_than_ninety_percent(networks: int, coverage
 def test_error_bars_hold_as_often_as_they_say(networks: int) -> None:
     random = np.random.default_rng(0)
     held = []
-    for _ in range(1000):
+    for _ in range(300):
         measured = np.exp(0.03 * random.standard_normal(networks + 1))
         calibration = calibrate(warm(*[1] * networks), measured[:-1], 0)
         held.append(abs(measured[-1] / calibration.scale - 1) <= calibration.relative_error)
-    assert np.mean(held) == pytest.approx(0.9, abs=0.03)
+    assert np.mean(held) == pytest.approx(0.9, abs=0.04)
 
 
 def test_large_networks_pay_for_cold_weights_as_far_as_they_fill_the_cache() -> None:
