@@ -49,7 +49,7 @@ from hwprofiles import (
 )
 from hwprofiles.runtimes import CALL, Run, Runtime
 from hwprofiles.runtimes.onnx_drawing import layer_model
-from latency_models import LatencyTable, plan, thinned
+from latency_models import LatencyTable, plan
 from latency_models.interpolate import Grid
 from latency_models.plan_measurements import grid
 from latency_models.validate import repeatability, spearman
@@ -240,7 +240,8 @@ def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
     )
     table = LatencyTable.from_profile(profile, runtime)
     prediction = table.predict(run.costs.op_graph, *run.costs.channels(run.counts))
-    ends, _ = thinned(run.kernels, profile, None)
+    least = run.costs.candidate_graph(narrowest(run.costs.coupling.space(lowest_keep=LOWEST_KEEP)))
+    ends = [CALL, *plan(run.costs.op_graph, least, runtime, 2)]
     sparse = LatencyTable.from_profile(
         replace(profile, kernels={kernel: run.kernels[kernel] for kernel in ends}), runtime
     )

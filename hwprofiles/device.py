@@ -28,6 +28,17 @@ class Device:
     cache_mb: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: a number that no device has.
+        """
+        if min(self.batch, self.threads, self.channel_step) < 1 or self.cache_mb < 0:
+            raise ValueError(
+                f"device {self.name!r} has batch {self.batch}, {self.threads} threads, steps of "
+                f"{self.channel_step} channels and {self.cache_mb} MB of cache; allowed: 1 or more, and 0"
+            )
+
     @property
     def modelled(self) -> bool:
         """Whether what it takes is worked out, not measured, and must be told as such."""

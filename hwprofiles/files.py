@@ -10,7 +10,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -27,9 +27,11 @@ from hwprofiles.samples import Rounds
 
 FORMAT = 2
 _HEADER = b"prunefront.profile"
+_DAMAGED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading JSON of another form than the one written may raise."""
 _SCHEMA = pa.schema(
     {
-        "entry": pa.string(),  # "kernel", "shape", "network" or "held out"
+        "entry": pa.string(),  # "kernel", "network" or "held out"
         "name": pa.string(),
         "graph": pa.string(),  # JSON: of a kernel its OpSpec, of a network its OpGraph
         "passes": pa.int32(),
@@ -65,8 +67,7 @@ class MeasuredNetwork:
 class Profile:
     """What was measured on one device: kernels, whole networks to calibrate against, and some to prove it on.
 
-    Nothing may be fitted to those that are `held_out`. `shape`: kernels as another device measured them, of
-    which nothing counts but how they bend between those measured here.
+    Nothing may be fitted to those that are `held_out`.
     """
 
     device: Device
@@ -74,7 +75,6 @@ class Profile:
     networks: tuple[MeasuredNetwork, ...]
     created: datetime
     held_out: tuple[MeasuredNetwork, ...] = ()
-    shape: Mapping[OpSpec, Rounds] = field(default_factory=dict)
 
     def of_model(self, graph: OpGraph) -> Self:
         """All kernels, and only those networks that are candidates of one model."""
@@ -89,7 +89,6 @@ class Profile:
 def write_profile(profile: Profile, path: Path) -> None:
     """Write `profile` to `path`, replacing what was there only once everything is on disk."""
     rows = [_row("kernel", str(spec), spec, rounds) for spec, rounds in profile.kernels.items()]
-    rows += [_row("shape", str(spec), spec, rounds) for spec, rounds in profile.shape.items()]
     networks = (*profile.networks, *profile.held_out)
     energy_mj = {str(row): net.energy_mj for row, net in enumerate(networks, len(rows)) if net.energy_mj}
     rows += [_row("network", net.name, net.graph, net.rounds) for net in profile.networks]
@@ -131,15 +130,14 @@ def read_profile(path: Path) -> Profile:
             )
         return Profile(
             device=Device(**header["device"]),
-            kernels=kernels["kernel"],
-            shape=kernels["shape"],
+            kernels=kernels,
             networks=tuple(networks["network"]),
             held_out=tuple(networks["held out"]),
             created=datetime.fromisoformat(header["created"]),
         )
     except FileNotFoundError:
         raise ProfileError(f"there is no profile at {path}; measure the device first") from None
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (OSError, pa.ArrowException, *_DAMAGED) as error:
         raise ProfileError(
             f"profile {path} is damaged or no profile ({type(error).__name__}: {error}); measure again"
         ) from error
@@ -159,17 +157,17 @@ def _row(entry: str, name: str, graph: OpSpec | OpGraph, rounds: Rounds) -> dict
 
 def _parse(
     rows: Sequence[Mapping[str, Any]], energy_mj: Mapping[str, Any], path: Path
-) -> tuple[dict[str, dict[OpSpec, Rounds]], dict[str, list[MeasuredNetwork]]]:
-    """Kernels and networks, each by what they are entered as."""
-    kernels: dict[str, dict[OpSpec, Rounds]] = {"kernel": {}, "shape": {}}
+) -> tuple[dict[OpSpec, Rounds], dict[str, list[MeasuredNetwork]]]:
+    """Kernels, and networks by what they are entered as."""
+    kernels: dict[OpSpec, Rounds] = {}
     networks: dict[str, list[MeasuredNetwork]] = {"network": [], "held out": []}
     for number, row in enumerate(rows):
         try:
             stored = json.loads(row["graph"])
             times_ms = np.array(row["times_ms"], dtype=np.float64)
             rounds = Rounds(times_ms.reshape(row["passes"], row["rounds"], -1))
-            if row["entry"] in kernels:
-                kernels[row["entry"]][_spec(stored)] = rounds
+            if row["entry"] == "kernel":
+                kernels[_spec(stored)] = rounds
             else:
                 networks[row["entry"]].append(
                     MeasuredNetwork(
@@ -179,7 +177,7 @@ def _parse(
                         energy_mj=_energy(energy_mj.get(str(number), [])),
                     )
                 )
-        except (KeyError, TypeError, ValueError) as error:
+        except _DAMAGED as error:
             raise ProfileError(
                 f"profile {path}, row {number} ({row['name']}): {error}; measure the device again"
             ) from error
@@ -198,7 +196,7 @@ def _graph(data: Mapping[str, Any]) -> OpGraph:
     sources = tuple(tuple(int(source) for source in item) for item in data["sources"])
     outputs = tuple(int(output) for output in data["outputs"])
     earlier = all(INPUT <= s < position for position, item in enumerate(sources) for s in item)
-    if not earlier or len(sources) != len(operators) or not all(0 <= o < len(operators) for o in outputs):
+    if not earlier or len(sources) != len(operators) or not all(INPUT <= o < len(operators) for o in outputs):
         raise ValueError("its operators do not read one another in order")
     return OpGraph(operators=operators, sources=sources, outputs=outputs)
 

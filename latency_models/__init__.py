@@ -2,7 +2,7 @@
 
 from latency_models.calibrate import Calibration
 from latency_models.plan_measurements import plan
-from latency_models.profiling import NetworkModel, build_profile, covers, extend, missing, thinned
+from latency_models.profiling import NetworkModel, build_profile, covers, extend, missing
 from latency_models.table import LatencyTable, Prediction
 from latency_models.validate import Validation, validate
 
@@ -17,6 +17,5 @@ __all__ = [
     "extend",
     "missing",
     "plan",
-    "thinned",
     "validate",
 ]

@@ -29,13 +29,8 @@ class KernelCosts:
     `call_ms` is what that takes, 0 for imported layers, which were timed inside of a network.
     """
 
-    def __init__(
-        self, device: Device, kernels: Mapping[OpSpec, Rounds], shape: Mapping[OpSpec, Rounds] | None = None
-    ) -> None:
+    def __init__(self, device: Device, kernels: Mapping[OpSpec, Rounds]) -> None:
         """
-        Args:
-            shape: more kernels of the same families, as another device measured them; see `_shaped`.
-
         Raises:
             ProfileError: the cost of a call is missing.
         """
@@ -57,10 +52,6 @@ class KernelCosts:
             costs = beyond_call_ms, max(0.0, more_ms), kernel.weights * bytes_per_weight / 1e6
             points[kernel.family][kernel.in_channels, kernel.out_channels] = costs
         self._grids = {family: Grid(measured) for family, measured in points.items()}
-        if shape:
-            other = KernelCosts(device, shape)
-            for family in self._grids.keys() & other._grids.keys():
-                self._grids[family] = _shaped(self._grids[family], other._grids[family])
 
     def at(self, family: OpSpec, in_channels: ArrayLike, out_channels: ArrayLike) -> Costs:
         """(..., 3) at channel counts of one family, which broadcast; NaN where it was not measured."""
@@ -99,18 +90,3 @@ class KernelCosts:
             f"the model runs {kernel}, outside what table {self.device.name!r} holds; nearest measured "
             f"is {kernel.with_channels(*near)}: stay within measured widths, or measure the device again"
         )
-
-
-def _shaped(own: Grid, other: Grid) -> Grid:
-    """A family's costs on one device, bent between their points as they are on another device.
-
-    What one device takes at a point of its own is to what the other takes there as it is between such points,
-    interpolated: so stairs and bends that both devices share need measuring once.
-    """
-    if not all(other.covers(*point) for point in own.points):
-        return own
-    ratio = Grid({point: own.at(*point)[:1] / other.at(*point)[:1] for point in own.points})
-    costs = {point: own.at(*point) for point in {*other.points, *own.points} if own.covers(*point)}
-    for point in costs.keys() - {*own.points}:
-        costs[point][:1] = ratio.at(*point) * other.at(*point)[:1]
-    return Grid(costs)

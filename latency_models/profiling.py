@@ -122,7 +122,6 @@ def extend(profile: Profile, more: Profile) -> Profile:
         kernels={**more.kernels, **profile.kernels},
         networks=profile.networks + more.networks,
         held_out=profile.held_out + more.held_out,
-        shape={**more.shape, **profile.shape},
     )
 
 
@@ -136,31 +135,7 @@ def missing(kernels: Sequence[OpSpec], profile: Profile) -> list[OpSpec]:
         channels[kernel.family].add((kernel.in_channels, kernel.out_channels))
     families = sorted({kernel.family for kernel in kernels})
     wanted = [family.with_channels(*pair) for family in families for pair in _grid(channels[family])]
-    return [kernel for kernel in wanted if kernel not in profile.kernels and kernel not in profile.shape]
-
-
-def thinned(
-    kernels: Iterable[OpSpec], like: Profile, known: Profile | None
-) -> tuple[list[OpSpec], dict[OpSpec, Rounds]]:
-    """Kernels to measure where another device has measured the same, and its own as their `Profile.shape`.
-
-    Of a family that `like` holds whole and `known` nothing of, only the ends of both axes are to be measured.
-    """
-    families: dict[OpSpec, list[OpSpec]] = defaultdict(list)
-    for kernel in kernels:
-        families[kernel.family].append(kernel)
-    held = {kernel.family for kernel in known.kernels} if known else set()
-    chosen: list[OpSpec] = []
-    bent = {CALL.family}
-    for family, own in families.items():
-        if family in held or not like.kernels.keys() >= {*own}:
-            chosen += own
-            continue
-        ins, outs = ([getattr(kernel, axis) for kernel in own] for axis in ("in_channels", "out_channels"))
-        ends = set(product((min(ins), max(ins)), (min(outs), max(outs))))
-        chosen += [kernel for kernel in own if (kernel.in_channels, kernel.out_channels) in ends]
-        bent.add(family)
-    return chosen, {kernel: rounds for kernel, rounds in like.kernels.items() if kernel.family in bent}
+    return [kernel for kernel in wanted if kernel not in profile.kernels]
 
 
 def covers(profile: Profile, kernels: Iterable[OpSpec]) -> bool:

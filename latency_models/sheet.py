@@ -175,7 +175,8 @@ class _Rows:
         few = np.unique([ins[0], ins[-1], *(knot for knot in knots if ins[0] < knot < ins[-1])])
         rows = np.repeat(read[:1], len(few), axis=0)
         rows[:, follows] = few[:, None]
-        return cls(rows, follows, *between(few, ins))
+        low, high, share = between(few, ins)
+        return cls(rows, follows, low, np.where(share > 0, high, low), share)  # a row of no share may be NaN
 
 
 def _choice(lowered: tuple[tuple[OpSpec, ...], int]) -> Choice:

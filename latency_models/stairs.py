@@ -60,7 +60,7 @@ def stairs(profile: Profile, runtime: Lowering, operator: OpSpec) -> list[Stairs
     Raises:
         NotMeasuredError: the profile does not hold the operator at its full width.
     """
-    costs = KernelCosts(profile.device, profile.kernels, profile.shape)
+    costs = KernelCosts(profile.device, profile.kernels)
     axes: tuple[Axis, ...] = ("out_channels",) if operator.square else ("out_channels", "in_channels")
     return [_along(axis, operator, profile, runtime, costs) for axis in axes]
 

@@ -56,7 +56,7 @@ class LatencyTable:
             NotMeasuredError: a network in the profile runs a kernel that was not measured.
         """
         try:
-            kernels = KernelCosts(profile.device, profile.kernels, profile.shape)
+            kernels = KernelCosts(profile.device, profile.kernels)
             uncalibrated = cls(runtime, kernels, UNCALIBRATED)
             if "source" in profile.device.versions and len(profile.networks) < 2:
                 return uncalibrated
@@ -101,7 +101,12 @@ class LatencyTable:
 
         Raises:
             NotMeasuredError: a kernel of a candidate lies outside what was measured.
+            ValueError: a channel count below 1.
         """
+        if not len(in_channels):
+            return Prediction(np.zeros(0), np.zeros(0))
+        if min(in_channels.min(), out_channels.min()) < 1:
+            raise ValueError("a candidate has an operator of less than one channel")
         if self._population is None or self._population.graph is not graph:
             self._population = Population(graph, self._runtime, self._kernels)
         costs = self._population.costs(in_channels, out_channels)

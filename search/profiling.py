@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,11 +32,10 @@ from latency_models import (
     extend,
     missing,
     plan,
-    thinned,
     validate,
 )
 from search.bench import Bench, Measure, OpenBench, open_here
-from search.devices import find_profile, fitting_profile, profile_path
+from search.devices import fitting_profile, profile_path
 from search.job import DeviceChoice, Job, Search
 from search.model import open_coupling, open_model
 from search.place import Place, hold
@@ -255,7 +254,6 @@ def profile_device(
     passes: int,
     listener: Listener,
     open_bench: OpenBench = open_here,
-    like: str = "",
 ) -> dict[str, Any]:
     """Build the profile of a device for a model, or add to it what it lacks; then say how good it is.
 
@@ -264,7 +262,6 @@ def profile_device(
         folder: of the profiles of devices.
         asked: keys of `DeviceChoice`; one left out is that of the profile that is there, else of the job.
         open_bench: finds the device; without it that is this machine.
-        like: another device, whose profile tells how kernels bend between the few widths measured here.
 
     Raises:
         RequestError: the source, the name or a key is wrong, or the profile there is of another identity.
@@ -272,7 +269,6 @@ def profile_device(
     """
     path = profile_path(folder, name)
     known = read_profile(path) if path.exists() else None
-    other = read_profile(find_profile(folder, like)) if like else None
     listener.stage("exporting")
     subject = open_subject(source)
     usual: Any = known.device if known else subject.device
@@ -286,7 +282,7 @@ def profile_device(
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder, f"another process measures for {folder}"):
         known = read_profile(path) if path.exists() else None
-        profile = _grown(subject, known, bench, other, passes, path.with_suffix(".journal"), listener)
+        profile = _grown(subject, known, bench, passes, path.with_suffix(".journal"), listener)
         if profile is not known:
             write_profile(profile, path)
         path.with_suffix(".journal").unlink(missing_ok=True)
@@ -305,15 +301,11 @@ def _grown(
     subject: Subject,
     known: Profile | None,
     bench: Bench,
-    like: Profile | None,
     passes: int,
     journal: Path,
     listener: Listener,
 ) -> Profile:
     """`known` with all that the subject's model needs; the very same where it lacks nothing.
-
-    Args:
-        like: of another device; of kernels that it holds only the narrowest and widest are measured.
 
     Raises:
         ProfileError: the device became another while it was measured.
@@ -336,7 +328,6 @@ def _grown(
         )
         if not (kernels or networks or held_out):
             return known
-    kernels, shape = thinned(kernels, like, known) if like else (kernels, {})
     more = measured(
         subject.bundle,
         costs,
@@ -349,7 +340,6 @@ def _grown(
         journal=journal,
         listener=listener,
     )
-    more = replace(more, shape=shape)
     if not known:
         return more
     LatencyTable.from_profile(known, rules).check(more.device)
@@ -360,12 +350,11 @@ def told(profile: Profile, table: LatencyTable) -> dict[str, Any]:
     """What a profile is, and how far its table vouches for itself."""
     device, calibration = profile.device, table.calibration
     return {
-        "device": f"{device.name}: {device.board}, {device.runtime}",
+        "device": f"{device.name}: {device.board}, {device.runtime} {device.precision}",
         "batch": device.batch,
         "threads": device.threads,
         "identity": device.identity,
         "kernels": len(profile.kernels),
-        "bent as elsewhere": len(profile.shape.keys() - profile.kernels.keys()),
         "networks": len(profile.networks),
         "scale": round(calibration.scale, 4),
         "error bar": f"±{calibration.relative_error:.1%} for {calibration.coverage:.0%} of candidates",

@@ -82,10 +82,6 @@ def profile(
     passes: Annotated[
         int | None, typer.Option(min=1, max=100, help="With --device: times everything is measured.")
     ] = None,
-    like: Annotated[
-        str,
-        typer.Option(help="With --device: one alike that is known; only the ends of its grids are measured."),
-    ] = "",
     server: Server = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -101,11 +97,7 @@ def profile(
     chosen = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}
     asked = {key: value for key, value in chosen.items() if value is not None}
     source = model or job_file
-    if (
-        source is None
-        or (model and job_file)
-        or (not device and (model or asked or passes or server or like))
-    ):
+    if source is None or (model and job_file) or (not device and (model or asked or passes or server)):
         raise RequestError(
             "profile takes a job file alone, or --device NAME with --model and what else is to differ"
         )
@@ -116,7 +108,7 @@ def profile(
             return profile_job(job, Place(runs_folder(runs), job.name), listener)
         with _bench(server, token) as open_bench:
             folder = devices_folder(runs)
-            return profile_device(source, device, folder, asked, passes or PASSES, listener, open_bench, like)
+            return profile_device(source, device, folder, asked, passes or PASSES, listener, open_bench)
 
     try:
         if as_json:

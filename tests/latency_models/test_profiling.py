@@ -12,7 +12,7 @@ import pytest
 from hwprofiles import Device, OpSpec, Profile, board, read_profile
 from hwprofiles.runtimes import CALL, PLAIN, Run
 from hwprofiles.runtimes.synthetic import Synthetic
-from latency_models import LatencyTable, NetworkModel, build_profile, covers, extend, missing, thinned
+from latency_models import LatencyTable, NetworkModel, build_profile, covers, extend, missing
 from tests.contracts.runtime import conv, in_a_row
 from tests.hwprofiles.test_onnx_cpu import network
 from tests.latency_models.test_table import DEVICE, PROFILE, RUNTIME, kernel_ms, rounds_of
@@ -136,42 +136,6 @@ def test_kernels_between_measured_counts_are_covered_and_others_are_not() -> Non
     assert not covers(PROFILE, [*lowered(64, 96), *lowered(64, 160)])
     assert not covers(PROFILE, [*lowered(64, 96), *lowered(160, 96)])
     assert not covers(PROFILE, [OpSpec(kind="softmax", in_channels=4, out_channels=4)])
-
-
-def curved_ms(kernel: OpSpec) -> float:
-    """A device on which kernels take what they take elsewhere, and more the wider they are."""
-    return kernel_ms(kernel) if kernel == CALL else kernel_ms(kernel) * (1 + kernel.out_channels / 50) ** 2
-
-
-def test_a_device_that_is_three_times_as_slow_needs_the_ends_of_each_grid_alone() -> None:
-    elsewhere = replace(PROFILE, kernels={k: rounds_of(3 * curved_ms(k)) for k in PROFILE.kernels})
-    whole = replace(PROFILE, kernels={k: rounds_of(curved_ms(k)) for k in PROFILE.kernels})
-    kernels, shape = thinned(PROFILE.kernels, elsewhere, None)
-    assert len(kernels) < 0.6 * len(PROFILE.kernels)
-    few = replace(PROFILE, kernels={k: rounds_of(curved_ms(k)) for k in kernels})
-    narrower = PROFILE.networks[0].graph.with_channels([3, 40, 56, 56, 56], [40, 56, 56, 56, 32])
-    exact, straight, bent = (
-        LatencyTable.from_profile(profile, RUNTIME).breakdown(narrower)
-        for profile in (whole, few, replace(few, shape=shape))
-    )
-    assert bent == pytest.approx(exact, rel=1e-9)
-    assert straight != pytest.approx(exact, rel=0.02)
-
-
-def test_families_that_the_other_device_does_not_hold_whole_are_measured_whole() -> None:
-    lost = next(kernel for kernel in PROFILE.kernels if kernel.kind == "conv2d_nchwc")
-    elsewhere = replace(PROFILE, kernels={k: v for k, v in PROFILE.kernels.items() if k != lost})
-    kernels, shape = thinned(PROFILE.kernels, elsewhere, None)
-    assert {k for k in PROFILE.kernels if k.family == lost.family} <= {*kernels}
-    assert lost.family not in {kernel.family for kernel in shape}
-
-
-def test_what_a_profile_has_as_a_shape_is_not_missing_and_what_it_measured_stays() -> None:
-    kernels, shape = thinned(PROFILE.kernels, PROFILE, None)
-    few = replace(PROFILE, kernels={k: PROFILE.kernels[k] for k in kernels}, shape=shape)
-    assert missing(list(PROFILE.kernels), few) == []
-    again, _ = thinned(list(PROFILE.kernels), PROFILE, few)
-    assert again == list(PROFILE.kernels)
 
 
 class TellsApart(Synthetic):

@@ -79,3 +79,12 @@ def test_a_pair_that_was_not_measured_is_refused_naming_its_kernel() -> None:
     sheet.look_up(np.array([64, 48]), np.array([32, 64]))
     with pytest.raises(NotMeasuredError, match=r"conv2d.* 7->64 "):
         sheet.look_up(np.array([64, 7]), np.array([64, 64]))
+
+
+def test_a_count_that_was_not_measured_leaves_others_alone() -> None:
+    kernels = costs_between(LINEAR.with_channels(128, 32), LINEAR.with_channels(16, 16))
+    sheet = sheet_of(LINEAR, kernels)
+    with pytest.raises(NotMeasuredError, match="200->"):
+        sheet.look_up(np.array([16, 63, 200]), np.array([32, 32, 32]))
+    costs, _ = sheet.look_up(np.array([128, 16]), np.array([32, 32]))
+    assert not np.isnan(costs).any()

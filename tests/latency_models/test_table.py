@@ -222,3 +222,11 @@ def test_a_device_measured_for_real_predicts_the_networks_it_was_measured_with(t
     assert done[-1] == 1
     assert prediction.latency_ms[0] > prediction.latency_ms[1]
     assert (np.abs(prediction.latency_ms / measured - 1) <= table.calibration.relative_error + 1e-9).all()
+
+
+def test_no_candidates_have_no_predictions_and_channels_below_one_are_refused() -> None:
+    table = LatencyTable.from_profile(PROFILE, RUNTIME)
+    channels = channels_of([DENSE])
+    assert not len(table.predict(DENSE, channels[:0, :, 0], channels[:0, :, 1]).latency_ms)
+    with pytest.raises(ValueError, match="less than one channel"):
+        table.predict(DENSE, channels[..., 0] - 64, channels[..., 1])

@@ -139,31 +139,6 @@ def test_another_model_adds_what_it_lacks_and_leaves_what_is_there(
     assert [(item["device"], item.get("models")) for item in listed] == [("this-cpu", None), ("bench", 2)]
 
 
-def test_a_device_like_a_known_one_is_measured_at_the_ends_of_its_grids_alone(
-    prunefront: Prunefront, bundles: Path, runs: Path
-) -> None:
-    options = (
-        "--model",
-        bundles / "small",
-        "--passes",
-        1,
-        "--runs",
-        runs,
-        "--json",
-        "--runtime",
-        "synthetic",
-    )
-    assert prunefront("profile", "--device", "one", *options).code == 0
-    alike = ("profile", "--device", "two", "--threads", 2, "--like", "one", *options)
-    found = written_json(prunefront(*alike))
-    known, grown = (read_profile(runs / "devices" / f"{name}.parquet") for name in ("one", "two"))
-    assert grown.kernels.keys() < known.kernels.keys()
-    assert found["kernels"] + found["bent as elsewhere"] == len(known.kernels)
-    assert found["validation"]["networks"] == len(grown.held_out)
-    assert written_json(prunefront(*alike))["added"] == 0
-    refused(prunefront(*alike[:-10], "ome", *options), "did you mean 'one'")
-
-
 def test_a_measurement_ended_by_ctrl_c_goes_on_and_leaves_no_journal(
     prunefront: Prunefront, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
