@@ -31,6 +31,8 @@ MAX_FILE_BYTES = 2**31
 """What an ONNX file can be at most."""
 MAX_ELEMENTS = 2**30
 """Of all that one operator reads, writes and is made of, at the batch; four bytes each."""
+MAX_NUMBERS = 32
+"""Sizes that describe one operator, channels and all."""
 MAX_MS = 3.6e6
 
 
@@ -161,6 +163,9 @@ def _check_size(spec: OpSpec, batch: int, where: str) -> None:
     """Refuse an operator that no network has, before anyone makes room for it."""
     sizes: Sequence[int] = (*spec.in_size, *spec.out_size, *spec.kernel, *spec.stride, *spec.dilation)
     channels = spec.in_channels, spec.out_channels
+    numbers = (*channels, *sizes, *spec.padding, spec.groups)
+    if len(numbers) > MAX_NUMBERS or max(numbers) > MAX_ELEMENTS:  # multiplying huge numbers takes for ever
+        raise ValueError(f"{where} has more than {MAX_NUMBERS} sizes, or one above {MAX_ELEMENTS}")
     if min(*channels, *sizes) < 1 or min(spec.groups, *spec.padding, 0) < 0:
         raise ValueError(f"{where} ({spec}) has a size below 1")
     positions = batch * (math.prod(spec.in_size) + math.prod(spec.out_size))

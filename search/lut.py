@@ -72,6 +72,8 @@ def show_operator(name: str, folder: Path, number: int) -> list[Stairs]:
     """
     profile = read_profile(find_profile(folder, name))
     listed = operators(profile)
+    if not listed:
+        raise RequestError(f"profile {name!r} holds kernels and no networks, so no operators to show")
     if not 1 <= number <= len(listed):
         raise RequestError(
             f"profile {name!r} has no operator {number}; `prunefront lut show {name}` lists those from 1 to "

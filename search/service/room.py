@@ -76,7 +76,7 @@ class Room:
         wanted = Measurement.model_validate(record.spec)
         if not 0 <= number < wanted.passes:
             raise RequestError(f"there is no pass {number}; allowed: 0 to {wanted.passes - 1}")
-        sent.times(wanted)
+        runs = sent.times(wanted).shape[-1]
         asked = (wanted.runtime, wanted.precision, wanted.batch, wanted.threads)
         device = sent.device
         if (device.runtime, device.precision, device.batch, device.threads) != asked:
@@ -85,6 +85,11 @@ class Room:
             first = _DEVICE.validate_python(earlier.data["device"])
             if first.identity != device.identity:
                 raise RequestError(f"the device changed between passes, from {first} to {device}; start over")
+            before = Pass.model_validate(earlier.data).times(wanted).shape[-1]
+            if runs != before:
+                raise RequestError(
+                    f"the pass has {runs} runs a visit, and those before it {before}; start over"
+                )
         data = sent.model_dump(mode="json")
         return self.measurements.add_pass(record.id, number, holder, data, passes=wanted.passes)
 

@@ -187,6 +187,8 @@ def test_a_call_to_another_host_is_refused(store: Store, address: str) -> None:
         ({"kernels": [LINEAR]}, "lack.*'call'"),
         ({"kernels": ["call", LINEAR | {"in_channels": 2**20, "out_channels": 2**20}]}, "larger than"),
         ({"kernels": ["call", LINEAR | {"in_channels": 0}]}, "size below 1"),
+        ({"kernels": ["call", LINEAR | {"in_size": [10**4000] * 800}]}, "kernel 1 has more than 32 sizes"),
+        ({"kernels": ["call", LINEAR | {"in_size": [2**40]}]}, "one above"),
         ({"kernels": ["call", "call"]}, "twice"),
         ({"surprise": 1}, "surprise.*not permitted"),
         ({"kernels": ["call", LINEAR | {"width": 1}]}, "width.*[Uu]nexp"),
@@ -230,6 +232,11 @@ def test_a_pass_of_another_shape_or_device_is_refused(admin: httpx.Client) -> No
         assert (status, says in said) == (422, True), said
     assert send(admin, job, 2, a_pass(wanted)) == (422, "there is no pass 2; allowed: 0 to 1")
     assert send(admin, job, 0, a_pass(wanted))[0] == 201
+    fewer = a_pass(wanted, times_ms=np.ones((2, 2, 2)).tolist())
+    assert send(admin, job, 1, fewer) == (
+        422,
+        "the pass has 2 runs a visit, and those before it 4; start over",
+    )
     other = json.loads(a_pass(wanted))
     other["device"]["power_mode"] = "MAXN"
     status, said = send(admin, job, 1, json.dumps(other))
