@@ -329,4 +329,8 @@ def agent(
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hwprofiles").setLevel(logging.INFO)
-    run_agent(server, token, name=name or socket.gethostname(), folder=folder.expanduser())
+    try:
+        run_agent(server, token, name=name or socket.gethostname(), folder=folder.expanduser())
+    except KeyboardInterrupt:
+        say(err, "\nstopped; finished passes are kept, and the same command goes on with the next")
+        raise typer.Exit(INTERRUPTED) from None
