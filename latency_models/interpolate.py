@@ -74,7 +74,7 @@ def _bilinear(input_knots: Counts, output_knots: Counts, values: Array) -> Surfa
 
 
 def _triangles(points: Counts, values: Array) -> Surface:
-    from scipy.interpolate import LinearNDInterpolator  # type: ignore[import-untyped]  # takes long to import
+    from scipy.interpolate import LinearNDInterpolator  # takes long to import
 
     inside = LinearNDInterpolator(points, values, rescale=True)
 

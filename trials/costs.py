@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array  # type: ignore[import-untyped]
+from scipy.sparse import csr_array
 
 from hwprofiles.ops import INPUT, OpGraph, OpSpec
 from trials.candidate import Candidate, Counts, as_counts

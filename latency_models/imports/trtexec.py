@@ -32,8 +32,9 @@ from hwprofiles.device import Device
 from hwprofiles.errors import ProfileError, RequestError, nearest
 from hwprofiles.files import MeasuredNetwork
 from hwprofiles.ops import OpSpec
-from hwprofiles.runtimes.tensorrt_layers import EngineGraph, Layer, engine_graph, read_layers
+from hwprofiles.runtimes.tensorrt_layers import EngineGraph, engine_graph, read_layers
 from hwprofiles.runtimes.tensorrt_lowering import STEPS, TensorRtLowering
+from hwprofiles.runtimes.tensorrt_operators import Layer
 from latency_models.imports.record import Imported, checked_ms, imported, read_text, told
 
 
