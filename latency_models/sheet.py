@@ -30,8 +30,8 @@ _NOWHERE = 2**40
 class Sheet:
     """Costs of an operator, and the way in which it runs: rows for input, columns for output channels.
 
-    Input counts that are padded to the same share a row; where a kernel pads nothing, its costs are linear
-    between few counts, and only those have rows. So a sheet is small and stays in the caches.
+    Input counts that are padded to the same share a row; where they are padded to many, costs are linear
+    between few of those, and only these have rows. So a sheet is small and stays in the caches.
 
     Args:
         period: `lower` chooses kernels by whether a count is below this and by its remainder, nothing else.
@@ -170,12 +170,14 @@ class _Rows:
         """From the padded input counts (inputs, kernels), and the counts between which costs are linear."""
         follows = (read != read[0]).any(axis=0)
         distinct, row = np.unique(read, axis=0, return_inverse=True)
-        if len(distinct) <= MANY or (read[:, follows] != ins[:, None]).any():
+        if len(distinct) <= MANY or np.ptp(read[:, follows], axis=1).any():  # no one count to go by
             return cls(distinct, follows, row, row, np.zeros(len(ins)))
-        few = np.unique([ins[0], ins[-1], *(knot for knot in knots if ins[0] < knot < ins[-1])])
+        padded = read[:, follows][:, 0]
+        first, last = padded.min(), padded.max()
+        few = np.unique([first, last, *(knot for knot in knots if first < knot < last)])
         rows = np.repeat(read[:1], len(few), axis=0)
         rows[:, follows] = few[:, None]
-        low, high, share = between(few, ins)
+        low, high, share = between(few, padded)
         return cls(rows, follows, low, np.where(share > 0, high, low), share)  # a row of no share may be NaN
 
 

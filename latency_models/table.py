@@ -12,7 +12,7 @@ from hwprofiles.device import Device
 from hwprofiles.errors import ProfileError
 from hwprofiles.files import Profile
 from hwprofiles.lowering import lower
-from hwprofiles.ops import OpGraph
+from hwprofiles.ops import INPUT, OpGraph
 from hwprofiles.runtimes import Lowering
 from latency_models.calibrate import UNCALIBRATED, Calibration, Sums, calibrate
 from latency_models.kernels import KernelCosts
@@ -36,7 +36,7 @@ class LatencyTable:
     calibration on whole networks says how cold their caches are and scales the sum, and its error bar speaks
     for candidates like those networks.
     Between measured channel counts of a kernel it interpolates; beyond them, or for a kernel that was not
-    measured, it raises.
+    measured, it raises. It keeps what it has worked out of the latest network: one thread at a time.
     """
 
     def __init__(self, runtime: Lowering, kernels: KernelCosts, calibration: Calibration) -> None:
@@ -116,7 +116,8 @@ class LatencyTable:
     def breakdown(self, graph: OpGraph) -> NDArray[np.float64]:
         """(operators,) calibrated milliseconds of each; with a call and the rest they make the prediction.
 
-        Reordering a tensor counts for the operator that needs it, and at an output for the one that made it.
+        Reordering a tensor counts for the operator that needs it; what the network's outputs need, for the one
+        that makes the first of them.
         """
         warm_ms, cold_ms, weights_mb = self._costs(graph).T
         cold_share = self.calibration.cold_share(weights_mb.sum(keepdims=True))
@@ -129,8 +130,8 @@ class LatencyTable:
             sum((self._kernels.of(kernel) for kernel in kernels), np.zeros(3))
             for kernels in lower(graph, self._runtime)
         ]
-        if graph.outputs:
-            each[graph.outputs[0]] = each[graph.outputs[0]] + leaving
+        for source in [source for source in graph.outputs if source != INPUT][:1]:
+            each[source] = each[source] + leaving
         return np.array(each)
 
     def _sums(self, costs: NDArray[np.float64]) -> Sums:

@@ -8,6 +8,7 @@ import pytest
 from hwprofiles import OpSpec, Rounds, open_runtime
 from hwprofiles.errors import NotMeasuredError
 from hwprofiles.runtimes import CALL, PLAIN
+from hwprofiles.runtimes.gpu import GpuLowering
 from latency_models import plan
 from latency_models.kernels import KernelCosts
 from latency_models.sheet import Sheet
@@ -71,6 +72,24 @@ def test_a_kernel_that_pads_nothing_has_rows_for_few_of_many_input_counts() -> N
     ins = np.arange(1, 3001)
     sheet.look_up(ins, np.full(3000, 32))
     assert sheet.nbytes < 200_000
+
+
+def test_a_kernel_that_pads_many_input_counts_has_rows_for_few_of_them() -> None:
+    rules = GpuLowering("tensorrt", step=8)
+    widest, narrowest = LINEAR.with_channels(25088, 4096), LINEAR.with_channels(6272, 1024)
+    measured = plan(in_a_row([widest]), in_a_row([narrowest]), rules)
+    kernels = KernelCosts(
+        DEVICE,
+        {kernel: Rounds(np.full((1, 1, 4), 1 + number)) for number, kernel in enumerate([CALL, *measured])},
+    )
+    sheet = Sheet(lambda *pair: (rules.lower(LINEAR.with_channels(*pair), PLAIN).kernels, 0), kernels, 1)
+    ins, outs = np.random.default_rng(0).integers((6272, 1024), (25089, 4097), (2000, 2)).T
+    costs, _ = sheet.look_up(ins, outs)
+    padded = [
+        rules.lower(LINEAR.with_channels(*pair), PLAIN).kernels[0] for pair in zip(ins, outs, strict=True)
+    ]
+    assert costs == pytest.approx(np.array([kernels.of(kernel) for kernel in padded]), rel=1e-5)
+    assert sheet.nbytes < 1_000_000
 
 
 def test_a_pair_that_was_not_measured_is_refused_naming_its_kernel() -> None:

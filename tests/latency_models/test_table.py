@@ -110,6 +110,13 @@ def test_the_breakdown_and_one_call_add_up_to_the_prediction() -> None:
     assert parts.sum() + SCALE * CALL_MS == pytest.approx(latency_ms)
 
 
+def test_a_network_that_also_returns_its_input_has_its_reorders_counted_where_they_are_made() -> None:
+    returns_input = replace(DENSE, outputs=(INPUT, 1, 4))
+    more_ms = TABLE.breakdown(returns_input) - TABLE.breakdown(DENSE)
+    assert more_ms[1] > 0
+    assert more_ms.sum() == pytest.approx(SCALE * (kernel_ms(RUNTIME.reorder(96, (8, 8), PLAIN)) - CALL_MS))
+
+
 @pytest.mark.parametrize(("precision", "bytes_per_weight"), [("fp32", 4), ("fp16", 2), ("int8", 1)])
 def test_the_breakdown_holds_the_cold_starts_that_a_network_pays_for(
     precision: str, bytes_per_weight: int
