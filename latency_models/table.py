@@ -116,7 +116,7 @@ class LatencyTable:
     def breakdown(self, graph: OpGraph) -> NDArray[np.float64]:
         """(operators,) calibrated milliseconds of each; with a call and the rest they make the prediction.
 
-        Reordering a tensor counts for the operator that needs it; what the network's outputs need, for the one
+        Reordering a tensor counts for the operator that needs it; what the outputs need, for the one
         that makes the first of them.
         """
         warm_ms, cold_ms, weights_mb = self._costs(graph).T
