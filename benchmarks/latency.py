@@ -238,12 +238,12 @@ def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
     profile = Profile(
         device=device, kernels=run.kernels, networks=run.networks[:CALIBRATION], created=datetime.now(UTC)
     )
-    table = LatencyTable.from_profile(profile, runtime)
+    table = LatencyTable.from_profile(profile)
     prediction = table.predict(run.costs.op_graph, *run.costs.channels(run.counts))
     least = run.costs.candidate_graph(narrowest(run.costs.coupling.space(lowest_keep=LOWEST_KEEP)))
     ends = [CALL, *plan(run.costs.op_graph, least, runtime, 2)]
     sparse = LatencyTable.from_profile(
-        replace(profile, kernels={kernel: run.kernels[kernel] for kernel in ends}), runtime
+        replace(profile, kernels={kernel: run.kernels[kernel] for kernel in ends})
     )
     alone_ms = layers_alone(run)
     methods = {

@@ -50,7 +50,7 @@ def scorer_of(name: str) -> Scorer:
         networks=whole,
         created=datetime.now(UTC),
     )
-    return Scorer(costs, LatencyTable.from_profile(profile, runtime))
+    return Scorer(costs, LatencyTable.from_profile(profile))
 
 
 def per_second(scorer: Scorer, step: int, candidates: int) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwprofiles.errors import NotMeasuredError
 from hwprofiles.files import Profile
 from hwprofiles.ops import OpSpec
-from hwprofiles.runtimes import Lowering
+from hwprofiles.runtimes import Lowering, lowering_of
 from latency_models.kernels import KernelCosts
 
 Axis = Literal["in_channels", "out_channels"]
@@ -54,24 +54,24 @@ def operators(profile: Profile) -> list[OpSpec]:
     return [family.with_channels(*channels) for family, channels in widest.items()]
 
 
-def stairs(profile: Profile, runtime: Lowering, operator: OpSpec) -> list[Stairs]:
+def stairs(profile: Profile, operator: OpSpec) -> list[Stairs]:
     """Over its output and its input channels; over its output channels alone where both are the same.
 
     Raises:
         NotMeasuredError: the profile does not hold the operator at its full width.
     """
-    costs = KernelCosts(profile.device, profile.kernels)
+    rules, costs = lowering_of(profile.device), KernelCosts(profile.device, profile.kernels)
     axes: tuple[Axis, ...] = ("out_channels",) if operator.square else ("out_channels", "in_channels")
-    return [_along(axis, operator, profile, runtime, costs) for axis in axes]
+    return [_along(axis, operator, profile, rules, costs) for axis in axes]
 
 
-def _along(axis: Axis, operator: OpSpec, profile: Profile, runtime: Lowering, costs: KernelCosts) -> Stairs:
+def _along(axis: Axis, operator: OpSpec, profile: Profile, rules: Lowering, costs: KernelCosts) -> Stairs:
     full = getattr(operator, axis)
     # What it adds to its result lies in blocks where the device likes that, so those come first.
-    for layout in reversed(runtime.layouts):
+    for layout in reversed(rules.layouts):
         found = []
         for width in range(1, full + 1):
-            kernels = runtime.lower(_narrowed(operator, axis, width), layout).kernels
+            kernels = rules.lower(_narrowed(operator, axis, width), layout).kernels
             latency_ms = costs.call_ms + sum(
                 float(costs.at(k.family, k.in_channels, k.out_channels)[0]) for k in kernels
             )

@@ -13,7 +13,7 @@ from hwprofiles.errors import ProfileError
 from hwprofiles.files import Profile
 from hwprofiles.lowering import lower
 from hwprofiles.ops import INPUT, OpGraph
-from hwprofiles.runtimes import Lowering
+from hwprofiles.runtimes import Lowering, lowering_of
 from latency_models.calibrate import UNCALIBRATED, Calibration, Sums, calibrate
 from latency_models.kernels import KernelCosts
 from latency_models.population import Population
@@ -39,31 +39,33 @@ class LatencyTable:
     measured, it raises. It keeps what it has worked out of the latest network: one thread at a time.
     """
 
-    def __init__(self, runtime: Lowering, kernels: KernelCosts, calibration: Calibration) -> None:
+    def __init__(self, rules: Lowering, kernels: KernelCosts, calibration: Calibration) -> None:
         """See `from_profile`."""
         self.device = kernels.device
         self.calibration = calibration
-        self._runtime = runtime
+        self._rules = rules
         self._kernels = kernels
         self._population: Population | None = None
 
     @classmethod
-    def from_profile(cls, profile: Profile, runtime: Lowering) -> Self:
+    def from_profile(cls, profile: Profile) -> Self:
         """
         Raises:
             ProfileError: the profile lacks what a table needs: the cost of a call, and two or more networks.
                 One that was imported does without, and without them it has no error bar.
             NotMeasuredError: a network in the profile runs a kernel that was not measured.
+            RequestError: the runtime of its device is not known.
         """
+        rules = lowering_of(profile.device)
         try:
             kernels = KernelCosts(profile.device, profile.kernels)
-            uncalibrated = cls(runtime, kernels, UNCALIBRATED)
+            uncalibrated = cls(rules, kernels, UNCALIBRATED)
             if "source" in profile.device.versions and len(profile.networks) < 2:
                 return uncalibrated
             costs = np.array([uncalibrated._costs(network.graph).sum(axis=0) for network in profile.networks])
             sums = uncalibrated._sums(costs.reshape(-1, 3))
             whole_ms = np.array([network.rounds.summary().latency_ms for network in profile.networks])
-            return cls(runtime, kernels, calibrate(sums, whole_ms, profile.device.cache_mb))
+            return cls(rules, kernels, calibrate(sums, whole_ms, profile.device.cache_mb))
         except ValueError as error:
             raise ProfileError(
                 f"the profile of {profile.device.name!r} makes no table: {error}; measure it again"
@@ -108,7 +110,7 @@ class LatencyTable:
         if min(in_channels.min(), out_channels.min()) < 1:
             raise ValueError("a candidate has an operator of less than one channel")
         if self._population is None or self._population.graph is not graph:
-            self._population = Population(graph, self._runtime, self._kernels)
+            self._population = Population(graph, self._rules, self._kernels)
         costs = self._population.costs(in_channels, out_channels)
         latency_ms = self.calibration.latency_ms(self._sums(costs))
         return Prediction(latency_ms, latency_ms * self.calibration.relative_error)
@@ -128,7 +130,7 @@ class LatencyTable:
         """(operators, 3) of one network, as `KernelCosts` has them."""
         *each, leaving = [
             sum((self._kernels.of(kernel) for kernel in kernels), np.zeros(3))
-            for kernels in lower(graph, self._runtime)
+            for kernels in lower(graph, self._rules)
         ]
         for source in [source for source in graph.outputs if source != INPUT][:1]:
             each[source] = each[source] + leaving

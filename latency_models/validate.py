@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from hwprofiles.files import MeasuredNetwork, Profile
 from hwprofiles.ops import OpGraph
-from hwprofiles.runtimes import Lowering
 from hwprofiles.samples import Rounds
 from latency_models.table import LatencyTable
 
@@ -31,11 +30,11 @@ class Validation:
     floor: float
 
 
-def validate(profile: Profile, runtime: Lowering) -> Validation | None:
+def validate(profile: Profile) -> Validation | None:
     """Predict each held-out network with the table of its own model; `None` where none was held out.
 
     Raises:
-        ProfileError, NotMeasuredError: the profile makes no table; see `LatencyTable.from_profile`.
+        RequestError: the profile makes no table; see `LatencyTable.from_profile`.
     """
     predicted, holds, coverage = [], [], []
     measured = np.array([net.rounds.summary().latency_ms for net in profile.held_out])
@@ -43,7 +42,7 @@ def validate(profile: Profile, runtime: Lowering) -> Validation | None:
     for net, whole_ms in zip(profile.held_out, measured, strict=True):
         outline = net.graph.outline
         if outline not in tables:
-            tables[outline] = LatencyTable.from_profile(profile.of_model(net.graph), runtime)
+            tables[outline] = LatencyTable.from_profile(profile.of_model(net.graph))
         table = tables[outline]
         channels = np.array([(spec.in_channels, spec.out_channels) for spec in net.graph.operators]).T
         prediction = table.predict(net.graph, channels[:1], channels[1:])

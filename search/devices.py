@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hwprofiles
-from hwprofiles import Device, Lowering, OpGraph, Profile, lowering_of, open_runtime, read_profile
+from hwprofiles import Device, OpGraph, Profile, open_runtime, read_profile
 from hwprofiles.errors import PrunefrontError, RequestError, nearest
 from hwprofiles.wire import LEASE_S, Announcement
 from latency_models import LatencyTable, validate
@@ -57,15 +57,14 @@ def known_profiles(folder: Path) -> Iterator[tuple[str, Path]]:
     yield from sorted(found.items())
 
 
-def open_table(profile: Profile, model: OpGraph) -> tuple[LatencyTable, Lowering]:
+def open_table(profile: Profile, model: OpGraph) -> LatencyTable:
     """The table of a profile for one model, calibrated on that model's networks where it holds some.
 
     Raises:
         RequestError: the profile makes no table, or its runtime is not known.
     """
-    rules = lowering_of(profile.device)
     own = profile.of_model(model)
-    return LatencyTable.from_profile(own if own.networks else profile, rules), rules
+    return LatencyTable.from_profile(own if own.networks else profile)
 
 
 def fitting_profile(folder: Path, device: Device, model: OpGraph, dense_name: str) -> Profile | None:
@@ -151,7 +150,7 @@ def _profile_facts(name: str, path: Path, profile: Profile) -> dict[str, Any]:
         runtime = open_runtime(profile.device.runtime, profile.device.precision)
         here = runtime.describe(name=name, batch=profile.device.batch, threads=profile.device.threads)
     with suppress(RequestError):  # nor has a profile of a runtime that is not known a table
-        found = validate(profile, lowering_of(profile.device))
+        found = validate(profile)
     return {
         **_facts(profile.device),
         "device": name,

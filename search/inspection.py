@@ -48,7 +48,7 @@ def inspect_job(job: Job, place: Place) -> dict[str, Any]:
     dear: list[dict[str, Any] | None] = [None] * len(coupling.groups)
     profile = known_profile(place, costs, space, runtime, device)
     if profile:
-        scorer = Scorer(costs, LatencyTable.from_profile(profile, runtime))
+        scorer = Scorer(costs, LatencyTable.from_profile(profile))
         shares = features(scorer)[:, 4].tolist()
         dear = [_dear(scorer, space, group, share) for group, share in enumerate(shares)]
     return {

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hwprofiles import Device, OpSpec, Profile, lowering_of, read_profile, write_profile
+from hwprofiles import Device, OpSpec, Profile, read_profile, write_profile
 from hwprofiles.errors import RequestError
 from latency_models import validate
 from latency_models.compare import Comparison, compare
@@ -79,7 +79,7 @@ def show_operator(name: str, folder: Path, number: int) -> list[Stairs]:
             f"profile {name!r} has no operator {number}; `prunefront lut show {name}` lists those from 1 to "
             f"{len(listed)}"
         )
-    return stairs(profile, lowering_of(profile.device), listed[number - 1])
+    return stairs(profile, listed[number - 1])
 
 
 def stairs_facts(found: Stairs) -> dict[str, Any]:
@@ -105,8 +105,9 @@ def check(name: str, folder: Path) -> dict[str, Any]:
     profile = read_profile(path)
     networks = (*profile.networks, *profile.held_out)
     models = {network.graph.outline: network.graph for network in networks}
-    tables = [open_table(profile, graph) for graph in models.values()]
-    found = validate(profile, tables[0][1]) if tables else None
+    for graph in models.values():
+        open_table(profile, graph)
+    found = validate(profile)
     timed = [*profile.kernels.items(), *((f"network {net.name!r}", net.rounds) for net in networks)]
     return {
         "profile": str(path),

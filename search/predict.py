@@ -43,7 +43,7 @@ def predict(
     costs = Costs(subject.coupling)
     space = subject.space(step=1)
     candidates = [space.parse(item) for item in read_widths(widths)] if widths else [space.dense]
-    table, _ = open_table(profile, costs.op_graph)
+    table = open_table(profile, costs.op_graph)
     if open_bench:
         keys = ("name", "runtime", "precision", "batch", "threads")
         bench = open_bench(**{key: getattr(profile.device, key) for key in keys})

@@ -164,7 +164,7 @@ def open_profile(
     if planned or path.exists():
         try:
             profile = read_profile(path)
-            table = LatencyTable.from_profile(profile, runtime)
+            table = LatencyTable.from_profile(profile)
             table.check(device)
             if not planned:
                 _check_model(profile, Costs(coupling), space, runtime)
@@ -179,7 +179,7 @@ def open_profile(
     )
     write_profile(profile, path)
     journal.unlink(missing_ok=True)
-    return profile, LatencyTable.from_profile(profile, runtime)
+    return profile, LatencyTable.from_profile(profile)
 
 
 def _from_device(
@@ -190,7 +190,7 @@ def _from_device(
     if profile is None or len(profile.networks) < CALIBRATION_NETWORKS:
         return None
     with suppress(ProfileError, NotMeasuredError):
-        LatencyTable.from_profile(profile, runtime)
+        LatencyTable.from_profile(profile)
         if covers(profile, kernels_to_measure(costs, space, runtime)):
             return profile
     return None
@@ -202,7 +202,7 @@ def known_profile(
     """The job's own profile, else what the device's holds of its model; `None` where neither fits."""
     with suppress(ProfileError, NotMeasuredError):
         profile = read_profile(place.profile)
-        LatencyTable.from_profile(profile, runtime).check(device)
+        LatencyTable.from_profile(profile).check(device)
         _check_model(profile, costs, space, runtime)
         return profile
     return _from_device(place, costs, space, runtime, device)
@@ -275,9 +275,8 @@ def profile_device(
     keys = ("runtime", "precision", "batch", "threads")
     choice = {key: getattr(usual, key) for key in keys} | dict(asked)
     bench = open_bench(name, **choice)
-    rules = lowering_of(bench.device)
     if known:
-        LatencyTable.from_profile(known, rules).check(bench.device)
+        LatencyTable.from_profile(known).check(bench.device)
     listener.stage("profiling")
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder, f"another process measures for {folder}"):
@@ -287,8 +286,8 @@ def profile_device(
             write_profile(profile, path)
         path.with_suffix(".journal").unlink(missing_ok=True)
     own = profile.of_model(Costs(subject.coupling).op_graph)
-    table = LatencyTable.from_profile(own, rules)
-    found = validate(own, rules)
+    table = LatencyTable.from_profile(own)
+    found = validate(own)
     return {
         "profile": str(path),
         **told(profile, table),
@@ -312,8 +311,7 @@ def _grown(
     """
     costs = Costs(subject.coupling)
     anywhere = subject.space(step=1)
-    rules = lowering_of(bench.device)
-    kernels = kernels_to_measure(costs, anywhere, rules)
+    kernels = kernels_to_measure(costs, anywhere, lowering_of(bench.device))
     spaces = [subject.space(step=bench.device.channel_step), anywhere]
     rng = np.random.default_rng(subject.search.seed)
     fitted, proof = (drawn(spaces, count, rng) for count in (CALIBRATION_NETWORKS, HELD_OUT_NETWORKS))
@@ -342,7 +340,7 @@ def _grown(
     )
     if not known:
         return more
-    LatencyTable.from_profile(known, rules).check(more.device)
+    LatencyTable.from_profile(known).check(more.device)
     return extend(known, more)
 
 

@@ -87,7 +87,7 @@ def _unit(record: JobRecord) -> str:
 def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:
     """What a trial keeps by the names of its groups, and its predicted latency, from graph and profile."""
     # Only who asks for one trial waits for these.
-    from hwprofiles import lowering_of, read_profile
+    from hwprofiles import read_profile
     from latency_models import LatencyTable
     from search.score import Scorer
     from trials.costs import Costs
@@ -103,7 +103,7 @@ def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:
         ) from None
     coupling = analyse(graph).without(record.plan["frozen"])
     profile = read_profile(place.profile)
-    table = LatencyTable.from_profile(profile, lowering_of(profile.device))
+    table = LatencyTable.from_profile(profile)
     [score] = Scorer(Costs(coupling), table).score([trial.candidate])
     return {
         "widths": {

@@ -111,7 +111,7 @@ def test_a_table_of_it_predicts_every_candidate_to_a_few_percent() -> None:
         MeasuredNetwork(name=str(i), graph=graph, rounds=rounds[i]) for i, graph in enumerate(graphs[:10])
     )
     profile = Profile(device=device, kernels=measured, networks=networks, created=datetime.now(UTC))
-    table = LatencyTable.from_profile(profile, _RUNTIME)
+    table = LatencyTable.from_profile(profile)
     held_out = graphs[10:]
     ins = np.array([[op.in_channels for op in graph.operators] for graph in held_out])
     outs = np.array([[op.out_channels for op in graph.operators] for graph in held_out])

@@ -147,7 +147,7 @@ def candidate(trunk: int, inner: int) -> OpGraph:
 def predicted_ms(found: Imported, trunk: int, inner: int) -> float:
     graph = candidate(trunk, inner)
     channels = np.array([(spec.in_channels, spec.out_channels) for spec in graph.operators]).T
-    table = LatencyTable.from_profile(found.profile, lowering_of(found.profile.device))
+    table = LatencyTable.from_profile(found.profile)
     return float(table.predict(graph, channels[:1], channels[1:]).latency_ms[0])
 
 
@@ -191,7 +191,7 @@ def test_engines_without_times_predict_the_sum_of_their_layers_and_no_error_bar(
     found = import_profile(files, "trtexec", GPU)
     assert found.profile.networks == ()
     assert predicted_ms(found, 16, 24) == pytest.approx(layers_ms(16, 24))
-    table = LatencyTable.from_profile(found.profile, lowering_of(found.profile.device))
+    table = LatencyTable.from_profile(found.profile)
     assert table.calibration.coverage == 0
 
 

@@ -117,7 +117,7 @@ def test_a_family_that_grows_is_a_whole_grid_again() -> None:
     outs = {kernel.out_channels for kernel in known}
     assert {(k.in_channels, k.out_channels) for k in added} == {(128, outputs) for outputs in outs}
     more = replace(PROFILE, kernels={k: rounds_of(kernel_ms(k)) for k in added}, networks=())
-    LatencyTable.from_profile(extend(PROFILE, more), RUNTIME)
+    LatencyTable.from_profile(extend(PROFILE, more))
 
 
 def test_a_kernel_with_as_many_outputs_as_inputs_grows_along_its_diagonal() -> None:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(STEP == 1, reason="ONNX Runtime works on plain m
 
 
 def test_over_its_outputs_an_operator_climbs_one_stair_for_each_block() -> None:
-    over_outputs, _ = stairs(PROFILE, RUNTIME, conv(64, 96))
+    over_outputs, _ = stairs(PROFILE, conv(64, 96))
     assert over_outputs.axis == "out_channels"
     assert over_outputs.widths[-1] == 96
     by_width = dict(zip(over_outputs.widths.tolist(), over_outputs.latency_ms.tolist(), strict=True))
@@ -35,7 +35,7 @@ def test_over_its_outputs_an_operator_climbs_one_stair_for_each_block() -> None:
 
 
 def test_measured_widths_are_those_whose_kernel_was_measured() -> None:
-    over_outputs, _ = stairs(PROFILE, RUNTIME, conv(64, 96))
+    over_outputs, _ = stairs(PROFILE, conv(64, 96))
     for width, measured in zip(over_outputs.widths.tolist(), over_outputs.measured.tolist(), strict=True):
         kernels = RUNTIME.lower(conv(64, width), "plain").kernels
         assert measured == all(kernel in PROFILE.kernels for kernel in kernels)
@@ -43,7 +43,7 @@ def test_measured_widths_are_those_whose_kernel_was_measured() -> None:
 
 
 def test_a_width_that_costs_more_than_a_wider_one_is_a_cliff() -> None:
-    _, over_inputs = stairs(CLIFFS, RUNTIME, conv(64, 96))
+    _, over_inputs = stairs(CLIFFS, conv(64, 96))
     assert over_inputs.axis == "in_channels"
     cliffs = over_inputs.widths[over_inputs.cliffs].tolist()
     assert 63 in cliffs
@@ -52,14 +52,14 @@ def test_a_width_that_costs_more_than_a_wider_one_is_a_cliff() -> None:
 
 
 def test_an_operator_with_as_many_outputs_as_inputs_has_one_axis() -> None:
-    (only,) = stairs(PROFILE, RUNTIME, conv(96, 96, groups=0))
+    (only,) = stairs(PROFILE, conv(96, 96, groups=0))
     assert only.widths[-1] == 96
 
 
 def test_a_sum_that_is_part_of_a_kernel_is_looked_up_as_that_kernel() -> None:
     added = conv(96, 96, fused=("add",))
     (fused,) = RUNTIME.lower(added, RUNTIME.layouts[-1]).kernels
-    over_outputs, _ = stairs(PROFILE, RUNTIME, added)
+    over_outputs, _ = stairs(PROFILE, added)
     assert over_outputs.latency_ms[-1] == pytest.approx(kernel_ms(fused))
 
 
@@ -74,4 +74,4 @@ def test_operators_are_listed_once_at_their_widest_in_running_order() -> None:
 
 def test_an_operator_that_is_not_in_the_profile_is_refused_by_name() -> None:
     with pytest.raises(NotMeasuredError, match=r"'here' does not hold the kernels of conv2d 3x3 64->960"):
-        stairs(PROFILE, RUNTIME, conv(64, 960))
+        stairs(PROFILE, conv(64, 960))

@@ -29,6 +29,7 @@ from hwprofiles import (
 from hwprofiles.errors import NotMeasuredError, ProfileError
 from hwprofiles.runtimes import CALL, PLAIN
 from latency_models import LatencyTable, NetworkModel, build_profile, plan
+from latency_models.kernels import KernelCosts
 from tests.contracts.runtime import conv, in_a_row
 from tests.hwprofiles.test_onnx_cpu import network
 
@@ -80,7 +81,7 @@ PROFILE = Profile(
     ),
     created=datetime(2026, 1, 2, tzinfo=UTC),
 )
-TABLE = LatencyTable.from_profile(PROFILE, RUNTIME)
+TABLE = LatencyTable.from_profile(PROFILE)
 (CORNER,) = RUNTIME.lower(conv(64, 96), PLAIN).kernels
 
 
@@ -118,9 +119,12 @@ def test_a_network_that_also_returns_its_input_has_its_reorders_counted_where_th
 
 
 @pytest.mark.parametrize(("precision", "bytes_per_weight"), [("fp32", 4), ("fp16", 2), ("int8", 1)])
-def test_the_breakdown_holds_the_cold_starts_that_a_network_pays_for(
-    precision: str, bytes_per_weight: int
-) -> None:
+def test_weights_fill_the_cache_as_wide_as_they_are(precision: str, bytes_per_weight: int) -> None:
+    costs = KernelCosts(replace(DEVICE, precision=precision), PROFILE.kernels)
+    assert costs.of(CORNER)[2] == pytest.approx(CORNER.weights * bytes_per_weight / 1e6)
+
+
+def test_the_breakdown_holds_the_cold_starts_that_a_network_pays_for() -> None:
     """A cache that holds the dense network twice, and kernels that take 1 ms more when they are cold."""
     lowered = {
         network.graph: [kernel for kernels in lower(network.graph, RUNTIME) for kernel in kernels]
@@ -131,7 +135,7 @@ def test_the_breakdown_holds_the_cold_starts_that_a_network_pays_for(
     more_ms = {graph: SCALE * shares[graph] * len(kernels) for graph, kernels in lowered.items()}
     profile = replace(
         PROFILE,
-        device=replace(DEVICE, precision=precision, cache_mb=2 * weights[DENSE] * bytes_per_weight / 1e6),
+        device=replace(DEVICE, cache_mb=2 * weights[DENSE] * 4 / 1e6),
         kernels={
             kernel: Rounds(rounds.times_ms + np.array([float(kernel != CALL), 0, 0]))
             for kernel, rounds in PROFILE.kernels.items()
@@ -141,7 +145,7 @@ def test_the_breakdown_holds_the_cold_starts_that_a_network_pays_for(
             for network in PROFILE.networks
         ),
     )
-    table = LatencyTable.from_profile(profile, RUNTIME)
+    table = LatencyTable.from_profile(profile)
     assert table.calibration.scale == pytest.approx(SCALE)
     *paid_ms, leaving_ms = [SCALE * 0.5 * len(kernels) for kernels in lower(DENSE, RUNTIME)]
     paid_ms[-1] += leaving_ms
@@ -150,7 +154,7 @@ def test_the_breakdown_holds_the_cold_starts_that_a_network_pays_for(
 
 def test_an_operator_as_fast_as_a_call_still_costs_something() -> None:
     instant = replace(PROFILE, kernels={kernel: rounds_of(CALL_MS) for kernel in PROFILE.kernels})
-    assert (LatencyTable.from_profile(instant, RUNTIME).breakdown(DENSE) > 0).all()
+    assert (LatencyTable.from_profile(instant).breakdown(DENSE) > 0).all()
 
 
 def alone(spec: OpSpec) -> OpGraph:
@@ -176,8 +180,7 @@ def test_another_device_is_refused_naming_what_differs() -> None:
 def test_a_grid_that_lacks_a_point_is_joined_over_the_hole() -> None:
     lacking = replace(PROFILE, kernels={k: v for k, v in PROFILE.kernels.items() if k != CORNER})
     whole, joined = (
-        LatencyTable.from_profile(profile, RUNTIME).breakdown(alone(conv(64, 96)))[0]
-        for profile in (PROFILE, lacking)
+        LatencyTable.from_profile(profile).breakdown(alone(conv(64, 96)))[0] for profile in (PROFILE, lacking)
     )
     assert joined == pytest.approx(whole)
 
@@ -194,7 +197,7 @@ def test_a_grid_that_lacks_a_point_is_joined_over_the_hole() -> None:
 )
 def test_a_profile_that_makes_no_table_is_refused(damaged: Profile, complaint: str) -> None:
     with pytest.raises(ProfileError, match=complaint):
-        LatencyTable.from_profile(damaged, RUNTIME)
+        LatencyTable.from_profile(damaged)
 
 
 def test_imported_layers_hold_no_call() -> None:
@@ -206,7 +209,7 @@ def test_imported_layers_hold_no_call() -> None:
     networks = tuple(
         replace(net, rounds=rounds_of(ms)) for net, ms in zip(PROFILE.networks, summed_ms, strict=True)
     )
-    table = LatencyTable.from_profile(replace(imported, networks=networks), RUNTIME)
+    table = LatencyTable.from_profile(replace(imported, networks=networks))
     assert table.breakdown(DENSE).sum() == pytest.approx(summed_ms[0])
 
 
@@ -222,7 +225,7 @@ def test_a_device_measured_for_real_predicts_the_networks_it_was_measured_with(t
         DEVICE, RUNTIME, plan(dense, narrowest, RUNTIME), models, passes=1, rounds=4, progress=done.append
     )
     write_profile(profile, tmp_path / "here.parquet")
-    table = LatencyTable.from_profile(read_profile(tmp_path / "here.parquet"), RUNTIME)
+    table = LatencyTable.from_profile(read_profile(tmp_path / "here.parquet"))
     channels = channels_of([dense, narrowest])
     prediction = table.predict(dense, channels[..., 0], channels[..., 1])
     measured = [net.rounds.summary().latency_ms for net in profile.networks]
@@ -232,7 +235,7 @@ def test_a_device_measured_for_real_predicts_the_networks_it_was_measured_with(t
 
 
 def test_no_candidates_have_no_predictions_and_channels_below_one_are_refused() -> None:
-    table = LatencyTable.from_profile(PROFILE, RUNTIME)
+    table = LatencyTable.from_profile(PROFILE)
     channels = channels_of([DENSE])
     assert not len(table.predict(DENSE, channels[:0, :, 0], channels[:0, :, 1]).latency_ms)
     with pytest.raises(ValueError, match="less than one channel"):

@@ -10,7 +10,7 @@ import pytest
 from hwprofiles import MeasuredNetwork, OpGraph, Profile, Rounds
 from latency_models import validate
 from latency_models.validate import between_halves
-from tests.latency_models.test_table import PROFILE, RUNTIME, network_ms, rounds_of, widened
+from tests.latency_models.test_table import PROFILE, network_ms, rounds_of, widened
 
 
 def held_out(*off: float) -> tuple[MeasuredNetwork, ...]:
@@ -31,7 +31,7 @@ def calibrated_with_error(profile: Profile) -> Profile:
 
 
 def test_a_perfect_table_is_found_perfect() -> None:
-    found = validate(replace(PROFILE, held_out=held_out(0, 0, 0)), RUNTIME)
+    found = validate(replace(PROFILE, held_out=held_out(0, 0, 0)))
     assert found is not None
     assert found.networks == 3
     assert found.mean_error == pytest.approx(0, abs=1e-6)
@@ -40,7 +40,7 @@ def test_a_perfect_table_is_found_perfect() -> None:
 
 
 def test_errors_are_shares_of_what_was_measured() -> None:
-    found = validate(replace(PROFILE, held_out=held_out(0, 1 / 0.96 - 1, 1 / 0.92 - 1, 1 / 0.8 - 1)), RUNTIME)
+    found = validate(replace(PROFILE, held_out=held_out(0, 1 / 0.96 - 1, 1 / 0.92 - 1, 1 / 0.8 - 1)))
     assert found is not None
     assert found.mean_error == pytest.approx((0.04 + 0.08 + 0.2) / 4, abs=1e-5)
     assert (found.within_5, found.within_10) == (0.5, 0.75)
@@ -48,7 +48,7 @@ def test_errors_are_shares_of_what_was_measured() -> None:
 
 def test_the_share_of_error_bars_that_hold_stands_beside_the_share_that_should() -> None:
     profile = replace(calibrated_with_error(PROFILE), held_out=held_out(0.03, 0.03, 0.5, -0.5))
-    found = validate(profile, RUNTIME)
+    found = validate(profile)
     assert found is not None
     assert (found.covered, found.coverage) == (0.5, pytest.approx(2 / 3))
 
@@ -63,13 +63,13 @@ def test_each_network_is_predicted_with_the_networks_of_its_own_model() -> None:
         for net in (*PROFILE.networks, *held_out(0))
     )
     profile = replace(PROFILE, networks=PROFILE.networks + others[:-1], held_out=(*held_out(0), others[-1]))
-    found = validate(profile, RUNTIME)
+    found = validate(profile)
     assert found is not None
     assert found.mean_error == pytest.approx(0, abs=1e-6)
 
 
 def test_without_networks_held_out_there_is_nothing_to_say() -> None:
-    assert validate(PROFILE, RUNTIME) is None
+    assert validate(PROFILE) is None
 
 
 def test_the_floor_is_how_far_every_other_round_is_apart() -> None:
