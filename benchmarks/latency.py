@@ -7,9 +7,9 @@ For each network of `benchmarks.zoo`, on this machine's CPU under ONNX Runtime, 
 planned kernels, calibration networks and held-out candidates are measured in the same interleaved rounds.
 Half of the candidates keep whole steps of the device, half any count. Compared, on the same measurements:
 
-    table             ours: kernels of the lowered graph at four counts an axis, one scale, error bars from
+    table             ours, as `profile` makes it: kernels of the lowered graph, one scale, error bars from
                       calibration networks
-    ends alone        the same from the narrowest and widest kernels of each family, as `profile` measures
+    table, N counts   the same from another number of counts along each axis of kernels
     layers alone      each layer timed as a network of its own, summed, as AMC, HALP and NetAdapt do
     MACs              an affine function of MACs, fitted to the calibration networks
     kernel forest     random forests on measured kernels, summed, as nn-Meter does (Zhang et al. 2021)
@@ -23,7 +23,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,8 +67,8 @@ CALIBRATION = 20
 """As many networks as stable error bars need: those of ten held between 50 and 100 % of networks."""
 LEAST_ROUNDS, MOST_ROUNDS = 12, 40
 LOWEST_KEEP = 0.25
-POINTS = 4
-"""Counts measured along each axis of kernels, and of layers alone."""
+POINTS = (2, 4)
+"""Counts along each axis of kernels that are compared; layers alone have the most of them."""
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 
 
@@ -77,6 +77,7 @@ class Measured:
     """What one network's rounds gave: calibration networks first, then those held out."""
 
     costs: Costs
+    least: OpGraph
     counts: Counts
     networks: tuple[MeasuredNetwork, ...]
     kernels: dict[OpSpec, Rounds]
@@ -108,7 +109,7 @@ def layers_of(dense: OpGraph, narrowest: OpGraph) -> list[OpSpec]:
             reachable[most.family] |= {(count, most.out_channels) for count in ins}
             reachable[most.family] |= {(most.in_channels, count) for count in outs}
     families = sorted(reachable.items())
-    return [layer for family, channels in families for layer in grid(family, channels, POINTS)]
+    return [layer for family, channels in families for layer in grid(family, channels, max(POINTS))]
 
 
 def measure_network(name: str, options: argparse.Namespace, runtime: Runtime, device: Device) -> Measured:
@@ -126,7 +127,7 @@ def measure_network(name: str, options: argparse.Namespace, runtime: Runtime, de
     ]
     counts = np.concatenate([drawn(costs, step, count, rng) for step, count in parts])
     least = costs.candidate_graph(narrowest(coupling.space(lowest_keep=LOWEST_KEEP)))
-    kernels = [CALL, *plan(costs.op_graph, least, runtime, POINTS)]
+    kernels = [CALL, *plan(costs.op_graph, least, runtime, max(POINTS))]
     layers = layers_of(costs.op_graph, least)
     graphs = [costs.candidate_graph(Candidate(tuple(row))) for row in counts.tolist()]
     with TemporaryDirectory() as folder:
@@ -146,6 +147,7 @@ def measure_network(name: str, options: argparse.Namespace, runtime: Runtime, de
         times = measure(runs, passes=options.passes, rounds=rounds, seed=0)
     return Measured(
         costs=costs,
+        least=least,
         counts=counts,
         networks=tuple(
             MeasuredNetwork(name=str(i), graph=graph, rounds=times["network", i])
@@ -217,15 +219,15 @@ def scores(predicted: Array, measured: Array) -> dict[str, float]:
     }
 
 
-def speed(table: LatencyTable, costs: Costs, step: int) -> float:
-    """Candidates scored a second, channel counts and all, the best of five."""
-    counts = drawn(costs, step, 100_000, np.random.default_rng(1))
-    taken_s = []
-    for _ in range(6):
-        start = time.perf_counter()
-        table.predict(costs.op_graph, *costs.channels(counts))
-        taken_s.append(time.perf_counter() - start)
-    return len(counts) / min(taken_s[1:])
+def profile_of(run: Measured, device: Device, runtime: Runtime, points: int) -> Profile:
+    """What `profile` would have measured at so many counts along each axis of kernels."""
+    kernels = [CALL, *plan(run.costs.op_graph, run.least, runtime, points)]
+    return Profile(
+        device=device,
+        kernels={kernel: run.kernels[kernel] for kernel in kernels},
+        networks=run.networks[:CALIBRATION],
+        created=datetime.now(UTC),
+    )
 
 
 def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -235,20 +237,16 @@ def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
     run = measure_network(name, options, runtime, device)
     took_s = time.perf_counter() - start
     measured_ms = run.measured_ms
-    profile = Profile(
-        device=device, kernels=run.kernels, networks=run.networks[:CALIBRATION], created=datetime.now(UTC)
-    )
-    table = LatencyTable.from_profile(profile)
-    prediction = table.predict(run.costs.op_graph, *run.costs.channels(run.counts))
-    least = run.costs.candidate_graph(narrowest(run.costs.coupling.space(lowest_keep=LOWEST_KEEP)))
-    ends = [CALL, *plan(run.costs.op_graph, least, runtime, 2)]
-    sparse = LatencyTable.from_profile(
-        replace(profile, kernels={kernel: run.kernels[kernel] for kernel in ends})
-    )
+    profiles = {points: profile_of(run, device, runtime, points) for points in POINTS}
+    tables = {points: LatencyTable.from_profile(profile) for points, profile in profiles.items()}
+    channels = run.costs.channels(run.counts)
+    predictions = {points: table.predict(run.costs.op_graph, *channels) for points, table in tables.items()}
+    ours = runtime.points
+    prediction = predictions[ours]
     alone_ms = layers_alone(run)
     methods = {
         "table": prediction.latency_ms,
-        "ends alone": sparse.predict(run.costs.op_graph, *run.costs.channels(run.counts)).latency_ms,
+        **{f"table, {n} counts": found.latency_ms for n, found in predictions.items() if n != ours},
         "layers alone": alone_ms,
         "layers alone, scaled": scaled(alone_ms, measured_ms),
         "MACs": affine(run.costs.macs(run.counts), measured_ms),
@@ -257,28 +255,22 @@ def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
     held_out = slice(CALIBRATION, None)
     half = CALIBRATION + options.candidates // 2
     holds = np.abs(prediction.latency_ms - measured_ms) <= prediction.error_ms
-    profile_s = sum(rounds.times_ms.sum() for rounds in run.kernels.values()) / 1e3
-    profile_s += sum(network.rounds.times_ms.sum() for network in run.networks[:CALIBRATION]) / 1e3
+    timed = [*profiles[ours].kernels.values(), *(network.rounds for network in profiles[ours].networks)]
     result = {
         "network": name,
         "precision": device.precision,
         "board": device.board,
         "seconds": round(took_s),
         "rounds": run.networks[0].rounds.times_ms.shape[1],
-        "kernels": len(run.kernels),
-        "kernels at the ends": len(ends),
+        "kernels": len(profiles[ours].kernels),
+        "kernels_by_counts": {points: len(profile.kernels) for points, profile in profiles.items()},
         "layers": len(run.layers),
-        "profile_s": profile_s,
+        "profile_s": sum(rounds.times_ms.sum() for rounds in timed) / 1e3,
         "latency_ms": [float(measured_ms.min()), float(measured_ms.max())],
         "floor": repeatability(run.networks[held_out]),
-        "cache_mb": table.calibration.cache_mb,
-        "error_bar": table.calibration.relative_error,
+        "cache_mb": tables[ours].calibration.cache_mb,
+        "error_bar": tables[ours].calibration.relative_error,
         "bars_that_hold": float(holds[held_out].mean()),
-        "per_second": {
-            "on the grid": speed(table, run.costs, device.channel_step),
-            "any": speed(table, run.costs, 1),
-        },
-        "table_mb": table.nbytes / 1e6,
         "methods": {title: scores(ms[held_out], measured_ms[held_out]) for title, ms in methods.items()},
         "on_the_grid": scores(prediction.latency_ms[CALIBRATION:half], measured_ms[CALIBRATION:half]),
         "any_count": scores(prediction.latency_ms[half:], measured_ms[half:]),
