@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,17 @@ class Device:
 
     @property
     def identity(self) -> str:
-        """First 16 hex digits of the sha256 of everything but the name."""
-        parts = {
+        """First 16 hex digits of the sha256 of all that must be equal."""
+        return hashlib.sha256(json.dumps(self._compared, sort_keys=True).encode()).hexdigest()[:16]
+
+    def unlike(self, other: Self) -> str:
+        """What the other does not have of this one, such as "batch 1, not 2"; empty where identities are equal."""
+        pairs = zip(self._compared.items(), other._compared.values(), strict=True)
+        return ", ".join(f"{key} {own!r}, not {others!r}" for (key, own), others in pairs if own != others)
+
+    @property
+    def _compared(self) -> dict[str, object]:
+        return {
             "runtime": self.runtime,
             "board": self.board,
             "precision": self.precision,
@@ -57,4 +67,3 @@ class Device:
             "channel_step": self.channel_step,
             "versions": dict(sorted(self.versions.items())),
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import product
@@ -18,7 +17,7 @@ import numpy as np
 
 from hwprofiles.board import energies_mj
 from hwprofiles.device import Device
-from hwprofiles.errors import ProfileError
+from hwprofiles.errors import ProfileError, RequestError
 from hwprofiles.files import MeasuredNetwork, Profile, read_profile, write_profile
 from hwprofiles.ops import OpGraph, OpSpec
 from hwprofiles.runtimes import CALL, Run, Runtime, prepare_kernels
@@ -55,11 +54,11 @@ def build_profile(
             the error bar that they give is one for candidates like them.
         held_out: networks of the same kind that nothing is fitted to; see `validate`.
         journal: where each finished pass is kept, and from where the same measurement goes on; whoever has
-            written the profile removes it.
+            written the profile removes it. One of another measurement is never written over.
         progress: called after each round with the share that is done, up to 1.0.
 
     Raises:
-        RequestError: a network cannot be loaded.
+        RequestError: a network cannot be loaded, or the journal keeps passes of another measurement.
         TransientError: the machine stayed busy with another measurement.
     """
     runs: dict[OpSpec | NetworkModel, Run] = dict(
@@ -96,16 +95,9 @@ def build_profile(
             created=datetime.now(UTC),
         )
 
-    profile = None
-    if journal:
-        with suppress(ProfileError):  # none there, or one that a version before this wrote
-            profile = read_profile(journal)
-    done = 0
-    if profile and _holds(profile, device, runs, rounds):
-        done = len(profile.kernels[CALL].times_ms)
-        progress(min(1.0, done / passes))
-    else:
-        profile = None
+    profile = _begun(journal, device, runs, rounds) if journal else None
+    done = len(profile.kernels[CALL].times_ms) if profile else 0
+    progress(min(1.0, done / passes))
     for number in range(done, passes):
         latest = measured(number)
         profile = _with_pass(profile, latest) if profile else latest
@@ -162,14 +154,31 @@ def _grid(channels: set[tuple[int, int]]) -> Iterable[tuple[int, int]]:
     return product(ins, outs)
 
 
-def _holds(profile: Profile, device: Device, runs: Iterable[OpSpec | NetworkModel], rounds: int) -> bool:
-    """Whether a journal is one of this very measurement."""
+def _begun(
+    journal: Path, device: Device, runs: Iterable[OpSpec | NetworkModel], rounds: int
+) -> Profile | None:
+    """The finished passes of this very measurement; `None` if no pass was finished.
+
+    Raises:
+        RequestError: they are those of another measurement.
+    """
+    try:
+        profile = read_profile(journal)
+    except ProfileError:  # none there, or none that can still be read
+        return None
     things = {key if isinstance(key, OpSpec) else (key.name, key.graph) for key in runs}
     networks = {(net.name, net.graph) for net in (*profile.networks, *profile.held_out)}
-    return (
-        profile.device.identity == device.identity
-        and profile.kernels.keys() | networks == things
-        and profile.kernels[CALL].times_ms.shape[1:] == (rounds, RUNS_PER_VISIT)
+    if unlike := profile.device.unlike(device):
+        differing = unlike
+    elif profile.kernels.keys() | networks != things:
+        differing = "other kernels or networks"
+    elif (kept := profile.kernels[CALL].times_ms.shape[1:]) != (rounds, RUNS_PER_VISIT):
+        differing = f"{kept[0]} rounds of {kept[1]} runs, not {rounds} of {RUNS_PER_VISIT}"
+    else:
+        return profile
+    raise RequestError(
+        f"{journal} keeps finished passes of a measurement with {differing}; repeat the command that began "
+        "it, or remove the file to measure anew"
     )
 
 

@@ -82,14 +82,9 @@ class LatencyTable:
         Raises:
             ProfileError: the identity of `device` is not the one that was measured.
         """
-        if device.identity != self.device.identity:
-            differing = [
-                f"{name} {getattr(self.device, name)!r}, not {getattr(device, name)!r}"
-                for name in Device.__slots__
-                if name != "name" and getattr(self.device, name) != getattr(device, name)
-            ]
+        if differing := self.device.unlike(device):
             raise ProfileError(
-                f"the profile of {self.device.name!r} was measured with {', '.join(differing)}; "
+                f"the profile of {self.device.name!r} was measured with {differing}; "
                 f"measure {device.name!r} itself"
             )
 

@@ -14,8 +14,8 @@ from latency_models import NetworkModel, build_profile
 class Measure(Protocol):
     """Measures kernels and whole networks on one device; see `latency_models.build_profile`.
 
-    `journal` is the file through which a measurement that is cut short goes on, or its result arrives;
-    whoever has written the profile removes it.
+    `journal` is the file through which a measurement that is cut short goes on; whoever has written the
+    profile removes it, and one of another measurement is refused.
     """
 
     def __call__(

@@ -284,7 +284,7 @@ def profile_device(
         profile = _grown(subject, known, bench, passes, path.with_suffix(".journal"), listener)
         if profile is not known:
             write_profile(profile, path)
-        path.with_suffix(".journal").unlink(missing_ok=True)
+            path.with_suffix(".journal").unlink(missing_ok=True)
     own = profile.of_model(Costs(subject.coupling).op_graph)
     table = LatencyTable.from_profile(own)
     found = validate(own)

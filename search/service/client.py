@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 from pydantic import ValidationError
 
 from hwprofiles.device import Device
-from hwprofiles.disk import write_whole
 from hwprofiles.errors import RequestError, nearest
 from hwprofiles.files import Profile, read_profile
 from hwprofiles.ops import OpSpec
@@ -100,14 +100,20 @@ def request_profile(
     Args:
         remote: the server, with a submitter's token.
         device: goes by the agent's name; how it runs networks is what counts of it.
-        journal: where the profile arrives, whole or not at all.
+        journal: where a measurement on this machine would keep its passes, and so must not be; the server
+            keeps those of its agents.
         patience_s: for how long a server that cannot be reached is waited for, each time.
         progress: called with the share of passes that are done, up to 1.0.
 
     Raises:
-        RequestError: the server refuses the request, or the agent could not do it.
+        RequestError: the server refuses the request, or the agent could not do it, or there is a journal.
         TransientError: the server cannot be reached.
     """
+    if journal.exists():
+        raise RequestError(
+            f"{journal} keeps finished passes of a measurement on this machine; repeat the command that "
+            "began it, or remove the file"
+        )
 
     def call(method: str, where: str, content: bytes = b"") -> httpx.Response:
         return remote.call(method, where, content, patience_s=patience_s)
@@ -140,8 +146,10 @@ def request_profile(
         progress(found["passes_done"] / passes)
         time.sleep(POLL_S)
     progress(1.0)
-    write_whole(journal, call("GET", f"/measurements/{id_}/profile").content)
-    return read_profile(journal)
+    with TemporaryDirectory() as folder:
+        arrived = Path(folder) / "profile.parquet"
+        arrived.write_bytes(call("GET", f"/measurements/{id_}/profile").content)
+        return read_profile(arrived)
 
 
 def _send(network: NetworkModel, call: Callable[..., httpx.Response]) -> str:

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from hwprofiles import Device, OpSpec, Profile, board, read_profile
+from hwprofiles.errors import RequestError
 from hwprofiles.runtimes import CALL, PLAIN, Run
 from hwprofiles.runtimes.synthetic import Synthetic
 from latency_models import LatencyTable, NetworkModel, build_profile, covers, extend, missing
@@ -82,20 +83,41 @@ def test_each_network_has_its_energy_of_every_pass_where_the_board_has_rails(
         assert taken_ms > 0.5 * net.rounds.summary().latency_ms
 
 
-@pytest.mark.parametrize("change", ["another number of rounds", "another device", "other kernels", "damaged"])
-def test_the_journal_of_another_measurement_is_not_gone_on_with(
-    change: str, models: list[NetworkModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("another device", "threads 1, not 2"),
+        ("other kernels", "other kernels or networks"),
+        ("another number of rounds", "2 rounds of 4 runs, not 1 of 4"),
+    ],
+)
+def test_the_journal_of_another_measurement_is_neither_gone_on_with_nor_written_over(
+    change: str,
+    sentence: str,
+    models: list[NetworkModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     journal = tmp_path / "here.journal"
-    kept = measured(models, journal).kernels[CALL].times_ms
+    measured(models, journal)
+    kept = journal.read_bytes()
     module = "tests.latency_models.test_profiling"
     if change == "another device":
         monkeypatch.setattr(f"{module}.DEVICE", replace(DEVICE, threads=2))
     if change == "other kernels":
         monkeypatch.setattr(f"{module}.KERNELS", KERNELS[:1])
-    if change == "damaged":
-        journal.write_bytes(journal.read_bytes()[:200])
-    again = measured(models, journal, rounds=1 if change == "another number of rounds" else 2)
+    with pytest.raises(RequestError, match=f"here.journal keeps finished passes .* with {sentence}; repeat"):
+        measured(models, journal, rounds=1 if change == "another number of rounds" else 2)
+    assert journal.read_bytes() == kept
+
+
+def test_a_journal_that_cannot_be_read_any_more_is_begun_anew(
+    models: list[NetworkModel], tmp_path: Path
+) -> None:
+    journal = tmp_path / "here.journal"
+    kept = measured(models, journal).kernels[CALL].times_ms
+    journal.write_bytes(journal.read_bytes()[:200])
+    again = measured(models, journal)
     assert not np.isin(again.kernels[CALL].times_ms, kept).all()
     assert len(again.kernels[CALL].times_ms) == 3
 

@@ -119,7 +119,9 @@ def test_a_profile_is_measured_for_a_bundle_alone_and_proved_on_networks_held_ou
         raise AssertionError("the device was measured")
 
     monkeypatch.setattr(measuring, "measure", measures)
+    (tmp_path / "devices" / "bench.journal").write_text("of another model, cut short")
     again = written_json(prunefront("profile", *options, "--json"))
+    assert (tmp_path / "devices" / "bench.journal").exists()
     assert (again["added"], again["validation"]["networks"]) == (0, len(profile.held_out))
 
 
@@ -156,6 +158,10 @@ def test_a_measurement_ended_by_ctrl_c_goes_on_and_leaves_no_journal(
     ended = prunefront("profile", *options)
     assert (ended.code, "finished passes are kept, and the same command goes on" in ended.err) == (130, True)
     assert [path.name for path in (tmp_path / "devices").iterdir()] == ["bench.journal"]
+    refused(
+        prunefront("profile", *options, "--batch", 2),
+        "bench.journal keeps finished passes of a measurement with batch 1, not 2; repeat",
+    )
     assert prunefront("profile", *options).code == 0
     assert passes == [0, 1, 1]
     assert [path.name for path in (tmp_path / "devices").iterdir()] == ["bench.parquet"]

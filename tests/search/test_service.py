@@ -472,6 +472,9 @@ def test_what_cannot_be_measured_is_told_and_the_agent_goes_on(
             open_on_agent(remote, "board", **way | {"runtime": "abacus"})
         here = open_runtime("onnxruntime").describe(name="here", batch=2, threads=1)
         assert open_on_agent(remote, "board", **way).device.identity == here.identity
+        (tmp_path / "here.journal").touch()
+        with pytest.raises(RequestError, match=r"here.journal keeps finished passes .* on this machine"):
+            ask_for(remote, kernels=KERNELS, networks=[], journal=tmp_path / "here.journal")
         with pytest.raises(RequestError, match=r"cannot be measured by an agent: rounds: Input should be"):
             ask_for(remote, kernels=KERNELS, networks=[], rounds=0)
         with pytest.raises(RequestError, match=r"agent 'board' could not.*runtime 'abacus' is not known"):
