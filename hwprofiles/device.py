@@ -51,7 +51,7 @@ class Device:
         return hashlib.sha256(json.dumps(self._compared, sort_keys=True).encode()).hexdigest()[:16]
 
     def unlike(self, other: Self) -> str:
-        """What the other does not have of this one, such as "batch 1, not 2"; empty where identities are equal."""
+        """What the other does not share, such as "batch 1, not 2"; empty where their identities are equal."""
         pairs = zip(self._compared.items(), other._compared.values(), strict=True)
         return ", ".join(f"{key} {own!r}, not {others!r}" for (key, own), others in pairs if own != others)
 
