@@ -122,12 +122,15 @@ def measured(
     journal: Path,
     listener: Listener,
 ) -> Profile:
-    """What `measure` makes of kernels, and of candidates by their names as whole networks."""
+    """What `measure` makes of kernels, and of candidates by their names as whole networks.
+
+    The share that the listener is told is that of measuring: how long a device takes is not known before.
+    """
     with TemporaryDirectory() as folder:
         models = []
         for position, (name, candidate) in enumerate([*networks.items(), *held_out.items()]):
             total = len(networks) + len(held_out)
-            listener.update(0.3 * position / total, f"converting network {position + 1} of {total}")
+            listener.update(0.0, f"converting network {position + 1} of {total}")
             path = Path(folder) / f"{position}.onnx"
             write_onnx(*prune(costs.coupling, bundle.tensors, even_kept(costs.coupling, candidate)), path)
             models.append(NetworkModel(name=name, graph=costs.candidate_graph(candidate), onnx_path=path))
@@ -139,7 +142,7 @@ def measured(
             passes=passes,
             rounds=rounds,
             journal=journal,
-            progress=lambda share: listener.update(0.3 + 0.7 * share, measuring),
+            progress=lambda share: listener.update(share, measuring),
         )
 
 

@@ -37,6 +37,7 @@ def write_onnx(graph: Graph, tensors: Mapping[str, torch.Tensor], path: Path) ->
         RequestError: the exporter cannot express the network; its reason is quoted.
     """
     graph, tensors = fold_batch_norms(graph, tensors)
+    graph = replace(graph, nodes=tuple(map(_mean_of_all, graph.nodes)))
     try:
         with _undisturbed():
             program = _translate(graph, tensors)
@@ -79,6 +80,14 @@ def fold_batch_norms(
     return replace(graph, nodes=tuple(nodes.values()), tensors=specs), folded
 
 
+def _mean_of_all(node: Node) -> Node:
+    """An average over the whole image as a mean, which the exporter writes without decomposing anything."""
+    if node.op == "aten.adaptive_avg_pool2d.default" and tuple(node["output_size"]) == (1, 1):
+        args = {"self": node["self"], "dim": (-1, -2), "keepdim": True, "dtype": None}
+        return Node(node.name, "aten.mean.dim", args)
+    return node
+
+
 def _translate(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> torch.onnx.ONNXProgram:
     """What `torch.onnx.export` does, but for its registry, of which it makes another in each call."""
     from torch.onnx._internal.exporter import _core  # slow to import, and not needed where nothing is written
@@ -86,6 +95,9 @@ def _translate(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> torch.onnx.
     network, inputs = build(graph, tensors).eval(), example_inputs(graph, 2, seed=0)
     free = {0: torch.export.Dim("batch", min=1, max=2**16)}
     exported = torch.export.export(network, inputs, dynamic_shapes=((free,) * len(inputs),))
+    if all(_is_written(node.target) for node in exported.graph.nodes if node.op == "call_function"):
+        # To decompose ops traces the network twice more, over half of all work, and none needs it.
+        exported.run_decompositions = lambda table: exported
     program = _core.export(
         exported,
         (),
@@ -96,6 +108,13 @@ def _translate(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> torch.onnx.
     )
     program._rename_dynamic_axes((({0: "batch"},) * len(inputs),))
     return program
+
+
+def _is_written(target: object) -> bool:
+    """Whether the exporter writes an op as it stands, instead of what it decomposes into."""
+    if isinstance(target, torch._ops.OpOverload):
+        return _registry().is_registered(target) and not target._schema.is_mutable
+    return True  # what Python computes: items of a list, and sizes
 
 
 @cache

@@ -56,6 +56,19 @@ def test_inputs_keep_their_names_and_outputs_their_order(tmp_path: Path) -> None
     assert_same_outputs(tmp_path / "pair.onnx", bundle.graph, bundle.tensors, batch=4)
 
 
+def test_ops_are_decomposed_only_where_the_exporter_cannot_write_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decompose(*arguments: object) -> None:
+        raise RuntimeError("decomposed")
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", decompose)
+    for name in ("mobilenet_v2", "vit"):
+        write_onnx(exported(name).graph, exported(name).tensors, tmp_path / "model.onnx")
+    with pytest.raises(RequestError, match="Failed to decompose"):
+        write_onnx(exported("densenet").graph, exported("densenet").tensors, tmp_path / "model.onnx")
+
+
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     onnx_file._registry.cache_clear()
     bundle = export_images(nn.Conv2d(1, 2, 1), 1, 2, 2)
