@@ -105,18 +105,28 @@ def write_stairs(found: Sequence[Stairs], path: Path) -> None:
 
 
 def _draw_stairs(axes: Axes, stairs: Stairs) -> None:
+    """Draw each width as a step of its own, and nothing where nothing is known."""
     _dress(axes, stairs.axis.replace("_", " "), "ms, timed alone")
-    widths, latency_ms, cliffs = stairs.widths, stairs.latency_ms, stairs.cliffs
-    axes.plot(widths, latency_ms, "-", color=_LIGHT["trial"], lw=1.2, label="interpolated")
+    widths, latency_ms = stairs.widths, stairs.latency_ms
+    steps = np.full((2, widths[-1] - widths[0] + 1), np.nan)
+    steps[0, widths - widths[0]] = latency_ms
+    steps[1, (widths - widths[0])[stairs.cliffs]] = latency_ms[stairs.cliffs]
+    edges = np.arange(widths[0], widths[-1] + 2) - 0.5
+    for values, role, label in zip(
+        steps, ("trial", "uniform"), ("interpolated", "a wider one costs less"), strict=True
+    ):
+        if not np.isnan(values).all():
+            axes.stairs(values, edges, baseline=None, color=_LIGHT[role], lw=1.6, label=label)
+    # Widths that are padded to one are one measurement: its mark stands at the widest of them.
+    ends = stairs.measured & np.append(np.diff(latency_ms) != 0, True)
     axes.plot(
-        widths[cliffs], latency_ms[cliffs], "^", color=_LIGHT["uniform"], ms=3, label="a wider one costs less"
+        widths[ends], latency_ms[ends], "o", color=_LIGHT["found"], ms=4.5, label=timed(stairs.modelled)
     )
-    measured = stairs.measured
-    axes.plot(
-        widths[measured], latency_ms[measured], "o", color=_LIGHT["found"], ms=4, label=timed(stairs.modelled)
-    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 1.6, 3.2, 6.4, 10]))  # such as blocks
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, labelcolor=_LIGHT["quiet"], loc="lower right")
+    axes.legend(
+        frameon=False, labelcolor=_LIGHT["quiet"], ncols=3, loc="lower right", bbox_to_anchor=(1, 0.98)
+    )
 
 
 def _front(report: Report) -> Figure:

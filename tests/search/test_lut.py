@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 
 from hwprofiles import Rounds, write_profile
 from hwprofiles.runtimes import CALL
+from latency_models.stairs import Stairs
+from search.figures import write_stairs
 from tests.latency_models.test_compare import slower_corner
 from tests.latency_models.test_stairs import CLIFFS
 from tests.latency_models.test_table import CORNER, DEVICE, PROFILE, SPECS
@@ -65,6 +69,27 @@ def test_an_operator_is_shown_as_stairs_with_its_cliffs_in_text_as_svg_and_as_js
     assert over_inputs["axis"] == "in_channels"
     assert 63 in over_inputs["cliffs"]
     assert len(over_inputs["widths"]) == len(over_inputs["latency_ms"]) == len(over_inputs["measured"])
+
+
+def test_a_picture_of_stairs_has_steps_and_gaps_where_nothing_is_known(tmp_path: Path) -> None:
+    known = Stairs(
+        operator=SPECS[1],
+        axis="out_channels",
+        widths=np.array([15, 16, 17, 40, 41]),
+        latency_ms=np.array([1.0, 1.0, 2.0, 3.0, 4.0]),
+        measured=np.array([True, True, False, False, True]),
+        modelled=False,
+    )
+    write_stairs([known], tmp_path / "stairs.svg")
+    svg = (tmp_path / "stairs.svg").read_text()
+    drawn, *_ = re.findall(r'<path d="([^"]*)"[^>]*stroke: var\(--trial\)', svg)
+    lines = [
+        [tuple(map(float, point.split())) for point in line.split("L")] for line in drawn.split("M") if line
+    ]
+    assert [len({x for x, _ in line}) - 1 for line in lines] == [3, 2]
+    for (x, y), (next_x, next_y) in (pair for line in lines for pair in pairwise(line)):
+        assert x == next_x or y == next_y
+    assert len(re.findall(r"<use [^>]*fill: var\(--found\)", svg)) == 3  # of 16, of 41, and the legend's
 
 
 def test_check_tells_what_a_whole_table_holds_and_which_measurements_were_disturbed(
