@@ -13,22 +13,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AllowInfNan, AwareDatetime, BaseModel, ConfigDict, TypeAdapter
 
 from hwprofiles.device import Device
 from hwprofiles.disk import whole_file
 from hwprofiles.errors import ProfileError
-from hwprofiles.ops import INPUT, OpGraph, OpSpec
+from hwprofiles.foreign import parse_json, said
+from hwprofiles.ops import OpGraph, OpSpec
 from hwprofiles.samples import Rounds
 
 FORMAT = 2
 _HEADER = b"prunefront.profile"
-_DAMAGED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What reading JSON of another form than the one written may raise."""
+_KERNEL, _NETWORK = TypeAdapter(OpSpec), TypeAdapter(OpGraph)
+_DAMAGED = (LookupError, TypeError, ValueError)
+"""What reading another form than the one written may raise."""
 _SCHEMA = pa.schema(
     {
         "entry": pa.string(),  # "kernel", "network" or "held out"
@@ -39,6 +42,18 @@ _SCHEMA = pa.schema(
         "times_ms": pa.list_(pa.float64()),  # passes x rounds x runs, flattened
     }
 )
+
+
+class _Header(BaseModel):
+    """What a file says of all of its rows. `energy_mj` is by the number of a network's row."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    format: int
+    created: AwareDatetime
+    device: Device
+    energy_mj: dict[str, list[dict[str, Annotated[float, AllowInfNan(True)]]]] = {}
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +102,11 @@ class Profile:
 
 
 def write_profile(profile: Profile, path: Path) -> None:
-    """Write `profile` to `path`, replacing what was there only once everything is on disk."""
+    """Write `profile` to `path`, replacing what was there only once everything is on disk.
+
+    Raises:
+        ProfileError: a name in it is no text, and nothing is written.
+    """
     rows = [_row("kernel", str(spec), spec, rounds) for spec, rounds in profile.kernels.items()]
     networks = (*profile.networks, *profile.held_out)
     energy_mj = {str(row): net.energy_mj for row, net in enumerate(networks, len(rows)) if net.energy_mj}
@@ -101,7 +120,13 @@ def write_profile(profile: Profile, path: Path) -> None:
     if energy_mj:  # by row; no column of its own, so that profiles from before it are still read
         header["energy_mj"] = energy_mj
     header["sha256"] = _sha256(header, rows)
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_HEADER: json.dumps(header)}))
+    try:
+        told = json.dumps(header, ensure_ascii=False).encode()
+        table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_HEADER: told}))
+    except UnicodeEncodeError as error:
+        raise ProfileError(
+            f"profile {path} cannot be written: {error.object[:80]!r} is no text in UTF-8; rename it"
+        ) from None
     with whole_file(path) as file:
         pq.write_table(table, file, compression="zstd")
 
@@ -114,32 +139,34 @@ def read_profile(path: Path) -> Profile:
     """
     try:
         table = pq.read_table(path, memory_map=False)
-        header = json.loads((table.schema.metadata or {})[_HEADER])
-        if header["format"] != FORMAT:
+        told = (table.schema.metadata or {})[_HEADER]
+        stored = parse_json(told)
+        if stored["format"] != FORMAT:
             raise ProfileError(
-                f"profile {path} has format {header['format']}, and this version reads format {FORMAT}; "
+                f"profile {path} has format {stored['format']}, and this version reads format {FORMAT}; "
                 "measure the device again"
             )
         if not table.schema.equals(_SCHEMA):
             raise ProfileError(f"profile {path} does not have the columns of format {FORMAT}; measure again")
+        header = _Header.model_validate_json(told)
         rows = table.to_pylist()
-        kernels, networks = _parse(rows, header.get("energy_mj", {}), path)
-        if header.pop("sha256") != _sha256(header, rows):
+        kernels, networks = _parse(rows, header.energy_mj, path)
+        if stored.pop("sha256") != _sha256(stored, rows):
             raise ProfileError(
                 f"profile {path} was changed after it was written (sha256 differs); measure again"
             )
         return Profile(
-            device=Device(**header["device"]),
+            device=header.device,
             kernels=kernels,
             networks=tuple(networks["network"]),
             held_out=tuple(networks["held out"]),
-            created=datetime.fromisoformat(header["created"]),
+            created=header.created,
         )
     except FileNotFoundError:
         raise ProfileError(f"there is no profile at {path}; measure the device first") from None
     except (OSError, pa.ArrowException, *_DAMAGED) as error:
         raise ProfileError(
-            f"profile {path} is damaged or no profile ({type(error).__name__}: {error}); measure again"
+            f"profile {path} is damaged or no profile ({type(error).__name__}: {said(error)}); measure again"
         ) from error
 
 
@@ -156,54 +183,56 @@ def _row(entry: str, name: str, graph: OpSpec | OpGraph, rounds: Rounds) -> dict
 
 
 def _parse(
-    rows: Sequence[Mapping[str, Any]], energy_mj: Mapping[str, Any], path: Path
+    rows: Sequence[Mapping[str, Any]], energy_mj: Mapping[str, list[dict[str, float]]], path: Path
 ) -> tuple[dict[OpSpec, Rounds], dict[str, list[MeasuredNetwork]]]:
     """Kernels, and networks by what they are entered as."""
     kernels: dict[OpSpec, Rounds] = {}
     networks: dict[str, list[MeasuredNetwork]] = {"network": [], "held out": []}
     for number, row in enumerate(rows):
         try:
-            stored = json.loads(row["graph"])
+            if None in row.values():
+                raise ValueError("one of its cells is empty")
             times_ms = np.array(row["times_ms"], dtype=np.float64)
             rounds = Rounds(times_ms.reshape(row["passes"], row["rounds"], -1))
             if row["entry"] == "kernel":
-                kernels[_spec(stored)] = rounds
+                kernel = _kernel(row["graph"])
+                if kernel in kernels:
+                    raise ValueError("this kernel has a row already")
+                kernels[kernel] = rounds
             else:
                 networks[row["entry"]].append(
                     MeasuredNetwork(
                         name=row["name"],
-                        graph=_graph(stored),
+                        graph=_network(row["graph"]),
                         rounds=rounds,
                         energy_mj=_energy(energy_mj.get(str(number), [])),
                     )
                 )
         except _DAMAGED as error:
             raise ProfileError(
-                f"profile {path}, row {number} ({row['name']}): {error}; measure the device again"
+                f"profile {path}, row {number} ({row['name']}): {said(error)}; measure the device again"
             ) from error
     return kernels, networks
 
 
-def _energy(data: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], ...]:
-    for rail, mj in (told for each in data for told in each.items()):
+def _kernel(graph: str) -> OpSpec:
+    kernel = _KERNEL.validate_json(graph, strict=True, extra="forbid")
+    kernel.check()
+    return kernel
+
+
+def _network(graph: str) -> OpGraph:
+    network = _NETWORK.validate_json(graph, strict=True, extra="forbid")
+    for operator in network.operators:
+        operator.check()
+    return network
+
+
+def _energy(told: Sequence[Mapping[str, float]]) -> tuple[Mapping[str, float], ...]:
+    for rail, mj in (rail for each in told for rail in each.items()):
         if not 0 <= mj < math.inf:  # nor NaN
             raise ValueError(f"its energy at rail {rail!r} is {mj} mJ; allowed: 0 or more")
-    return tuple(data)
-
-
-def _graph(data: Mapping[str, Any]) -> OpGraph:
-    operators = tuple(_spec(item) for item in data["operators"])
-    sources = tuple(tuple(int(source) for source in item) for item in data["sources"])
-    outputs = tuple(int(output) for output in data["outputs"])
-    earlier = all(INPUT <= s < position for position, item in enumerate(sources) for s in item)
-    if not earlier or len(sources) != len(operators) or not all(INPUT <= o < len(operators) for o in outputs):
-        raise ValueError("its operators do not read one another in order")
-    return OpGraph(operators=operators, sources=sources, outputs=outputs)
-
-
-def _spec(data: Mapping[str, Any]) -> OpSpec:
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(data).items()}
-    return OpSpec(**fields)
+    return tuple(told)
 
 
 def _sha256(header: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

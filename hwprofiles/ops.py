@@ -11,7 +11,23 @@ Size = tuple[int, ...]
 
 INPUT = -1
 """Where an operator reads the network's own input; see `OpGraph.sources`."""
+MAX_SIZE = 2**30
+"""Of channels, and of positions along an axis."""
 _CONTRACTIONS = {"conv2d", "depthwise_conv2d", "linear"}
+_SIZES = ("in_size", "out_size", "kernel", "stride", "padding", "dilation")
+_WINDOW = {"in_size": 2, "out_size": 2, "kernel": 2, "stride": 2, "padding": 4}
+_AXES = {
+    "conv2d": {**_WINDOW, "dilation": 2},
+    "depthwise_conv2d": {**_WINDOW, "dilation": 2},
+    "max_pool2d": _WINDOW,
+    "avg_pool2d": _WINDOW,
+    "mean2d": _WINDOW,
+    "linear": {"in_size": 1},
+    "attention": {"in_size": 2, "kernel": 1},
+    "matmul": {"in_size": 2, "out_size": 2},
+}
+"""How many numbers each size of an operator has, by kind; other kinds have as many axes as their tensors."""
+_MAX_AXES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -92,6 +108,26 @@ class OpSpec:
             )
         return self.in_channels * self.out_channels if self.kind.startswith("linear") else 0
 
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: no network has such an operator; says what of it cannot be.
+        """
+        axes = _AXES.get(self.kind, {})
+        for name in _SIZES:
+            size, lowest = getattr(self, name), 0 if name == "padding" else 1
+            if len(size) != axes.get(name, len(size)) or len(size) > _MAX_AXES:
+                wanted = axes.get(name, f"at most {_MAX_AXES}")
+                raise ValueError(f"{name} of a {self.kind[:40]!r} has {len(size)} numbers; wanted {wanted}")
+            if not all(lowest <= number <= MAX_SIZE for number in size):
+                raise ValueError(f"{name} has a number below {lowest}, or one above {MAX_SIZE}")
+        channels = self.in_channels, self.out_channels
+        if not 1 <= min(channels) <= max(channels) <= MAX_SIZE:
+            raise ValueError(f"it has less than 1 channel, or more than {MAX_SIZE}")
+        lowest = 1 if self.kind == "conv2d" else 0
+        if self.groups < lowest or any(self.groups and count % self.groups for count in channels):
+            raise ValueError("its channels cannot be divided into its groups")
+
     def with_channels(self, in_channels: int, out_channels: int) -> Self:
         return replace(self, in_channels=in_channels, out_channels=out_channels)
 
@@ -125,6 +161,16 @@ class OpGraph:
     operators: tuple[OpSpec, ...]
     sources: tuple[tuple[int, ...], ...]
     outputs: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: an operator reads one that is not before it, or there are not as many `sources`.
+        """
+        count = len(self.operators)
+        earlier = all(INPUT <= s < position for position, item in enumerate(self.sources) for s in item)
+        if not earlier or len(self.sources) != count or not all(INPUT <= o < count for o in self.outputs):
+            raise ValueError("its operators do not read one another in order")
 
     def joined(self, position: int) -> tuple[int, ...]:
         """The sources that an operator takes as they lie: what a layer adds, all that any other reads."""

@@ -32,6 +32,8 @@ RUNS_PER_VISIT = 4
 """Runs each time a thing has its turn. The first finds the caches full of other things' data."""
 SILENT_S = 1.5
 """For how long a measurement waits for another one without a word."""
+MAX_MS = 3.6e6
+"""An hour, which no single run takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rounds:
-    """Every timed run of one thing: (passes, rounds, runs a visit) in milliseconds, finite and positive."""
+    """Every timed run of one thing: (passes, rounds, runs a visit) in ms, above 0 and up to `MAX_MS`."""
 
     times_ms: NDArray[np.float64]
 
@@ -62,8 +64,9 @@ class Rounds:
             raise ValueError(
                 f"times of shape {self.times_ms.shape}; wanted (passes, rounds, runs), none empty"
             )
-        if not (np.isfinite(self.times_ms) & (self.times_ms > 0)).all():
-            raise ValueError("a time is zero, negative, infinite or NaN")
+        odd = self.times_ms[~((self.times_ms > 0) & (self.times_ms <= MAX_MS))]  # NaN is among them
+        if odd.size:
+            raise ValueError(f"a time is {odd[0]} ms; allowed: above 0, to {MAX_MS:.0f}")
 
     def summary(self) -> Summary:
         warm_ms = self.times_ms[:, :, 1:] if self.times_ms.shape[2] > 1 else self.times_ms

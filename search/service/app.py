@@ -29,7 +29,7 @@ from hwprofiles.wire import (
 )
 from search.service.auth import OnlyToHosts, needs
 from search.service.errors import answer_with_problems
-from search.service.limits import AtMost
+from search.service.limits import AtMost, PlainJson
 from search.service.room import Room
 from trials.measurements import MeasurementRecord
 from trials.store import Store
@@ -65,7 +65,7 @@ TheTokens = Annotated[Tokens, Depends(_tokens)]
 TheMeasurement = Annotated[MeasurementRecord, Depends(_measurement)]
 Holder = Annotated[str, Header(alias=HOLDER, pattern=r"^[0-9a-f]{32}$")]
 
-router = APIRouter(prefix=API)
+router = APIRouter(prefix=API, route_class=PlainJson)
 
 
 class TokenRequest(Message):

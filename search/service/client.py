@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError, nearest
 from hwprofiles.files import Profile, read_profile
+from hwprofiles.foreign import said
 from hwprofiles.ops import OpSpec
 from hwprofiles.remote import RefusedError, Remote
 from hwprofiles.runtimes import CALL
@@ -136,9 +137,7 @@ def request_profile(
             series=series,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RequestError(f"this cannot be measured by an agent: {where}: {first['msg']}") from error
+        raise RequestError(f"this cannot be measured by an agent: {said(error)}") from error
     id_ = call("POST", "/measurements", wanted.model_dump_json().encode()).json()["id"]
     while (found := call("GET", f"/measurements/{id_}").json())["state"] != "done":
         if found["state"] == "failed":

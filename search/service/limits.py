@@ -1,10 +1,15 @@
-"""No call may be larger than what it can be for."""
+"""What a call may bring: no more than what it can be for, and JSON that says one thing only."""
 
 from __future__ import annotations
 
-from starlette.exceptions import HTTPException
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import HTTPException, Request, Response
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hwprofiles.foreign import parse_json
 from hwprofiles.wire import API, MAX_FILE_BYTES
 
 MAX_JSON_BYTES = 256 * 2**20
@@ -29,3 +34,23 @@ class AtMost:
             return message
 
         await self._app(scope, counted, send)
+
+
+class PlainJson(APIRoute):
+    """A route that reads JSON as `parse_json` does, so that no handler meets a text that cannot be stored."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_plain(request: Request) -> Response:
+            return await handle(_PlainRequest(request.scope, request.receive))
+
+        return handle_plain
+
+
+class _PlainRequest(Request):
+    async def json(self) -> Any:
+        try:
+            return parse_json(await self.body())
+        except ValueError as error:
+            raise HTTPException(422, f"body: it is no JSON that can be taken: {error}") from None

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from hwprofiles import (
     write_profile,
 )
 from hwprofiles.errors import ProfileError
+from hwprofiles.files import _sha256
 from tests.contracts.runtime import OPERATORS, in_a_row
 
 DEVICE = Device(name="bench", runtime="onnxruntime", board="a board", versions={"onnxruntime": "1.31.0"})
@@ -47,7 +48,7 @@ def written(tmp_path: Path) -> Path:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(st.floats(1e-6, 1e6), min_size=6, max_size=6), st.sets(st.sampled_from(OPERATORS)))
+@given(st.lists(st.floats(1e-6, 1e5), min_size=6, max_size=6), st.sets(st.sampled_from(OPERATORS)))
 def test_a_profile_reads_back_as_it_was_written(times: list[float], specs: set[OpSpec]) -> None:
     profile = profile_of(np.array(times).reshape(1, 2, 3), sorted(specs))
     with TemporaryDirectory() as folder:
@@ -93,19 +94,26 @@ def test_a_truncated_profile_is_refused_naming_the_file(written: Path, share: fl
         read_profile(written)
 
 
-def rewritten(path: Path, edit: Any) -> None:
-    """Write the profile again with `edit(header, rows)` applied, as somebody with Parquet tools would."""
+def rewritten(path: Path, edit: Any, *, signed: bool = False) -> None:
+    """Write the profile again with `edit(header, rows)` applied, as somebody with Parquet tools would.
+
+    Args:
+        signed: the sha256 is worked out anew, as somebody who means harm would.
+    """
     table = pq.read_table(path)
     rows, header = table.to_pylist(), json.loads(table.schema.metadata[b"prunefront.profile"])
     edit(header, rows)
+    if signed:
+        del header["sha256"]
+        header["sha256"] = _sha256(header, rows)
     schema = table.schema.with_metadata({b"prunefront.profile": json.dumps(header)})
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
-@pytest.mark.parametrize("time", [float("nan"), -0.5, 0.0, None])
+@pytest.mark.parametrize("time", [float("nan"), -0.5, 0.0, None, 1e300])
 def test_an_impossible_time_is_refused_naming_its_row(written: Path, time: float | None) -> None:
     rewritten(written, lambda header, rows: rows[3]["times_ms"].__setitem__(0, time))
-    with pytest.raises(ProfileError, match=r"bench\.parquet, row 3 .*zero, negative, infinite or NaN"):
+    with pytest.raises(ProfileError, match=r"bench\.parquet, row 3 .*: a time is .* ms; allowed"):
         read_profile(written)
 
 
@@ -132,6 +140,91 @@ def test_a_row_that_is_neither_kernel_nor_network_is_refused_naming_it(written: 
     rewritten(written, lambda header, rows: rows[0].update(entry="guess"))
     with pytest.raises(ProfileError, match=r"row 0 .*'guess'"):
         read_profile(written)
+
+
+CONV = json.dumps(asdict(OPERATORS[1]))
+
+
+@pytest.mark.parametrize(
+    ("graph", "says"),
+    [
+        (CONV.replace('"in_channels": 20', '"in_channels": -20'), "less than 1 channel"),
+        (
+            CONV.replace('"in_channels": 20', '"in_channels": "20"'),
+            "in_channels: Input should be a valid int",
+        ),
+        (
+            CONV.replace('"in_channels": 20', '"in_channels": null'),
+            "in_channels: Input should be a valid int",
+        ),
+        (CONV.replace('"in_channels": 20', '"in_channels": 1e3'), "in_channels: Input should be a valid int"),
+        (CONV.replace('"in_channels": 20', f'"in_channels": {2**62}'), "more than 1073741824"),
+        (CONV.replace('"kernel": [3, 3]', '"kernel": [3]'), "kernel of a 'conv2d' has 1 numbers; wanted 2"),
+        (CONV.replace('"kernel": [3, 3]', '"kernel": [3, 0]'), "kernel has a number below 1"),
+        (CONV.replace('"groups": 1', '"groups": 3'), "cannot be divided into its groups"),
+        (CONV.replace('"groups": 1', '"groups": 0'), "cannot be divided into its groups"),
+        (CONV.replace('"conv2d"', r'"\ud800"'), "hex escape"),
+        (CONV.replace('"kind"', '"width": 1, "kind"'), "width: Unexpected"),
+        ("[" * 100_000, "recursion limit"),
+        (json.dumps(asdict(OPERATORS[0])), "has a row already"),
+    ],
+)
+def test_an_operator_that_cannot_be_is_refused_naming_its_row(written: Path, graph: str, says: str) -> None:
+    assert graph != CONV
+    rewritten(written, lambda header, rows: rows[1].update(graph=graph), signed=True)
+    with pytest.raises(ProfileError, match=rf"bench\.parquet, row 1 .*{says}"):
+        read_profile(written)
+
+
+def test_an_operator_of_a_network_that_cannot_be_is_refused_naming_its_row(written: Path) -> None:
+    row = len(OPERATORS)
+
+    def edit(header: Any, rows: Any) -> None:
+        rows[row]["graph"] = rows[row]["graph"].replace('"in_channels": 20', '"in_channels": -20')
+
+    rewritten(written, edit, signed=True)
+    with pytest.raises(ProfileError, match=rf"row {row} \(dense\): .*less than 1 channel"):
+        read_profile(written)
+
+
+@pytest.mark.parametrize("column", ["entry", "name", "graph", "passes", "rounds", "times_ms"])
+def test_an_empty_cell_is_refused_naming_its_row(written: Path, column: str) -> None:
+    rewritten(written, lambda header, rows: rows[2].update({column: None}), signed=True)
+    with pytest.raises(ProfileError, match=r"row 2 .*empty"):
+        read_profile(written)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"versions": None}, "device.versions: Input should be an object"),
+        ({"versions": {"onnxruntime": 1.31}}, "device.versions.onnxruntime: Input should be a valid string"),
+        ({"batch": "1"}, "device.batch: Input should be a valid integer"),
+        ({"cache_mb": float("nan")}, "device.cache_mb: Input should be a finite number"),
+        ({"name": None}, "device.name: Input should be a valid string"),
+        ({"board": "\ud800"}, "hex escape"),
+        ({"colour": 1}, "device.colour: Unexpected"),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused(written: Path, change: dict[str, Any], says: str) -> None:
+    rewritten(written, lambda header, rows: header["device"].update(change), signed=True)
+    with pytest.raises(ProfileError, match=rf"bench\.parquet .*{says}"):
+        read_profile(written)
+
+
+@pytest.mark.parametrize("created", [None, 5, "yesterday", "2026-01-02T03:04:05"])
+def test_a_time_of_no_time_zone_or_none_at_all_is_refused(written: Path, created: Any) -> None:
+    rewritten(written, lambda header, rows: header.update(created=created), signed=True)
+    with pytest.raises(ProfileError, match=r"bench\.parquet .*created: Input should"):
+        read_profile(written)
+
+
+@pytest.mark.parametrize("change", [{"board": "\ud800"}, {"versions": {"\udcff": ""}}])
+def test_a_name_that_is_no_text_is_not_written(tmp_path: Path, change: dict[str, Any]) -> None:
+    profile = profile_of(np.ones((1, 1, 3)))
+    with pytest.raises(ProfileError, match="is no text in UTF-8; rename it"):
+        write_profile(replace(profile, device=replace(DEVICE, **change)), tmp_path / "odd.parquet")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_changed_time_is_noticed(written: Path) -> None:

@@ -44,7 +44,7 @@ from trials.store import Store
 from trials.tokens import Role, Tokens
 
 KERNELS = (CALL, conv(3, 8))
-LINEAR = {"kind": "linear", "in_channels": 4, "out_channels": 4}
+LINEAR = {"kind": "linear", "in_channels": 4, "out_channels": 4, "in_size": [1]}
 BOARD = Device(name="board", runtime="onnxruntime", board="as it announced itself")
 HOLDERS = {HOLDER: "0" * 32}, {HOLDER: "1" * 32}
 
@@ -186,9 +186,10 @@ def test_a_call_to_another_host_is_refused(store: Store, address: str) -> None:
         ({"agent": "../../etc"}, "agent.*pattern"),
         ({"kernels": [LINEAR]}, "lack.*'call'"),
         ({"kernels": ["call", LINEAR | {"in_channels": 2**20, "out_channels": 2**20}]}, "larger than"),
-        ({"kernels": ["call", LINEAR | {"in_channels": 0}]}, "size below 1"),
-        ({"kernels": ["call", LINEAR | {"in_size": [10**4000] * 800}]}, "kernel 1 has more than 32 sizes"),
-        ({"kernels": ["call", LINEAR | {"in_size": [2**40]}]}, "one above"),
+        ({"kernels": ["call", LINEAR | {"in_channels": 0}]}, "kernel 1: it has less than 1 channel"),
+        ({"kernels": ["call", LINEAR | {"in_size": [10**4000] * 800}]}, "in_size of a 'linear' has 800"),
+        ({"kernels": ["call", LINEAR | {"in_size": [2**40]}]}, "kernel 1: in_size has a number .* above"),
+        ({"kernels": ["call", LINEAR | {"kind": "k" * 3000}]}, "kind: .*at most 2000 characters"),
         ({"kernels": ["call", "call"]}, "twice"),
         ({"surprise": 1}, "surprise.*not permitted"),
         ({"kernels": ["call", LINEAR | {"width": 1}]}, "width.*[Uu]nexp"),
@@ -203,6 +204,26 @@ def test_a_request_that_cannot_be_is_refused_naming_where(
     answer = admin.post("/measurements", json=wanted)
     assert answer.status_code == 422
     assert re.search(says, answer.json()["detail"]), answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (r'"\ud800"', "hex escape"),
+        (r'{"\udfff": 1}', "hex escape"),
+        ('{"cpu": 1, "cpu": 2}', "'cpu' is there twice"),
+        ("[" * 100_000, "recursion limit"),
+        ("9" * 5000, "number out of range"),
+    ],
+)
+def test_json_that_cannot_be_stored_is_refused_and_nothing_of_it_is_kept(
+    admin: httpx.Client, told: str, says: str
+) -> None:
+    """As a power mode, and as what no board has, whose name then is in the sentence."""
+    for content in (f'{{"board": {{"power_mode": {told}}}, "devices": []}}', f'{{"colour": {told}}}'):
+        answer = admin.post("/agents/board/claim", content=content, headers=HOLDERS[0])
+        assert (answer.status_code, says in answer.json()["detail"]) == (422, True), answer.text
+    assert admin.get("/agents").json() == []
 
 
 @pytest.mark.parametrize("time_ms", ["NaN", "-1.0", "0.0", "Infinity"])
