@@ -11,6 +11,11 @@ Size = tuple[int, ...]
 
 INPUT = -1
 """Where an operator reads the network's own input; see `OpGraph.sources`."""
+ACTIVATIONS = {
+    "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid", "tanh", "leaky_relu",
+    "elu", "mish", "clamp",
+}  # fmt: skip
+"""As a model's graph calls them."""
 MAX_SIZE = 2**30
 """Of channels, and of positions along an axis."""
 _CONTRACTIONS = {"conv2d", "depthwise_conv2d", "linear"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,6 +13,7 @@ import numpy as np
 
 from hwprofiles import Device, Profile, Runtime, Summary, measure
 from hwprofiles.errors import RequestError, TrialError
+from hwprofiles.foreign import parse_json
 from latency_models import LatencyTable
 from latency_models.stairs import NOTICEABLE
 from search.job import Job
@@ -170,7 +170,7 @@ def measure_candidates(
 
 def read_widths(path: Path) -> list[dict[str, int]]:
     try:
-        data = json.loads(path.read_text())
+        data = parse_json(path.read_bytes())
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}; give a JSON file") from None
     except ValueError as error:

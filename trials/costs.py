@@ -14,17 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from hwprofiles.ops import INPUT, OpGraph, OpSpec
+from hwprofiles.ops import ACTIVATIONS, INPUT, OpGraph, OpSpec
 from trials.candidate import Candidate, Counts, as_counts
 from trials.graph import Graph, Node, Value
 from trials.groups import Coupling
 from trials.labels import Units
 from trials.oprules import Call, rule_of
 
-ACTIVATIONS = {
-    "relu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid", "tanh", "leaky_relu",
-    "elu", "mish", "clamp",
-}  # fmt: skip
 _BILINEAR = {"conv2d", "linear"}
 
 Affine = tuple[float, NDArray[np.float64]]

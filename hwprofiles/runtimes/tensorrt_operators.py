@@ -12,7 +12,7 @@ from hwprofiles.ops import OpSpec, Size
 
 _MAX_COUNT = 2**20
 """Of channels, and of positions along an axis."""
-_MOVES = {"REFORMAT", "CAST", "QDQ", "IDENTITY"}
+_MOVES = ("REFORMAT", "CAST", "QDQ", "IDENTITY")
 """Why a layer that computes nothing brings a tensor into another layout or type."""
 _POOLS = {"MAX": "max_pool2d", "AVERAGE": "avg_pool2d"}
 _ACTIVATION_FIELDS = {
@@ -98,10 +98,12 @@ def _specs(layer: Layer, reads: list[Size], writes: list[Size]) -> tuple[OpSpec,
     return _pointwise(named, reads, writes)
 
 
-def _counts(told: Sequence[Any], lowest: int = 1) -> Size:
-    """Whole numbers; ValueError where they are something else."""
+def _counts(told: Sequence[Any], length: int | None = None, *, lowest: int = 1) -> Size:
+    """Whole numbers, `length` of them; ValueError where they are something else."""
     counts = tuple(told)
-    if not all(type(count) is int and lowest <= count <= _MAX_COUNT for count in counts):
+    if len(counts) != (length or len(counts)) or not all(
+        type(count) is int and lowest <= count <= _MAX_COUNT for count in counts
+    ):
         raise ValueError(told)
     return counts
 
@@ -111,12 +113,11 @@ def _named_after(layer: Layer) -> tuple[str, ...]:
 
     A node is called "Conv_5", "/layer1/conv1/Conv" or "node_add_25", by who exported it.
     """
-    nodes = re.findall(r"\[ONNX Layer: ([^\]]+)\]", str(layer.fields.get("Metadata", "")))
+    nodes = re.findall(r"\[ONNX Layer: ([^\[\]]+)\]", str(layer.fields.get("Metadata", "")))
     nodes = nodes or re.findall(r"[^\s(),+]+", layer.name.replace("PWN(", "("))
     last = (node.rpartition("/")[2].removeprefix("node_") for node in nodes)
-    names = [re.sub(r"(_\d+)+$", "", name).replace("_", "").lower() for name in last]
     found: list[str] = []
-    for name in names:
+    for name in map(_unnumbered, last):
         if name == "mul" and found and found[-1] in _GATES:
             found[-1] = _GATES[found[-1]]
         else:
@@ -124,14 +125,22 @@ def _named_after(layer: Layer) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _unnumbered(name: str) -> str:
+    """The operator in a node's name: "globalaveragepool" of "Global_AveragePool_7_1"."""
+    parts = name.split("_")
+    while len(parts) > 1 and parts[-1].isdecimal():
+        parts.pop()
+    return "".join(parts).lower()
+
+
 def _convolution(
     layer: Layer, reads: list[Size], writes: list[Size], named: tuple[str, ...]
 ) -> tuple[OpSpec] | None:
     told = layer.fields
     (source, *beside), (result, *more) = reads, writes
-    kernel, stride, dilation = (_counts(told[name]) for name in ("Kernel", "Stride", "Dilation"))
+    kernel, stride, dilation = (_counts(told[name], 2) for name in ("Kernel", "Stride", "Dilation"))
     padding, groups = _padding(layer), told["Groups"]
-    if type(groups) is not int or groups < 1:
+    if type(groups) is not int or groups < 1 or source[1] % groups or result[1] % groups:
         raise ValueError("Groups")
     sizes = tuple(
         (source[2 + d] + padding[d] + padding[d + 2] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1
@@ -163,7 +172,7 @@ def _activation(named: Sequence[str]) -> tuple[str, ...]:
 
 def _padding(layer: Layer) -> Size:
     """(top, left, bottom, right)."""
-    before, after = (_counts(layer.fields[name], lowest=0) for name in ("PrePadding", "PostPadding"))
+    before, after = (_counts(layer.fields[name], 2, lowest=0) for name in ("PrePadding", "PostPadding"))
     return (*before, *after)
 
 
@@ -175,8 +184,8 @@ def _pool(layer: Layer, reads: list[Size], writes: list[Size]) -> OpSpec:
         out_channels=source[1],
         in_size=source[2:],
         out_size=result[2:],
-        kernel=_counts(layer.fields["WindowSize"]),
-        stride=_counts(layer.fields["Stride"]),
+        kernel=_counts(layer.fields["WindowSize"], 2),
+        stride=_counts(layer.fields["Stride"], 2),
         padding=_padding(layer),
     )
 

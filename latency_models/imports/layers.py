@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,12 +29,23 @@ import yaml
 
 from hwprofiles.device import Device
 from hwprofiles.errors import ProfileError, nearest
-from hwprofiles.ops import OpSpec, Size
+from hwprofiles.ops import ACTIVATIONS, OpSpec, Size
 from latency_models.imports.record import MAX_COUNT, Imported, checked_ms, imported, read_text
 
 WINDOWED = ("conv2d", "depthwise_conv2d", "max_pool2d", "avg_pool2d")
 POINTWISE = ("batch_norm", "layer_norm", "softmax", "elementwise", "copy")
 KINDS = (*WINDOWED, *POINTWISE, "mean2d", "linear")
+_BEHIND = {*ACTIVATIONS, "add", "layer_norm"}
+_ARITHMETIC = (
+    "add sub rsub mul div pow exp log sqrt rsqrt neg abs maximum minimum softplus eq ne gt lt masked_fill "
+    "where bitwise_not logical_not mean sum"
+)
+FUSED = {
+    **dict.fromkeys(("conv2d", "depthwise_conv2d", "linear", "batch_norm"), _BEHIND),
+    "elementwise": {*ACTIVATIONS, *_ARITHMETIC.split()},
+    "copy": {"cat", "expand", "gather", "pad", "repeat", "slice", "transpose"},
+}
+"""What `fused` may name, by kind, as a model's graph calls it."""
 _TO_MS = {"latency_ms": 1.0, "latency_us": 1e-3, "latency_s": 1e3}
 _NEEDED = ("kind", "in_channels", "out_channels", "in_size")
 _COLUMNS = (*_NEEDED, "kernel", "stride", "padding", "dilation", "groups", "fused", *_TO_MS)
@@ -61,7 +73,7 @@ class _Row:
         """
         told = self.text(column) or default
         parts = told.lower().split("x")
-        counts = tuple(int(part) if part.isdecimal() and len(part) < 9 else -1 for part in parts)
+        counts = tuple(int(part) if re.fullmatch("[0-9]{1,8}", part) else -1 for part in parts)
         counts = counts * length if len(counts) == 1 else counts
         if len(counts) != length or not all(lowest <= count <= MAX_COUNT for count in counts):
             wanted = "a whole number" if length == 1 else f"{length} whole numbers such as 3x3"
@@ -127,6 +139,9 @@ def _spec(row: _Row) -> OpSpec:
         raise ProfileError(f"{row.place}: no layer is of the kind {kind[:40]!r}; {nearest(kind, KINDS)}")
     ins, outs = row.count("in_channels"), row.count("out_channels")
     fused = tuple(name.strip() for name in row.text("fused").split("+") if name.strip())
+    for name in fused:
+        if name not in (known := FUSED.get(kind, {"nothing"})):
+            raise ProfileError(f"{row.place}: a {kind} has no {name[:40]!r} in fused; {nearest(name, known)}")
     spec = OpSpec(kind=kind, in_channels=ins, out_channels=outs, fused=fused)
     if spec.square and kind != "depthwise_conv2d" and ins != outs:
         raise ProfileError(f"{row.place}: a {kind} writes as many channels as it reads, not {ins} and {outs}")
@@ -147,7 +162,13 @@ def _windowed(row: _Row, spec: OpSpec) -> OpSpec:
     stride = row.counts("stride", 2, row.text("kernel") if pool else "1")
     padding = row.counts("padding", 4, "0", lowest=0)
     dilation = row.counts("dilation", 2, "1")
-    groups = row.count("groups", "1")
+    depthwise = spec.kind == "depthwise_conv2d"
+    groups = row.count("groups", str(spec.in_channels) if depthwise else "1")
+    if depthwise and groups != spec.in_channels:
+        raise ProfileError(
+            f"{row.place}: groups is {groups}, and a {spec.kind} has one for each of its {spec.in_channels} "
+            "input channels; leave it empty"
+        )
     if spec.in_channels % groups or spec.out_channels % groups:
         raise ProfileError(f"{row.place}: {groups} groups do not divide its channels; mend one of them")
     spans = [size[d] + padding[d] + padding[d + 2] - dilation[d] * (kernel[d] - 1) for d in (0, 1)]
@@ -163,13 +184,16 @@ def _windowed(row: _Row, spec: OpSpec) -> OpSpec:
         stride=stride,
         padding=padding,
         dilation=() if pool else dilation,
-        groups=0 if spec.kind == "depthwise_conv2d" else groups,
+        groups=0 if depthwise else groups,
     )
 
 
 def _csv_rows(path: Path) -> Iterator[_Row]:
     reader = csv.DictReader(io.StringIO(read_text(path)), strict=True, restkey="a column too many")
     try:
+        columns = Counter(reader.fieldnames)
+        if twice := next((name for name, times in columns.items() if times > 1), None):
+            raise ProfileError(f"{path}, line 1: column {twice[:40]!r} is there twice; leave one out")
         for cells in reader:
             yield _Row(f"{path}, line {reader.line_num}", cells)
     except csv.Error as error:
@@ -180,8 +204,8 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
 
 def _yaml_rows(path: Path) -> Iterator[_Row | str]:
     try:
-        table = yaml.load(read_text(path), Loader=_OneOfEachKey)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers and dates may be impossible
+        table = yaml.load(read_text(path), Loader=_PlainLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ProfileError(f"{path} is no YAML ({error}); export the table again") from error
     if not isinstance(table, list | dict):
         raise ProfileError(f"{path} holds neither a list of layers nor a table by key; see docs/import.md")
@@ -215,8 +239,23 @@ def _keyed(key: str, cells: Mapping[str, Any], place: str) -> _Row | str:
     return _Row(place, row)
 
 
-class _OneOfEachKey(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Plain data only, and no key twice, of which others silently take the last."""
+class _PlainLoader(yaml.BaseLoader):  # type: ignore[misc]  # yaml has no types
+    """Texts, lists and mappings with no key twice, of which others silently take the last.
+
+    Aliases, with which a short file holds billions of rows, and tags, which say what a text shall be made
+    into, are refused: no table needs either.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.tag is not None:
+            line = event.start_mark.line + 1
+            raise yaml.YAMLError(f"line {line} has an alias or a tag; write out what it stands for")
+        return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        absent = node.style is None and node.value in ("null", "~")
+        return "" if absent else str(super().construct_scalar(node))
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}

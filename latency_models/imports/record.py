@@ -6,7 +6,7 @@ versions says where it is from: it mixes with nothing measured here, and its spr
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,13 +18,13 @@ from hwprofiles.device import Device
 from hwprofiles.errors import ProfileError, RequestError
 from hwprofiles.files import MeasuredNetwork, Profile
 from hwprofiles.ops import OpSpec
-from hwprofiles.samples import Rounds
+from hwprofiles.samples import MAX_MS, Rounds
 
 MAX_BYTES = 2**26
-MAX_MS = 1e6
 MAX_COUNT = 2**20
 """Of channels, and of positions along an axis."""
 _PICKLE = b"\x80"
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +99,10 @@ def checked_ms(value: object, place: str, to_ms: float = 1.0) -> float:
     Raises:
         ProfileError: it is no number, or not between 0 and `MAX_MS`.
     """
-    try:
-        latency_ms = float(str(value)) * to_ms
-    except ValueError:
-        latency_ms = math.nan
+    latency_ms = float(str(value)) * to_ms if _NUMBER.fullmatch(str(value)) else 0.0
     if not 0 < latency_ms <= MAX_MS:
         raise ProfileError(
-            f"{place}: the latency {str(value)[:40]!r} is not above 0 and at most {MAX_MS:g} ms; "
+            f"{place}: the latency {str(value)[:40]!r} is not above 0 and at most {MAX_MS:.0f} ms; "
             "leave the row out or measure it again"
         )
     return latency_ms

@@ -20,8 +20,7 @@ Source: NVIDIA/TensorRT, samples/common/sampleReporting.cpp (`exportJSONProfile`
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from typing import Any
 from hwprofiles.device import Device
 from hwprofiles.errors import ProfileError, RequestError, nearest
 from hwprofiles.files import MeasuredNetwork
+from hwprofiles.foreign import parse_json
 from hwprofiles.ops import OpSpec
 from hwprofiles.runtimes.tensorrt_layers import EngineGraph, engine_graph, read_layers
 from hwprofiles.runtimes.tensorrt_lowering import STEPS, TensorRtLowering
@@ -112,6 +112,7 @@ def _engines(paths: Sequence[Path]) -> list[_Engine]:
         match _json(path):
             case {"Layers": [*_]} as described:
                 found.append(_Engine(path, read_layers(described, str(path))))
+                _check_names(found[-1])
             case [{"count": _}, *rows] if found and not found[-1].layers_ms:
                 found[-1].layers_ms = _layers_ms(rows, path)
                 _check_same(found[-1], path)
@@ -133,8 +134,8 @@ def _engines(paths: Sequence[Path]) -> list[_Engine]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_text(path))
+    except ValueError as error:
         raise ProfileError(f"{path} is no JSON ({error}); export it again") from error
 
 
@@ -150,6 +151,13 @@ def _layers_ms(rows: Sequence[object], path: Path) -> dict[str, float]:
         value = _field(row, column, place)
         found[name] = 0.0 if value == 0 else checked_ms(value, place)
     return found
+
+
+def _check_names(engine: _Engine) -> None:
+    """Refuse an engine of whose layers two have one name, as a profile tells them by their names."""
+    for name, times in Counter(layer.name for layer in engine.layers).items():
+        if times > 1:
+            raise ProfileError(f"{engine.path}: layer {name[:80]!r} is there twice; export the layers again")
 
 
 def _check_same(engine: _Engine, profile: Path) -> None:

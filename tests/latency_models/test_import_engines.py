@@ -341,12 +341,38 @@ def test_engines_of_a_device_that_runs_none_are_refused(device: Device, complain
 
 
 @pytest.mark.parametrize(
+    ("edit", "kept"),
+    [
+        (lambda layers, *_: layers[0].update(Origin=[]), 0),
+        (lambda layers, profile, _: rename(layers[1], profile[2], "Conv" + "_1" * 500_000 + "x"), 1),
+        (lambda layers, *_: layers[1].update(Metadata="[ONNX Layer: " * 500_000), 1),
+    ],
+)
+def test_odd_words_about_a_layer_end_nothing(edit: Edit, kept: int, write: Write) -> None:
+    """They once ended in a bare error, or never."""
+    found = import_profile(write_engine(write, 16, 16, edit), "trtexec", GPU)
+    assert len(found.left_out) == 1 - kept
+
+
+def rename(layer: dict[str, Any], row: dict[str, Any], name: str) -> None:
+    layer["Name"] = row["name"] = name
+
+
+@pytest.mark.parametrize(
     ("edit", "complaint"),
     [
         (lambda layers, *_: layers.__setitem__(1, "Conv_0"), "--profilingVerbosity=detailed"),
         (lambda layers, *_: layers[1].pop("Stride"), r"layers-16-16\.json, layer 'Conv_0 .* lacks what"),
         (lambda layers, *_: layers[1].update(Stride=[0, 1]), "impossible sizes"),
         (lambda layers, *_: layers[1].update(Groups="2"), "impossible sizes"),
+        (lambda layers, *_: layers[2].update(Groups=3), "impossible sizes"),
+        (lambda layers, *_: layers[1].update(Kernel=[3, 3, 3]), "impossible sizes"),
+        (lambda layers, *_: layers[1].update(PrePadding=[1, 1, 1]), "impossible sizes"),
+        (lambda layers, *_: layers[4].update(WindowSize=[6, 6, 6]), "impossible sizes"),
+        (
+            lambda layers, *_: layers[1].update(Name=layers[2]["Name"]),
+            r"layers-16-16\.json: layer 'Conv_2 .* is there twice",
+        ),
         (lambda layers, *_: layers[1]["Inputs"][0].update(Dimensions=[8, 3, 6, 6]), "runs a batch of 8"),
         (
             lambda _, profile, __: profile[2].update(medianMs=-1),

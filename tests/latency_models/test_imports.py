@@ -18,10 +18,15 @@ from torch.nn import functional as F
 from hwprofiles import Device, OpSpec, read_profile, write_profile
 from hwprofiles.errors import ProfileError, RequestError
 from latency_models.imports import FORMATS, Imported, import_profile
+from latency_models.imports.layers import FUSED
 from search import cli
 from tests.bundles import export_images
 from tests.contracts.runtime import conv
 from tests.latency_models.conftest import Write
+from trials.costs import _EPILOGUES
+from trials.oprules import RULES
+from trials.oprules.movement import Move
+from trials.oprules.pointwise import Elementwise, Reduce
 
 DEVICE = Device(name="pixel", runtime="tflite", board="a phone", batch=1)
 GPU = Device(name="orin", runtime="tensorrt", board="a board", batch=1)
@@ -111,6 +116,16 @@ def test_other_units_are_named_by_the_column(unit: str, told: str, write: Write)
         ("softmax,8,9,4,,,,,,1", "as many channels as it reads"),
         ("linear,32,10,1,,,,,,0.5", "as is .*line 6; leave one"),
         ("linear,8,8,1,,,,,,1,2", "'a column too many' is not known"),
+        ("linear,8,8,1,,,,,,1_5", "latency '1_5'"),
+        ("linear,8,8,1,,,,,,3600001", "at most 3600000 ms"),
+        ("linear,1_6,8,1,,,,,,1", "in_channels is '1_6'"),
+        ("linear,٣,8,1,,,,,,1", "in_channels is '٣'"),
+        ("linear,8,8,1,,,,,banana,1", "a linear has no 'banana' in fused; "),
+        ("linear,8,8,1,,,,,add+rellu,1", "no 'rellu' in fused; did you mean 'relu'"),
+        ("linear,8,8,1,,,,,batch_norm,1", "no 'batch_norm' in fused"),
+        ("softmax,8,8,4,,,,,relu,1", "a softmax has no 'relu' in fused; allowed: nothing"),
+        ("depthwise_conv2d,8,8,9x9,3,1,1,4,,1", "groups is 4, and .* each of its 8 input channels"),
+        ("depthwise_conv2d,8,12,9x9,3,1,1,,,1", "8 groups do not divide"),
     ],
 )
 def test_an_impossible_row_is_refused_naming_file_and_line(row: str, complaint: str, write: Write) -> None:
@@ -122,6 +137,20 @@ def test_a_mistyped_column_is_refused_with_the_nearest(write: Write) -> None:
     text = table(*ROWS, header=HEADER.replace("padding", "pading"))
     with pytest.raises(ProfileError, match="column 'pading' is not known; did you mean 'padding'"):
         import_profile([write("pixel.csv", text)], "csv", DEVICE)
+
+
+def test_a_column_that_is_there_twice_is_refused_with_its_file(write: Write) -> None:
+    text = table("linear,8,8,1,2.0,1.0", header="kind,in_channels,out_channels,in_size,latency_ms,latency_ms")
+    with pytest.raises(ProfileError, match=r"pixel\.csv, line 1: column 'latency_ms' is there twice"):
+        import_profile([write("pixel.csv", text)], "csv", DEVICE)
+
+
+def test_fused_may_name_whatever_a_model_has_behind_or_as_an_operator() -> None:
+    names = {op.split(".")[1] for op, rule in RULES.items() if type(rule) in (Elementwise, Reduce)}
+    assert names <= FUSED["elementwise"]
+    assert {rule.costs for rule in RULES.values() if isinstance(rule, Move) and rule.costs} <= FUSED["copy"]
+    for kind in FUSED.keys() & _EPILOGUES.keys():
+        assert _EPILOGUES[kind].keys() - {"batch_norm"} <= FUSED[kind]
 
 
 def test_a_pickle_is_refused_without_being_read(tmp_path: Path) -> None:
@@ -232,8 +261,14 @@ def test_a_table_by_key_keeps_its_single_layers_and_names_the_blocks(write: Writ
     assert "entry 'Logits-input:7x7x1280-output:1000' is a block of several layers" in head
 
 
+LINEAR = "kind: linear, in_channels: 8, out_channels: 4, in_size: 1"
+LAUGHS = "- &l0 {kind: linear}\n" + "".join(
+    f"- &l{number} [{', '.join([f'*l{number - 1}'] * 9)}]\n" for number in range(1, 30)
+)
+
+
 def test_a_list_in_yaml_has_the_columns_of_a_table(write: Write) -> None:
-    text = "- {kind: linear, in_channels: 8, out_channels: 4, in_size: 1, latency_us: 250}\n"
+    text = f"- {{{LINEAR}, kernel: null, fused: ~, latency_us: 250}}\n"
     (spec,) = times(import_profile([write("t.yaml", text)], "yaml", DEVICE))
     assert spec == OpSpec(kind="linear", in_channels=8, out_channels=4, in_size=(1,))
 
@@ -246,8 +281,16 @@ def test_a_list_in_yaml_has_the_columns_of_a_table(write: Write) -> None:
         ("Conv_1-input:7x7x3-output:7x7x8: {}", "latency 'absent'"),
         ("Conv_1-input:7x7-output:7x7x8: {mean: 1}", "is no key such as 'Conv-input:224x224x3"),
         ("- {kind: linear, in_channels: [1, 2]}", "in_channels holds more than one value"),
-        ("a: {mean: 2001-13-99}", "is no YAML"),
-        ("!!python/object/apply:os.getcwd []", "is no YAML"),
+        ("a: {mean: 2001-13-99}", "is no key such as"),
+        ("!!python/object/apply:os.getcwd []", "is no YAML .*line 1 has an alias or a tag"),
+        ("- {kind: linear, in_channels: !!int ''}", "line 1 has an alias or a tag"),
+        ("- {kind: linear, latency_ms: !!timestamp x}", "line 1 has an alias or a tag"),
+        (LAUGHS, "line 2 has an alias or a tag"),
+        (LAUGHS.replace("[*l0", "{<<: [*l0").replace("]", "]}"), "line 2 has an alias or a tag"),
+        ("[" * 100_000, "is no YAML"),
+        (f"- {{{LINEAR}, latency_ms: 1_5}}", "entry '0': the latency '1_5'"),
+        (f"- {{{LINEAR}, latency_ms: 1:30}}", "entry '0': the latency '1:30'"),
+        (f"- {{{LINEAR}, latency_ms: 1, latency_ms: 2}}", "'latency_ms' is there twice"),
         (
             "expanded_conv-input:9x9x9-output:9x9x9-expand:3: {mean: 1}",
             r"nothing to import from .*t\.yaml: .* is a block",

@@ -339,6 +339,8 @@ def test_profile_and_named_candidates_can_be_had_before_any_search(
         ('[{"last.conv1": "16"}]', "widths keep '16' of group 'last.conv1'"),
         ("[]", "holds no candidates"),
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"last.conv1": 8, "last.conv1": 16}', "'last.conv1' is there twice"),
     ],
 )
 def test_wrong_widths_are_refused_by_group_and_count(
