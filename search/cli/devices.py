@@ -88,7 +88,7 @@ def profile(
     runs: Runs = None,
 ) -> None:
     """Measure for a model: this machine for a job, as `run` would, or a device for its growing profile."""
-    from search import tables
+    from search import device_tables
     from search.inspection import profile_job
     from search.job import Job
     from search.profiling import PASSES, profile_device
@@ -119,13 +119,13 @@ def profile(
     except KeyboardInterrupt:
         say(err, "\ninterrupted; finished passes are kept, and the same command goes on")
         raise typer.Exit(INTERRUPTED) from None
-    for line in tables.profile(found):
+    for line in device_tables.profile(found):
         say(out, line)
 
 
 def devices(server: Server = None, token: Token = None, as_json: AsJson = False, runs: Runs = None) -> None:
     """List devices: this machine, all that have a profile with its measured error, and a server's agents."""
-    from search import tables
+    from search import device_tables
     from search.devices import list_devices
 
     agents, trouble = [], None
@@ -141,7 +141,7 @@ def devices(server: Server = None, token: Token = None, as_json: AsJson = False,
     if as_json:
         print_json(found)
     else:
-        out.print(tables.devices(found))
+        out.print(device_tables.devices(found))
         for item in found:
             if "wrong" in item:
                 say(out, f"{item['device']}: {item['wrong']}")
@@ -162,7 +162,7 @@ def predict(
     runs: Runs = None,
 ) -> None:
     """Predict what candidates take on a device, with error bars, operator by operator."""
-    from search import tables
+    from search import device_tables
     from search.predict import predict
 
     if measure:
@@ -173,8 +173,8 @@ def predict(
     if as_json:
         print_json(found)
         return
-    out.print(tables.predictions(found))
-    out.print(tables.operators(found))
+    out.print(device_tables.predictions(found))
+    out.print(device_tables.operators(found))
 
 
 lut = typer.Typer(help="Look at latency tables.", no_args_is_help=True)
@@ -192,7 +192,7 @@ def lut_show(
     runs: Runs = None,
 ) -> None:
     """Show a table: its families of kernels, or the stairs and cliffs of one operator."""
-    from search import tables
+    from search import device_tables
     from search.lut import show, show_operator, stairs_facts
 
     if operator is None:
@@ -202,9 +202,9 @@ def lut_show(
         if as_json:
             print_json(found)
             return
-        out.print(tables.families(found))
-        out.print(tables.whole_networks(found))
-        out.print(tables.numbered(found["operators"]))
+        out.print(device_tables.families(found))
+        out.print(device_tables.whole_networks(found))
+        out.print(device_tables.numbered(found["operators"]))
         return
     stairs = show_operator(device, devices_folder(runs), operator)
     if svg:
@@ -215,21 +215,21 @@ def lut_show(
         print_json([stairs_facts(each) for each in stairs])
         return
     for each in stairs:
-        for line in tables.stairs(each):
+        for line in device_tables.stairs(each):
             out.print(line)
 
 
 @lut.command("check")
 def lut_check(device: DeviceName, as_json: AsJson = False, runs: Runs = None) -> None:
     """Check a table for damage, and name measurements that were disturbed."""
-    from search import tables
+    from search import device_tables
     from search.lut import check
 
     found = check(device, devices_folder(runs))
     if as_json:
         print_json(found)
         return
-    for line in tables.checked(found):
+    for line in device_tables.checked(found):
         say(out, line)
 
 
@@ -238,7 +238,7 @@ def lut_diff(before: DeviceName, after: DeviceName, as_json: AsJson = False, run
     """Compare two profiles of one model: what moved by more than the noise of both."""
     from dataclasses import asdict
 
-    from search import tables
+    from search import device_tables
     from search.lut import diff
 
     differing, comparison = diff(before, after, devices_folder(runs))
@@ -247,9 +247,9 @@ def lut_diff(before: DeviceName, after: DeviceName, as_json: AsJson = False, run
         return
     for key, (old, new) in differing.items():
         say(out, f"{key}: {old} → {new}")
-    say(out, tables.compared(comparison))
+    say(out, device_tables.compared(comparison))
     if comparison.moved:
-        out.print(tables.moves(comparison))
+        out.print(device_tables.moves(comparison))
 
 
 @lut.command("import")

@@ -1,0 +1,233 @@
+"""What the command line prints about devices: their profiles and tables, and what those predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from latency_models.compare import Comparison
+from latency_models.stairs import Stairs
+from search.report import significant, timed
+from search.tables import folded, latency, numeric, plain
+
+PLOT_WIDTH, PLOT_HEIGHT = 64, 8
+"""Characters of a plot of latency over width."""
+
+
+def profile(found: Mapping[str, Any]) -> list[str]:
+    """A profile as `profiling.told` tells it, and how it stood its proof."""
+    lines = [f"{key:<16} {value}" for key, value in found.items() if key != "validation"]
+    proof = found.get("validation")
+    if proof:
+        lines += [
+            f"validation       on {proof['networks']} networks that nothing was fitted to:",
+            f"                 mean error {proof['mean_error']:.1%} (repeated measurements differ by "
+            f"{proof['floor']:.1%}), rank correlation {proof['spearman']:.3f}",
+            f"                 within 5 %: {proof['within_5']:.0%}, within 10 %: {proof['within_10']:.0%}; "
+            f"error bars hold {proof['covered']:.0%}, should {proof['coverage']:.0%}",
+        ]
+    return lines
+
+
+def devices(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Devices as `devices.list_devices` tells them, without those whose profile is damaged."""
+    table = plain(
+        folded("device"), "runs", numeric("batch"), numeric("threads"), folded("board"), folded("versions"),
+        numeric("age"), numeric("error"), numeric("heard"), "",
+    )  # fmt: skip
+    for device in found:
+        if "wrong" not in device:
+            measured = device["profile"] is not None
+            table.add_row(
+                Text(device["device"]),
+                f"{device['runtime']} {device['precision']}",
+                str(device["batch"]),
+                str(device["threads"]),
+                Text(device["board"] + (f" ({device['power_mode']})" if device["power_mode"] else "")),
+                Text(" ".join(f"{name} {version}" for name, version in device["versions"].items())),
+                f"{device['age_days']:.0f} d" if measured else "–",
+                f"{device['mean_error']:.1%}" if device.get("mean_error") is not None else "–",
+                _ago(device["seen_s_ago"]) if "seen_s_ago" in device else "–",
+                "★" if device["this_machine"] else "",
+            )
+    table.caption = (
+        "★ this machine as it is now   error: mean, on networks that nothing was fitted to   "
+        "heard: of the agent, last"
+    )
+    return table
+
+
+def _ago(seconds: float) -> str:
+    """In the largest unit that there is one of."""
+    units = {"d": 86_400, "h": 3_600, "min": 60}
+    unit, each = next(((unit, each) for unit, each in units.items() if seconds >= each), ("s", 1))
+    return f"{seconds / each:.0f} {unit} ago"
+
+
+def predictions(found: Mapping[str, Any]) -> Table:
+    """Candidates as `predict.predict` tells them: latency, how restless it was when measured, and memory."""
+    headings = (
+        "candidate",
+        "predicted ms",
+        timed(found["modelled"]),
+        "spread",
+        "activations MB",
+        "weights MB",
+    )
+    table = plain(*map(numeric, headings))
+    for number, item in enumerate(found["candidates"], start=1):
+        predicted, measured = item["predicted"], item.get("measured")
+        table.add_row(
+            str(number),
+            latency(predicted["latency_ms"], predicted["error_ms"]),
+            significant(measured["latency_ms"]) if measured else "–",
+            f"{measured['spread']:.1%}" if measured else "–",
+            *(significant(item["memory"][key] / 1e6) for key in ("peak_bytes", "weight_bytes")),
+        )
+    bars = (
+        f"error bars are for {found['coverage']:.0%} of candidates and were calibrated on "
+        f"{found['calibrated_on']}"
+    )
+    without = "sums of kernels, without error bars: no whole networks were measured"
+    table.caption = f"on {found['device']}; {bars if found['calibrated_on'] else without}"
+    return table
+
+
+def operators(found: Mapping[str, Any], most: int = 4) -> Table:
+    """What each operator takes, in the order in which they run, for the first candidates."""
+    shown = found["candidates"][:most]
+    table = plain(
+        folded("layer"),
+        *(numeric(f"{n} ms") for n in range(1, len(shown) + 1)),
+        numeric("share"),
+    )
+    for row in zip(*(item["operators"] for item in shown), strict=True):
+        table.add_row(
+            Text(row[0]["name"]),
+            *(significant(operator["latency_ms"]) for operator in row),
+            f"{row[0]['share']:.1%}",
+        )
+    left = len(found["candidates"]) - len(shown)
+    more = f"; {left} more candidates with --json" if left else ""
+    table.caption = f"shares are those of candidate 1; what is missing from 100 % is the call itself{more}"
+    return table
+
+
+def families(found: Mapping[str, Any]) -> Table:
+    """The families of kernels in a table, as `lut.show` tells them."""
+    headings = ("kernels", "inputs", "outputs", f"ms, {timed(found['modelled'])}")
+    table = plain(folded("kernel"), *map(numeric, headings))
+    for family in found["families"]:
+        table.add_row(
+            Text(family["family"]),
+            str(family["kernels"]),
+            _range(family["in_channels"]),
+            _range(family["out_channels"]),
+            "–".join(significant(ms) for ms in sorted(set(family["latency_ms"]))),
+        )
+    return table
+
+
+def whole_networks(found: Mapping[str, Any]) -> Table:
+    """The networks in a table, as `lut.show` tells them, with the energy of an inference at each rail."""
+    rails = sorted({rail for network in found["networks"] for rail in network["energy_mj"]})
+    table = plain(folded("network"), numeric("ms"), *(numeric(f"mJ {rail}") for rail in rails))
+    for network in found["networks"]:
+        energy_mj = network["energy_mj"]
+        told = (significant(energy_mj[rail]) if rail in energy_mj else "–" for rail in rails)
+        table.add_row(Text(network["network"]), significant(network["latency_ms"]), *told)
+    return table
+
+
+def numbered(names: Sequence[str]) -> Table:
+    table = plain(numeric(""), folded("operator, for --operator"))
+    for number, name in enumerate(names, start=1):
+        table.add_row(str(number), Text(name))
+    return table
+
+
+def stairs(found: Stairs) -> list[Text]:
+    """A plot of an operator's latency over its width, as lines; cliffs are yellow, • is measured."""
+    each = -(-len(found.widths) // PLOT_WIDTH)
+    columns = [slice(start, start + each) for start in range(0, len(found.widths), each)]
+    tallest = found.latency_ms.max()
+    heights = [round(found.latency_ms[c].max() / tallest * 8 * PLOT_HEIGHT) for c in columns]
+    colours = ["yellow" if found.cliffs[c].any() else "blue" for c in columns]
+    lines = [Text(f"{found.operator} over its {found.axis.replace('_', ' ')}")]
+    for row in reversed(range(PLOT_HEIGHT)):
+        line = Text(f"{significant(tallest * (row + 1) / PLOT_HEIGHT):>8} ms │", style="dim")
+        for height, colour in zip(heights, colours, strict=True):
+            line.append(" ▁▂▃▄▅▆▇█"[max(0, min(8, height - 8 * row))], style=colour)
+        lines.append(line)
+    marks = "".join("•" if found.measured[c].any() else "─" for c in columns)
+    lines.append(Text(f"{'':>11} └{marks}", style="dim"))
+    first, last = str(found.widths[0]), str(found.widths[-1])
+    lines.append(Text(f"{'':>12} {first}{last:>{max(1, len(columns) - len(first))}}", style="dim"))
+    told = f"• {timed(found.modelled)}, the rest interpolated" + (
+        f"; a column is the worst of {each} widths" * (each > 1)
+    )
+    lines.append(Text(told, style="dim"))
+    cliffs = found.widths[found.cliffs]
+    if len(cliffs):
+        worst = int(np.argmax(np.where(found.cliffs, found.latency_ms, 0)))
+        wider = worst + int(np.argmin(found.latency_ms[worst:]))
+        lines.append(
+            Text(
+                f"{len(cliffs)} of {len(found.widths)} widths cost more than a wider one (yellow): "
+                f"{found.widths[worst]} takes {significant(found.latency_ms[worst])} ms, "
+                f"{found.widths[wider]} takes {significant(found.latency_ms[wider])} ms"
+            )
+        )
+    return lines
+
+
+def checked(found: Mapping[str, Any]) -> list[str]:
+    """What `lut.check` found in a table that is whole."""
+    repeats = found["repeatability"]
+    lines = [
+        f"{found['profile']} is whole: {found['kernels']} kernels of {found['families']} families, "
+        f"{found['networks']} networks of {found['models']} model{'s' * (found['models'] != 1)}",
+        f"repeated measurements of a kernel differ by {repeats['kernels']:.1%} on average"
+        + (f", of a network by {repeats['networks']:.1%}" if repeats["networks"] is not None else ""),
+    ]
+    if found["validation"]:
+        proof = found["validation"]
+        lines.append(f"mean error on {proof['networks']} networks held out: {proof['mean_error']:.1%}")
+    restless = sorted(found["restless"], key=lambda item: -float(item["spread"]))
+    if restless:
+        lines.append(f"{len(restless)} measurements were disturbed, the worst first:")
+        lines += [f"  {item['name']}: rounds spread by {item['spread']:.0%}" for item in restless[:5]]
+    return lines
+
+
+def compared(found: Comparison) -> str:
+    """The first line about two profiles."""
+    return (
+        f"{found.shared} things are in both, {found.only_before} only in the first, {found.only_after} only "
+        f"in the second; the median change is {found.median_change:+.1%}, and {len(found.moved)} moved by "
+        "more than the noise"
+    )
+
+
+def moves(found: Comparison, most: int = 20) -> Table:
+    """What moved from one profile to the other, the most first."""
+    table = plain(folded("moved"), *map(numeric, ("before ms", "after ms", "change", "noise")))
+    for move in found.moved[:most]:
+        table.add_row(
+            Text(move.name),
+            significant(move.before_ms),
+            significant(move.after_ms),
+            f"{move.change:+.1%}",
+            f"{move.noise:.1%}",
+        )
+    left = len(found.moved) - most
+    table.caption = f"{left} more with --json" if left > 0 else None
+    return table
+
+
+def _range(counts: Sequence[int]) -> str:
+    return f"{counts[0]}–{counts[-1]}" if len(counts) > 1 else str(counts[0])
