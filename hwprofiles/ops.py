@@ -18,12 +18,15 @@ ACTIVATIONS = {
 """As a model's graph calls them."""
 MAX_SIZE = 2**30
 """Of channels, and of positions along an axis."""
-_CONTRACTIONS = {"conv2d", "depthwise_conv2d", "linear"}
+_CONTRACTIONS = {"conv2d", "depthwise_conv2d", "conv_transpose2d", "linear"}
+_ENLARGING = ("conv_transpose2d", "resize2d")
 _SIZES = ("in_size", "out_size", "kernel", "stride", "padding", "dilation")
 _WINDOW = {"in_size": 2, "out_size": 2, "kernel": 2, "stride": 2, "padding": 4}
 _AXES = {
     "conv2d": {**_WINDOW, "dilation": 2},
     "depthwise_conv2d": {**_WINDOW, "dilation": 2},
+    "conv_transpose2d": {**_WINDOW, "dilation": 2},
+    "resize2d": {"in_size": 2, "out_size": 2},
     "max_pool2d": _WINDOW,
     "avg_pool2d": _WINDOW,
     "mean2d": _WINDOW,
@@ -44,11 +47,14 @@ class OpSpec:
 
     - `conv2d`, `depthwise_conv2d` (in = out channels; `groups` is 0 because it follows the channels):
       `in_size` (height, width) before padding; `padding` (top, left, bottom, right).
+    - `conv_transpose2d`: `padding` is what its result lacks around; what `out_size` has beyond that, at its
+      bottom and right, is `output_padding`. One with as many groups as channels is no kind of its own.
     - `linear`: `in_size` = (rows,), how many vectors one sample multiplies.
     - `attention`: scaled dot product; channels = heads x head width, `kernel` = (head width,), `in_size` =
       (queries, keys).
     - `matmul`: channels = how many matrices, such as heads; `in_size` (rows, inner), `out_size` (rows,
       columns).
+    - `resize2d`: `fused` = ("nearest",) or ("bilinear",).
     - `max_pool2d`, `avg_pool2d`, `mean2d` (mean or sum over all of `in_size`), `layer_norm`, `softmax`,
       `batch_norm` (one that no convolution absorbs), `elementwise` and `copy` (data movement); `fused` of the
       last two names what they do, such as ("add",) or ("pad",).
@@ -79,6 +85,9 @@ class OpSpec:
         """Multiply-accumulates of one sample; what only moves or adds numbers has none."""
         positions, taps = math.prod(self.out_size), math.prod(self.kernel)
         match self.kind:
+            case "conv_transpose2d":  # each input position is multiplied with every tap
+                positions = math.prod(self.in_size)
+                return positions * taps * self.in_channels * self.out_channels // self.groups
             case "conv2d":
                 return positions * taps * self.in_channels * self.out_channels // self.groups
             case "depthwise_conv2d":
@@ -94,7 +103,7 @@ class OpSpec:
     @property
     def square(self) -> bool:
         """Whether it has as many output as input channels in every candidate."""
-        return self.kind not in ("conv2d", "linear")
+        return self.kind not in ("conv2d", "conv_transpose2d", "linear")
 
     @property
     def result_size(self) -> Size:
@@ -104,7 +113,7 @@ class OpSpec:
     @property
     def weights(self) -> int:
         """How many weights it, or a kernel of it, reads; biases and norms do not count."""
-        if "conv2d" in self.kind:
+        if "conv" in self.kind:
             return (
                 math.prod(self.kernel)
                 * self.in_channels
@@ -129,7 +138,7 @@ class OpSpec:
         channels = self.in_channels, self.out_channels
         if not 1 <= min(channels) <= max(channels) <= MAX_SIZE:
             raise ValueError(f"it has less than 1 channel, or more than {MAX_SIZE}")
-        lowest = 1 if self.kind == "conv2d" else 0
+        lowest = 1 if self.kind in ("conv2d", "conv_transpose2d") else 0
         if self.groups < lowest or any(self.groups and count % self.groups for count in channels):
             raise ValueError("its channels cannot be divided into its groups")
 
@@ -145,6 +154,7 @@ class OpSpec:
             f"{self.in_channels}->{self.out_channels}",
             f"groups {self.groups}" if self.groups > 1 else "",
             ("@" if self.in_size else "") + "x".join(map(str, self.in_size)),
+            "to " + "x".join(map(str, self.out_size)) if self.kind.startswith(_ENLARGING) else "",
         ]
         return " ".join(filter(None, parts)) + "".join(f"+{name}" for name in self.fused)
 

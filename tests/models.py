@@ -238,6 +238,39 @@ class VggFlatten(nn.Module):
         return logits
 
 
+class UNet(nn.Module):
+    """Two levels down and up: one by a transposed convolution, one by bilinear pixels, and skips beside both.
+
+    A last step brings the map of classes to the size of the image, as segmenters do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1, self.down2 = self.block(3, 24), self.block(24, 40)
+        self.middle = self.block(40, 48)
+        self.up2 = nn.ConvTranspose2d(48, 36, 2, 2, bias=False)
+        self.norm2 = nn.BatchNorm2d(36)
+        self.right2 = self.block(36 + 40, 32)
+        self.right1 = self.block(32 + 24, 20)
+        self.head = nn.Conv2d(20, CLASSES, 1)
+
+    @staticmethod
+    def block(channels_in: int, channels: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        left1 = self.down1(F.avg_pool2d(x, 2))
+        left2 = self.down2(F.max_pool2d(left1, 2))
+        middle = self.middle(F.max_pool2d(left2, 2))
+        up = F.relu(self.norm2(self.up2(middle)))
+        right2 = self.right2(torch.cat([up, left2], 1))
+        wide = F.interpolate(right2, scale_factor=2, mode="bilinear")
+        right1 = self.right1(torch.cat([wide, left1], 1))
+        return F.interpolate(self.head(right1), x.shape[2:])
+
+
 class FusedAttention(nn.Module):
     """Self-attention with one projection for queries, keys and values."""
 
@@ -404,6 +437,7 @@ MODELS: dict[str, ModelCase] = {
     "mobilenet_v2": ModelCase(MobileNetV2, IMAGE, torch.float32),
     "densenet": ModelCase(DenseNet, IMAGE, torch.float32),
     "vgg_flatten": ModelCase(VggFlatten, IMAGE, torch.float32),
+    "unet": ModelCase(UNet, IMAGE, torch.float32),
     "vit": ModelCase(vit, IMAGE, torch.float32),
     "vit_mha": ModelCase(vit_mha, IMAGE, torch.float32),
     "bert": ModelCase(Bert, (16,), torch.int64),

@@ -21,7 +21,7 @@ from trials.groups import Coupling
 from trials.labels import Units
 from trials.oprules import Call, rule_of
 
-_BILINEAR = {"conv2d", "linear"}
+_BILINEAR = {"conv2d", "conv_transpose2d", "linear"}
 
 Affine = tuple[float, NDArray[np.float64]]
 """A size as `constant + coefficients @ kept`."""
@@ -194,7 +194,7 @@ def _channel_axes(coupling: Coupling, node: Node, spec: OpSpec) -> tuple[Affine,
     first = next((arg for arg in node.args.values() if isinstance(arg, Value)), None)
     source = first.name if first is not None else node.name
     match spec.kind:
-        case "conv2d" | "depthwise_conv2d" | "max_pool2d" | "avg_pool2d" | "mean2d":
+        case kind if "2d" in kind:
             axes = (1, 1)
         case "linear":
             axes = (-1, -1)
@@ -248,6 +248,7 @@ def _epilogues(graph: Graph) -> dict[str, list[tuple[str, str]]]:
 _ACTIVATION = dict.fromkeys(ACTIVATIONS, 2)
 _EPILOGUES: dict[str, dict[str, int]] = {
     "conv2d": {"batch_norm": 0, "add": 1, **_ACTIVATION},
+    "conv_transpose2d": {"batch_norm": 0, "add": 1, **_ACTIVATION},
     "linear": {"batch_norm": 0, "add": 1, "layer_norm": 2, **_ACTIVATION},
     "batch_norm": _ACTIVATION,
     "matmul": {"div": 0, "mul": 0},

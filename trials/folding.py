@@ -1,13 +1,19 @@
-"""Which batch norms an export puts into the convolution before them. No torch."""
+"""What an export writes otherwise than the model has it: norms within layers, factors for sizes. No torch."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
 
 from trials.graph import Graph, Node, Tensor
+from trials.groups import trace
+from trials.oprules.rule import with_args
 
-_CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding")
+TRANSPOSED = "aten.conv_transpose2d.input"
+_CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding", TRANSPOSED)
 NORM_TENSORS = ("running_mean", "running_var", "weight", "bias")
 
 
@@ -22,6 +28,8 @@ def foldable(graph: Graph) -> Iterator[tuple[Node, Node]]:
         convolution = convolutions.get(norm["input"].name)
         if convolution is None or not all(isinstance(norm[argument], Tensor) for argument in NORM_TENSORS):
             continue
+        if convolution.op == TRANSPOSED and convolution["groups"] > 1:
+            continue  # whose weight holds the outputs of a single group
         if any(uses[name] > 1 for name in (convolution.name, *convolution.tensors)):
             continue
         if convolution["bias"] is not None or bias_name(convolution) not in graph.tensors:
@@ -32,3 +40,30 @@ def bias_name(convolution: Node) -> str:
     """The name of its bias, or the one it would have."""
     bias, weight = convolution["bias"], convolution["weight"]
     return str(bias.name if bias is not None else weight.name.removesuffix("weight") + "bias")
+
+
+def by_factors(graph: Graph) -> Graph:
+    """Write every resize to a whole multiple of a map's size as one by factors; the result is the same.
+
+    A size is worked out in the network when the batch is free, and then ONNX Runtime has no kernel on blocks
+    for it.
+    """
+    if not any(_to_size(node) for node in graph.nodes):
+        return graph
+    _, shapes, _ = trace(graph)
+
+    def written(node: Node) -> Node:
+        if not _to_size(node):
+            return node
+        size = np.shape(shapes[node["input"].name])[2:]
+        wanted = node["output_size"]
+        if any(after % before for before, after in zip(size, wanted, strict=True)):
+            return node
+        factors = tuple(float(after // before) for before, after in zip(size, wanted, strict=True))
+        return with_args(node, output_size=None, scale_factors=factors)
+
+    return replace(graph, nodes=tuple(map(written, graph.nodes)))
+
+
+def _to_size(node: Node) -> bool:
+    return node.op.startswith("aten.upsample_") and node["output_size"] is not None

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from trials.graph import Graph, Node, Tensor, Value
 from trials.groups import Coupling, Group, Kept
 from trials.network import Network, build
+from trials.prune import mask
 
 RIDGE = 1e-3
 """Of the mean variance of a layer's inputs; pulls towards the dense weights."""
@@ -333,7 +334,7 @@ def fast(calibration: Calibration, kept: Kept) -> dict[str, torch.Tensor]:
 
     Weights that read removed units are zero: pass the result to `prune`.
     """
-    coupling, repaired = calibration.coupling, dict(calibration.tensors)
+    coupling, repaired = calibration.coupling, _readable(calibration, kept)
     alive = coupling.alive(kept)
     for layer in calibration.layers:
         features = _features(coupling, layer, alive, repaired[layer.weight])
@@ -357,7 +358,8 @@ def sequential(
     `kept` then says only how many stay.
     """
     coupling = calibration.coupling
-    chosen, repaired = dict(kept), {name: tensor.clone() for name, tensor in calibration.tensors.items()}
+    chosen = dict(kept)
+    repaired = {name: tensor.clone() for name, tensor in _readable(calibration, kept).items()}
     network = build(coupling.graph, repaired).eval()
     by_node = {layer.node.name: layer for layer in calibration.layers}
     free = _single_readers(coupling, kept) if by_error else {}
@@ -388,6 +390,12 @@ def sequential(
     for _ in _walk(network, calibration.chunks, repair):
         pass
     return chosen, repaired
+
+
+def _readable(calibration: Calibration, kept: Kept) -> dict[str, torch.Tensor]:
+    """The dense tensors, of which those that no layer of the calibration repairs read no removed unit."""
+    masked = mask(calibration.coupling, calibration.tensors, kept)
+    return masked | {layer.weight: calibration.tensors[layer.weight] for layer in calibration.layers}
 
 
 def _wanted(

@@ -81,9 +81,14 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     half = onnx.ModelProto()
     half.CopyFrom(model)
     graph = half.graph
+    # The factors of a resize are single whatever it resizes.
+    factors = {node.input[2] for node in graph.node if node.op_type == "Resize" and len(node.input) > 2}
     for tensor in graph.initializer:
-        _halve(tensor)
+        if tensor.name not in factors:
+            _halve(tensor)
     for node in graph.node:
+        if node.output[0] in factors:
+            continue
         for attribute in node.attribute:
             if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
                 attribute.i = TensorProto.FLOAT16

@@ -10,6 +10,8 @@ The rules, read from optimised graphs of ONNX Runtime 1.31 and held by tests tha
     grouped conv2d, whole blocks in every group    conv2d_nchwc           else conv2d_nchw
     depthwise_conv2d, a multiple of 4              depthwise_conv2d_nchwc padded, else depthwise_conv2d_nchw
     max_pool2d and avg_pool2d, whole blocks        …_nchwc
+    conv_transpose2d                               as it is: a product of plain matrices, and no blocks
+    resize2d by whole numbers, of blocks           resize2d_nchwc         padded; by anything else as it is
     batch_norm behind a blocked kernel             depthwise_conv2d_nchwc of 1x1
     sums and the functions in `_BLOCKED`           on blocks where all that they read lies in blocks
     concatenation                                  on blocks where all that it reads lies in whole blocks
@@ -29,7 +31,7 @@ from hwprofiles.device import Device
 from hwprofiles.ops import OpSpec, Size
 from hwprofiles.runtimes.onnx_drawing import ACTIVATIONS
 from hwprofiles.runtimes.protocol import PLAIN, Lowered
-from hwprofiles.runtimes.rules import check_known, fold_batch_norm, up_to, whole_heads
+from hwprofiles.runtimes.rules import check_known, fold_batch_norm, up_to, whole_factors, whole_heads
 
 _ALIGNED = 4  # the NCHWc convolution reads input channels in fours
 _PANEL = 16  # the matrix product packs columns of weights by sixteen, on every CPU
@@ -67,6 +69,9 @@ class OnnxCpuLowering:
                 return self._convolution(spec, layout)
             case "max_pool2d" | "avg_pool2d" if self._lies(channels) == _WHOLE:
                 return Lowered((_kernel(spec, "nchwc", channels, channels),), PLAIN, _WHOLE, _WHOLE)
+            case "resize2d" if layout != PLAIN and whole_factors(spec):
+                kernel = _kernel(spec, "nchwc", self.pad(channels), self.pad(channels))
+                return Lowered((kernel,), PLAIN, layout, layout)
             case "batch_norm" if layout != PLAIN:
                 kernel = _kernel(_as_convolution(spec), "nchwc", self.pad(channels), self.pad(channels))
                 return Lowered((kernel,), PLAIN, layout, self._lies(channels))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hwprofiles.ops import OpSpec
+from hwprofiles.runtimes.rules import whole_factors
 
 NCHWC = "com.microsoft.nchwc"
 """The domain of ONNX Runtime's kernels on blocks of channels."""
@@ -128,6 +129,8 @@ def draw_blocked(spec: OpSpec, batch: int, padded: int) -> Sketch:
         sketch.node("ReorderInput", x, domain=NCHWC)
     elif "pool2d" in spec.kind:
         sketch.node(_pool(spec), x, domain=NCHWC, **_window(spec))
+    elif spec.kind.startswith("resize2d"):
+        sketch.node("Upsample", x, domain=NCHWC, scales=(1, 1, *whole_factors(spec)), **_interpolation(spec))
     else:
         groups = spec.groups or spec.in_channels
         weight = sketch.weight(spec.out_channels, spec.in_channels // groups, *spec.kernel)
@@ -155,6 +158,10 @@ def draw_plain(spec: OpSpec, batch: int, onto: Sketch | None = None) -> Sketch:
         weight = sketch.weight(outputs, inputs // groups, *spec.kernel)
         window = {**_window(spec), "dilations": spec.dilation, "group": groups}
         value = sketch.node("Conv", value, weight, sketch.weight(outputs), **window)
+    elif kind == "conv_transpose2d":
+        value = _draw_transposed(sketch, value, spec)
+    elif kind == "resize2d":
+        value, fused = _draw_resize(sketch, value, spec, batch), ()
     elif kind == "mean2d":
         value = sketch.node("ReduceMean", value, sketch.constant(np.array([2, 3])), keepdims=1)
     elif "pool2d" in kind:
@@ -182,6 +189,39 @@ def draw_plain(spec: OpSpec, batch: int, onto: Sketch | None = None) -> Sketch:
         value = sketch.node("Relu", value)
     _draw_epilogue(sketch, value, fused, _output_shape(spec, batch))
     return sketch
+
+
+def _draw_transposed(sketch: Sketch, value: str, spec: OpSpec) -> str:
+    weight = sketch.weight(spec.in_channels, spec.out_channels // spec.groups, *spec.kernel)
+    window = {**_window(spec), "dilations": spec.dilation, "group": spec.groups}
+    beyond = [
+        spec.out_size[d]
+        - ((spec.in_size[d] - 1) * spec.stride[d] + spec.dilation[d] * (spec.kernel[d] - 1) + 1)
+        + (spec.padding[d] + spec.padding[d + 2])
+        for d in (0, 1)
+    ]
+    bias = sketch.weight(spec.out_channels)
+    return sketch.node("ConvTranspose", value, weight, bias, output_padding=beyond, **window)
+
+
+def _draw_resize(sketch: Sketch, value: str, spec: OpSpec, batch: int) -> str:
+    attributes = _interpolation(spec)
+    if spec.fused == ("nearest",):
+        attributes["nearest_mode"] = "floor"
+    if factors := whole_factors(spec):
+        scales = sketch.constant(np.array((1, 1, *factors), dtype=np.float32))
+        return sketch.node("Resize", value, "", scales, **attributes)
+    sizes = sketch.constant(np.array(_output_shape(spec, batch)))
+    return sketch.node("Resize", value, "", "", sizes, **attributes)
+
+
+def _interpolation(spec: OpSpec) -> dict[str, Any]:
+    """As torch resizes; aligning the corners takes as long as not."""
+    nearest = spec.fused == ("nearest",)
+    return {
+        "mode": "nearest" if nearest else "linear",
+        "coordinate_transformation_mode": "asymmetric" if nearest else "half_pixel",
+    }
 
 
 def _draw_linear(sketch: Sketch, value: str, spec: OpSpec) -> str:

@@ -14,6 +14,8 @@ test that measures them:
     depthwise_conv2d, any other count                  depthwise_conv2d_int8_left0…7
     linear                                             linear_int8             outputs padded to panels of 16
     pools, matmul, attention, softmax                  …_int8                  nothing padded
+    conv_transpose2d                                   conv_transpose2d_int8, in floating point inside
+    resize2d behind those                              resize2d_int8, bilinear in floating point inside
     add, mul, silu, sigmoid, leaky_relu                elementwise_int8
     any other function of one element behind those     elementwise_int8, in floating point inside
     concatenation, and copies of quantised tensors     copy_int8
@@ -70,10 +72,12 @@ class OnnxInt8Lowering:
             case "linear":
                 padded = spec.with_channels(spec.in_channels, up_to(spec.out_channels, _BLOCK))
                 return _integer(spec, _kernel(padded))
-            case "matmul" | "attention" | "softmax":
+            case "matmul" | "attention" | "softmax" | "conv_transpose2d":
                 return _integer(spec, _kernel(spec))
             case "max_pool2d" | "avg_pool2d" if layout == INT8:
                 return _integer(spec, _kernel(spec))
+            case "resize2d" if layout == INT8:
+                return Lowered((replace(spec, kind="resize2d_int8"),), INT8, INT8, INT8)
             case "copy" if layout == INT8 or spec.fused == ("cat",):
                 return Lowered((replace(spec, kind="copy_int8"),), INT8, INT8, INT8)
             case "elementwise" if layout == INT8 or _INTEGER.issuperset(spec.fused):

@@ -76,7 +76,7 @@ def draw_int8(kernel: OpSpec, batch: int) -> Sketch:
     if "pool2d" in kind:
         return _draw_pool(spec, batch)
     sketch = _BetweenBytes(
-        maps="conv2d" in kind or (spec.fused == ("cat",) and len(spec.in_size) == 2),
+        maps="2d" in kind or (spec.fused == ("cat",) and len(spec.in_size) == 2),
         result=(0.0, 1.0) if kind == "softmax" else _RANGE,
     )
     if kind == "attention":

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hwprofiles.errors import UnsupportedOpError, nearest
-from hwprofiles.ops import OpSpec
+from hwprofiles.ops import OpSpec, Size
 
 KINDS = (
     "conv2d",
     "depthwise_conv2d",
+    "conv_transpose2d",
+    "resize2d",
     "max_pool2d",
     "avg_pool2d",
     "mean2d",
@@ -23,6 +25,7 @@ KINDS = (
     "copy",
     "call",
 )
+_LAYERS = ("conv2d", "depthwise_conv2d", "conv_transpose2d", "linear")
 
 
 def check_known(spec: OpSpec, runtime: str) -> None:
@@ -36,7 +39,7 @@ def check_known(spec: OpSpec, runtime: str) -> None:
 
 def fold_batch_norm(spec: OpSpec) -> OpSpec:
     """The same without a batch norm right behind it, which disappears into a layer's weights."""
-    foldable = spec.kind in ("conv2d", "depthwise_conv2d", "linear") and spec.fused[:1] == ("batch_norm",)
+    foldable = spec.kind in _LAYERS and spec.fused[:1] == ("batch_norm",)
     return replace(spec, fused=spec.fused[1:]) if foldable else spec
 
 
@@ -53,9 +56,15 @@ def padded(spec: OpSpec, step: int) -> OpSpec:
 
     So is a grouped convolution, whose groups would have to be filled up one by one.
     """
-    if spec.kind in ("conv2d", "linear", "depthwise_conv2d") and spec.groups <= 1:
+    if spec.kind in _LAYERS and spec.groups <= 1:
         return spec.with_channels(up_to(spec.in_channels, step), up_to(spec.out_channels, step))
     return spec
+
+
+def whole_factors(spec: OpSpec) -> Size:
+    """By how much a resize enlarges along each axis, where those are whole numbers; else ()."""
+    sizes = list(zip(spec.in_size, spec.out_size, strict=True))
+    return () if any(after % before for before, after in sizes) else tuple(b // a for a, b in sizes)
 
 
 def up_to(count: int, step: int) -> int:

@@ -10,8 +10,8 @@ It shows what real ones do to pruned networks, with answers that are known in cl
     fusion        what follows a layer is part of its kernel; a sum only reads one more tensor
     noise         each run is off by a normal factor of `NOISE`, seeded by device and kernel
 
-Convolutions and linear layers are bound by compute where they are wide, everything else by memory. Whatever
-is told of this device must be called modelled, as its board says.
+Convolutions, transposed or not, and linear layers are bound by compute where they are wide, everything else
+by memory. Whatever is told of this device must be called modelled, as its board says.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Synthetic:
     def lower(self, spec: OpSpec, layout: str) -> Lowered:
         check_known(spec, "synthetic")
         spec = whole_heads(fold_batch_norm(spec))
-        if spec.kind in ("conv2d", "linear") and spec.in_channels > TILE and spec.in_channels % ALIGNED:
+        dense = spec.kind in ("conv2d", "conv_transpose2d", "linear")
+        if dense and spec.in_channels > TILE and spec.in_channels % ALIGNED:
             return Lowered((replace(spec, kind=_SCALAR + spec.kind),))
         return Lowered((padded(spec, TILE),))
 
@@ -118,13 +119,10 @@ def _numbers_moved(spec: OpSpec, batch: int) -> int:
         spec.in_channels * math.prod(spec.in_size),
         spec.out_channels * math.prod(spec.result_size),
     )
-    weights = 0
     match spec.kind:
-        case "conv2d" | "depthwise_conv2d" | "linear":
-            weights = spec.macs // max(1, math.prod(spec.result_size))
         case "attention":
             queries, keys = spec.in_size
             reads, writes = spec.in_channels * (queries + 2 * keys), spec.out_channels * queries
         case "matmul":
             reads += spec.in_channels * spec.in_size[1] * spec.out_size[1]
-    return batch * (reads + writes * (1 + spec.fused.count("add"))) + weights
+    return batch * (reads + writes * (1 + spec.fused.count("add"))) + spec.weights

@@ -177,6 +177,33 @@ def _conv(given: Attributes, known: Constants) -> Step:
     return lambda x, w, b=None: F.conv2d(F.pad(x, around), w, b, stride, 0, dilation, groups)
 
 
+def _conv_transpose(given: Attributes, known: Constants) -> Step:
+    stride, dilation, (left, right, top, bottom) = _window(given)
+    _only("ConvTranspose", "equal padding on both sides", (left, top) == (right, bottom))
+    groups, beyond = given.get("group", 1), given.get("output_padding", [0, 0])
+    return lambda x, w, b=None: F.conv_transpose2d(x, w, b, stride, [top, left], beyond, groups, dilation)
+
+
+def _resize(given: Attributes, known: Constants) -> Step:
+    mode, place = (given.get(name, b"").decode() for name in ("mode", "coordinate_transformation_mode"))
+    how = f"{mode} {place} {given.get('nearest_mode', b'').decode() if mode == 'nearest' else ''}".strip()
+    _only("Resize", f"what torch has: {', '.join(_INTERPOLATIONS)}", how in _INTERPOLATIONS)
+    settings = _INTERPOLATIONS[how]
+    _, _, factors, sizes = (*known, None)[:4]
+    if factors is not None:
+        spatial = tuple(float(factor) for factor in factors.ravel()[2:])
+        return lambda x, *_: F.interpolate(x, scale_factor=spatial, **settings)
+    size = _integers(sizes)[2:]
+    return lambda x, *_: F.interpolate(x, size=size, **settings)
+
+
+_INTERPOLATIONS: Mapping[str, Mapping[str, Any]] = {
+    "nearest asymmetric floor": {"mode": "nearest"},
+    "linear half_pixel": {"mode": "bilinear", "align_corners": False},
+    "linear align_corners": {"mode": "bilinear", "align_corners": True},
+}
+
+
 def _max_pool(given: Attributes, known: Constants) -> Step:
     stride, dilation, around = _window(given)
     kernel, up = given["kernel_shape"], bool(given.get("ceil_mode", 0))
@@ -288,6 +315,8 @@ def _plain(function: Callable[..., Tensor]) -> Callable[[Attributes, Constants],
 
 RULES: Mapping[str, Callable[[Attributes, Constants], Step]] = {
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Resize": _resize,
     "Gemm": _gemm,
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,

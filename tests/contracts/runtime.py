@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,18 @@ def conv(in_channels: int, out_channels: int, *, groups: int = 1, fused: tuple[s
         groups=groups,
         fused=fused,
     )
+
+
+def transposed(
+    in_channels: int, out_channels: int, *, groups: int = 1, fused: tuple[str, ...] = ()
+) -> OpSpec:
+    """A transposed convolution that doubles the size of a map, its last row and column by output padding."""
+    spec = conv(in_channels, out_channels, groups=groups, fused=fused)
+    return replace(spec, kind="conv_transpose2d", stride=(2, 2), out_size=(12, 12))
+
+
+def resized(how: str, channels: int, size: tuple[int, int] = (12, 12)) -> OpSpec:
+    return replace(square("resize2d", channels, fused=(how,), size=(6, 6)), out_size=size)
 
 
 def pool(kind: str, channels: int, out: int) -> OpSpec:
@@ -64,6 +77,13 @@ OPERATORS = [
     conv(12, 12, groups=3),
     conv(20, 20, groups=0, fused=("batch_norm", "hardtanh")),
     conv(21, 21, groups=0, fused=("batch_norm", "hardswish")),
+    transposed(20, 24, fused=("batch_norm", "relu")),
+    transposed(21, 20, fused=("add", "silu")),
+    replace(transposed(12, 12, groups=3), dilation=(1, 2), out_size=(12, 14)),
+    resized("nearest", 20),
+    resized("bilinear", 32),
+    resized("nearest", 21, (9, 8)),
+    resized("bilinear", 20, (3, 6)),
     pool("max_pool2d", 32, 3),
     pool("max_pool2d", 20, 3),
     pool("avg_pool2d", 32, 3),

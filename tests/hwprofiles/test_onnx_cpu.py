@@ -92,16 +92,18 @@ def test_a_grouped_convolution_is_blocked_where_lowering_says(inputs: int, outpu
     assert kernel_of(spec).kind.endswith("nchw") == (node.domain == "")
 
 
-POOLS = {"MaxPool": "max_pool2d", "AveragePool": "avg_pool2d"}
+WINDOWS = {"Conv": "conv2d", "FusedConv": "conv2d", "ConvTranspose": "conv_transpose2d"}
+WINDOWS |= {"MaxPool": "max_pool2d", "AveragePool": "avg_pool2d"}
+WINDOWS |= {"Resize": "resize2d", "Upsample": "resize2d"}
 
 
 def kernels_run(onnx_path: Path) -> Counter[str]:
-    """Convolutions, pools and reorders in the graph that ONNX Runtime makes of a network."""
+    """Windows, resizes and reorders in the graph that ONNX Runtime makes of a network."""
     found: Counter[str] = Counter()
     for node in optimised_graph(onnx.load(onnx_path)).node:
-        if node.op_type in ("Conv", "FusedConv", *POOLS):
+        if node.op_type in WINDOWS:
             blocked = " blocked" if node.domain.endswith("nchwc") else ""
-            found[POOLS.get(node.op_type, "conv2d") + blocked] += 1
+            found[WINDOWS[node.op_type] + blocked] += 1
         elif node.op_type.startswith("Reorder"):
             found[node.op_type] += 1
     return found
@@ -113,7 +115,7 @@ def kernels_named(kernels: Iterable[OpSpec]) -> Counter[str]:
     for kernel in kernels:
         if kernel.kind.startswith("reorder"):
             found["ReorderInput" if kernel.kind == "reorder_input" else "ReorderOutput"] += 1
-        for kind in ("conv2d", *POOLS.values()):
+        for kind in {*WINDOWS.values()}:
             if kind in kernel.kind:
                 found[kind + (" blocked" if kernel.kind.endswith(("_nchwc", "_from_nchw")) else "")] += 1
     return found
@@ -121,7 +123,7 @@ def kernels_named(kernels: Iterable[OpSpec]) -> Counter[str]:
 
 @pytest.mark.parametrize("step", [16, 4, 1])
 @pytest.mark.parametrize(
-    "name", ["resnet_pad", "resnet_projection", "mobilenet_v2", "densenet", "vgg_flatten", "vit"]
+    "name", ["resnet_pad", "resnet_projection", "mobilenet_v2", "densenet", "vgg_flatten", "unet", "vit"]
 )
 def test_a_pruned_network_runs_the_kernels_and_the_reorders_that_lowering_names(
     name: str, step: int, tmp_path: Path

@@ -64,7 +64,7 @@ def written_pruned(name: str, path: Path) -> list[OpSpec]:
     return [kernel for kernels in lowered for kernel in kernels]
 
 
-IMAGES = ["resnet_pad", "resnet_projection", "mobilenet_v2", "densenet", "vgg_flatten"]
+IMAGES = ["resnet_pad", "resnet_projection", "mobilenet_v2", "densenet", "vgg_flatten", "unet"]
 MOVES = {"Concat", "Expand", "Gather", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze"}
 BOUNDARIES = {"QuantizeLinear", "DequantizeLinear"}
 LOOSE = {"Transpose", "Relu"}

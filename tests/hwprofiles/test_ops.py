@@ -28,6 +28,10 @@ CONV = OpSpec(
         (replace(CONV, dilation=(2, 2)), "conv2d 3x3 dilation 2 64->128 @56x28"),
         (replace(CONV, groups=4), "conv2d 3x3 64->128 groups 4 @56x28"),
         (replace(CONV, fused=("batch_norm", "relu")), "conv2d 3x3 64->128 @56x28+batch_norm+relu"),
+        (
+            OpSpec(kind="resize2d", in_channels=8, out_channels=8, in_size=(4, 4), out_size=(6, 8)),
+            "resize2d 8->8 @4x4 to 6x8",
+        ),
         (OpSpec(kind="call", in_channels=0, out_channels=0), "call 0->0"),
         (OpSpec(kind="linear", in_channels=8, out_channels=4, in_size=(1,)), "linear 8->4 @1"),
     ],

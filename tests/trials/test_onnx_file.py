@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hwprofiles.errors import RequestError
 from hwprofiles.runtimes.onnx_cpu import run_onnx
@@ -67,6 +70,23 @@ def test_ops_are_decomposed_only_where_the_exporter_cannot_write_one(
         write_onnx(exported(name).graph, exported(name).tensors, tmp_path / "model.onnx")
     with pytest.raises(RequestError, match="Failed to decompose"):
         write_onnx(exported("densenet").graph, exported("densenet").tensors, tmp_path / "model.onnx")
+
+
+def test_a_map_resized_to_a_whole_multiple_of_its_size_is_resized_by_that_and_any_other_to_its_size(
+    tmp_path: Path,
+) -> None:
+    class Resized(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            twice = functional.interpolate(x, (8, 12), mode="bilinear")
+            return twice, functional.interpolate(twice, (24, 12)), functional.interpolate(x, (6, 5))
+
+    bundle = export_model(Resized(), [Input(name="x", shape=(2, 4, 4))])
+    write_onnx(bundle.graph, bundle.tensors, tmp_path / "resized.onnx")
+    assert_same_outputs(tmp_path / "resized.onnx", bundle.graph, bundle.tensors, batch=3)
+    model = onnx.load(tmp_path / "resized.onnx")
+    known = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in model.graph.initializer}
+    factors = [known.get(node.input[2]) for node in model.graph.node if node.op_type == "Resize"]
+    assert factors == [[1, 1, 2, 3], [1, 1, 3, 1], None]
 
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

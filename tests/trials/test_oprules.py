@@ -43,6 +43,8 @@ class Line(nn.Module):
         self.body, self.x = body, torch.zeros(0)
         self.depthwise = nn.Conv2d(8, 16, 3, groups=8)
         self.same = nn.Conv2d(8, 6, 3, padding="same", dilation=2)
+        self.up = nn.ConvTranspose2d(8, 6, 3, 2, padding=(1, 0), output_padding=1)
+        self.grouped_up = nn.ConvTranspose2d(6, 4, 2, groups=2, dilation=2, bias=False)
         self.norm = nn.BatchNorm2d(8)
         self.norm1d = nn.BatchNorm1d(8)
         self.layer_norm = nn.LayerNorm(8)
@@ -118,6 +120,9 @@ IMAGES: dict[str, Body] = {
     "aten.full_like.default": lambda m, x: x + torch.full_like(m.x, 2.0)[:, :1],
     "aten.conv2d.default": lambda m, x: m.depthwise(x),
     "aten.conv2d.padding": lambda m, x: m.same(x),
+    "aten.conv_transpose2d.input": lambda m, x: m.grouped_up(m.up(x)),
+    "aten.upsample_nearest2d.vec": lambda m, x: F.interpolate(x, scale_factor=(1.5, 2)),
+    "aten.upsample_bilinear2d.vec": lambda m, x: F.interpolate(x, (12, 16), mode="bilinear"),
     "aten.batch_norm.default": lambda m, x: m.norm(x),
     "aten.group_norm.default": lambda m, x: m.group_norm(x),
     "aten.mean.dim": lambda m, x: x.mean((2, 3)),

@@ -17,7 +17,7 @@ import numpy as np
 
 from hwprofiles.errors import UnsupportedOpError
 from trials.oprules import movement as move
-from trials.oprules.contractions import Attention, Conv2d, Embedding, Linear, Matmul
+from trials.oprules.contractions import Attention, Conv2d, ConvTranspose2d, Embedding, Linear, Matmul
 from trials.oprules.movement import Item, Move, Pad, Pick, Range, Reshape, Slice, Split, Squeeze
 from trials.oprules.pointwise import (
     AdaptiveMaxPool2d,
@@ -28,6 +28,7 @@ from trials.oprules.pointwise import (
     Free,
     Pool2d,
     Reduce,
+    Resize2d,
     Statistics,
 )
 from trials.oprules.rule import Call, Mask, Rule, Sizes, TensorAxis, Traced
@@ -51,6 +52,7 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": Filled() for name in _FILLED.split()},
     "aten.conv2d.default": Conv2d(),
     "aten.conv2d.padding": Conv2d(),
+    "aten.conv_transpose2d.input": ConvTranspose2d(),
     "aten.linear.default": Linear(),
     "aten.embedding.default": Embedding(),
     "aten.matmul.default": Matmul("self", "other"),
@@ -68,6 +70,8 @@ RULES: dict[str, Rule] = {
     "aten.avg_pool2d.default": Pool2d("avg_pool2d"),
     "aten.adaptive_avg_pool2d.default": AdaptivePool2d("avg_pool2d"),
     "aten.adaptive_max_pool2d.default": AdaptiveMaxPool2d("max_pool2d"),
+    "aten.upsample_nearest2d.vec": Resize2d("nearest"),
+    "aten.upsample_bilinear2d.vec": Resize2d("bilinear"),
     "aten.view.default": Reshape(move.reshape, "size"),
     "aten.reshape.default": Reshape(move.reshape, "shape"),
     "aten.unflatten.int": Reshape(move.unflatten, "sizes"),

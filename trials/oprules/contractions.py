@@ -87,6 +87,56 @@ class Conv2d(Rule):
         )
 
 
+class ConvTranspose2d(Rule):
+    """Transposed convolution over (batch, channels, height, width), with a weight (in, out, …)."""
+
+    def trace(self, call: Call) -> Traced:
+        x, weight, groups = call.labels("input"), call.spec("weight").shape, call.node["groups"]
+        if x.ndim != 4 or len(weight) != 4 or type(groups) is not int or groups < 1 or weight[0] % groups:
+            raise BundleError(f"transposed convolution {call.node.name!r} is not two-dimensional and batched")
+        if weight[0] != x.shape[1]:
+            raise BundleError(
+                f"transposed convolution {call.node.name!r} reads {x.shape[1]} channels, not {weight[0]}"
+            )
+        if groups == 1:
+            call.bind("weight", 0, call.along(x, 1, "transposed convolution"), "in")
+            made = call.units.new(weight[1])
+            call.bind("weight", 1, made, "out")
+        else:
+            place = call.node.place
+            call.fix(x, f"grouped transposed convolution {place} ({groups} groups) has no coupling rule yet")
+            made = np.zeros(weight[1] * groups, dtype=np.int64)
+        call.ride("bias", made)
+        return np.broadcast_to(made[None, :, None, None], (x.shape[0], len(made), *self.out_size(call)))
+
+    @staticmethod
+    def out_size(call: Call) -> tuple[int, int]:
+        x, kernel = call.labels("input").shape, call.spec("weight").shape[2:]
+        stride, dilation = pair(call.node["stride"]), pair(call.node["dilation"])
+        padding, beyond = pair(call.node["padding"], lowest=0), pair(call.node["output_padding"], lowest=0)
+        height, width = (
+            (x[2 + d] - 1) * stride[d] + dilation[d] * (kernel[d] - 1) + 1 - 2 * padding[d] + beyond[d]
+            for d in (0, 1)
+        )
+        return height, width
+
+    def operator(self, call: Call, result: Traced) -> OpSpec | None:
+        x, weight, groups = call.labels("input").shape, call.spec("weight").shape, call.node["groups"]
+        top, left = pair(call.node["padding"], lowest=0)
+        return OpSpec(
+            kind="conv_transpose2d",
+            in_channels=x[1],
+            out_channels=weight[1] * groups,
+            in_size=x[2:],
+            out_size=self.out_size(call),
+            kernel=weight[2:],
+            stride=pair(call.node["stride"]),
+            padding=(top, left, top, left),
+            dilation=pair(call.node["dilation"]),
+            groups=groups,
+        )
+
+
 class Linear(Rule):
     """Matrix product over the last axis."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -173,6 +174,39 @@ class AdaptiveMaxPool2d(AdaptivePool2d):
         pooled = super().trace(call)
         assert isinstance(pooled, np.ndarray)
         return pooled, pooled
+
+
+class Resize2d(Rule):
+    """Interpolation between the pixels of each channel, to a size or by a factor."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def trace(self, call: Call) -> Traced:
+        x = call.labels("input")
+        if x.ndim != 4:
+            raise BundleError(f"resize {call.node.name!r} reads a value of {x.ndim} axes, not 4")
+        call.along(x, 1, "resize")
+        return np.broadcast_to(x[:, :, :1, :1], (*x.shape[:2], *self.out_size(call)))
+
+    @staticmethod
+    def out_size(call: Call) -> tuple[int, int]:
+        size, factors = call.node["output_size"], call.node["scale_factors"]
+        if size is not None:
+            return pair(size)
+        height, width = call.labels("input").shape[2:]
+        return pair((math.floor(height * factors[0]), math.floor(width * factors[1])))
+
+    def operator(self, call: Call, result: Traced) -> OpSpec | None:
+        x = call.labels("input").shape
+        return OpSpec(
+            kind="resize2d",
+            in_channels=x[1],
+            out_channels=x[1],
+            in_size=x[2:],
+            out_size=self.out_size(call),
+            fused=(self.how,),
+        )
 
 
 def _windows(size: int, kernel: int, stride: int, padding: int, dilation: int, *, up: bool) -> int:
