@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+import uvicorn
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -20,6 +23,7 @@ from search.job import Job
 from search.place import Place
 from search.plan import Prepared, prepare
 from search.progress import Silent
+from search.service import create_app
 from search.session import _prepare
 from trials.data import DataSpec, load
 from trials.factory import call_factory
@@ -180,3 +184,22 @@ def runs(finished_runs: Path, tmp_path: Path) -> Path:
 def nothing_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests know the profiles that they make, whatever is shipped."""
     monkeypatch.setattr(devices, "SHIPPED", tmp_path_factory.getbasetemp() / "nothing-shipped")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "prunefront.db") as store:
+        yield store
+
+
+@pytest.fixture
+def address(store: Store, tmp_path: Path) -> Iterator[str]:
+    """A server of the store, on a thread of its own; one that has ended by the end of the test."""
+    app = create_app(store, tmp_path / "service", ["127.0.0.1"])
+    served = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=served.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        served.should_exit = True
+        thread.join()
