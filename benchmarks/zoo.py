@@ -75,6 +75,32 @@ def vgg16() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
 
 
+class UNet(nn.Module):
+    """Ronneberger et al. 2015, arXiv:1505.04597, of three levels: up by transposed filters and by pixels."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.left1, self.left2 = self._level(3, width), self._level(width, 2 * width)
+        self.bottom = self._level(2 * width, 4 * width)
+        self.up2 = nn.ConvTranspose2d(4 * width, 2 * width, 2, 2)
+        self.right2, self.right1 = self._level(4 * width, 2 * width), self._level(3 * width, width)
+        self.head = nn.Conv2d(width, 10, 1)
+
+    @staticmethod
+    def _level(channels_in: int, channels: int) -> nn.Module:
+        twice = (_conv(channels_in, channels, 3), nn.ReLU(), _conv(channels, channels, 3), nn.ReLU())
+        return nn.Sequential(*twice)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left1 = self.left1(x)
+        left2 = self.left2(F.max_pool2d(left1, 2))
+        bottom = self.bottom(F.max_pool2d(left2, 2))
+        right2 = self.right2(torch.cat([self.up2(bottom), left2], 1))
+        wide = F.interpolate(right2, scale_factor=2, mode="bilinear")
+        out: Tensor = self.head(self.right1(torch.cat([wide, left1], 1)))
+        return out
+
+
 class Vit(nn.Module):
     """DeiT-Ti without its class token's distillation, arXiv:2012.12877: 16x16 patches, width 192, 3 heads."""
 
@@ -122,6 +148,7 @@ ZOO = {
     "mobilenet_v2": Entry(mobilenet_v2, Input(name="x", shape=(3, 224, 224))),
     "resnet18": Entry(resnet18, Input(name="x", shape=(3, 224, 224))),
     "vgg16": Entry(vgg16, Input(name="x", shape=(3, 32, 32))),
+    "unet": Entry(UNet, Input(name="x", shape=(3, 64, 64))),
     "vit": Entry(Vit, Input(name="x", shape=(3, 224, 224))),
     "bert": Entry(Bert, Input(name="ids", shape=(64,), dtype="int64")),
 }

@@ -142,23 +142,28 @@ def _convolution(
     padding, groups = _padding(layer), told["Groups"]
     if type(groups) is not int or groups < 1 or source[1] % groups or result[1] % groups:
         raise ValueError("Groups")
+    transposed = "Deconvolution" in layer.kind  # its parameters are of the same type
+    around = [padding[d] + padding[d + 2] for d in (0, 1)]
+    spans = [step * (taps - 1) + 1 for step, taps in zip(dilation, kernel, strict=True)]
     sizes = tuple(
-        (source[2 + d] + padding[d] + padding[d + 2] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1
+        (source[2 + d] - 1) * stride[d] + spans[d] - around[d]
+        if transposed
+        else (source[2 + d] + around[d] - spans[d]) // stride[d] + 1
         for d in (0, 1)
     )
     activation = _activation(named) or _ACTIVATION_FIELDS.get(told.get("Activation", "NONE"))
     if activation is None or result[1:] != (told["OutMaps"], *sizes) or beside not in ([], [result]) or more:
         return None  # it does more than a convolution does, such as the pooling behind it
-    depthwise = groups == source[1] > 1
+    depthwise = groups == source[1] > 1 and not transposed
     spec = OpSpec(
-        kind="depthwise_conv2d" if depthwise else "conv2d",
+        kind="conv_transpose2d" if transposed else "depthwise_conv2d" if depthwise else "conv2d",
         in_channels=source[1],
         out_channels=result[1],
         in_size=source[2:],
         out_size=sizes,
         kernel=kernel,
         stride=stride,
-        padding=padding,
+        padding=padding[:2] * 2 if transposed else padding,  # a model's own; output padding takes off behind
         dilation=dilation,
         groups=0 if depthwise else groups,
         fused=(*(["add"] if beside else []), *activation),

@@ -1,7 +1,8 @@
 """Tables of layers that were timed one by one, in CSV or YAML.
 
 A row is a layer: its `kind`, `in_channels`, `out_channels`, `in_size` and one of `latency_ms`, `latency_us`
-and `latency_s`; layers with a window have `kernel` and may have `stride`, `padding`, `dilation`, `groups`.
+and `latency_s`; layers with a window have `kernel` and may have `stride`, `padding`, `dilation`, `groups`,
+resizes have `out_size`, and transposed convolutions have it where there is output padding.
 `fused` names what ran in the same kernel, such as add+relu. Batch norms that a layer absorbs are not named.
 
 Such tables elsewhere:
@@ -32,23 +33,24 @@ from hwprofiles.errors import ProfileError, nearest
 from hwprofiles.ops import ACTIVATIONS, OpSpec, Size
 from latency_models.imports.record import MAX_COUNT, Imported, checked_ms, imported, read_text
 
-WINDOWED = ("conv2d", "depthwise_conv2d", "max_pool2d", "avg_pool2d")
+WINDOWED = ("conv2d", "depthwise_conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d")
 POINTWISE = ("batch_norm", "layer_norm", "softmax", "elementwise", "copy")
-KINDS = (*WINDOWED, *POINTWISE, "mean2d", "linear")
+KINDS = (*WINDOWED, *POINTWISE, "mean2d", "resize2d", "linear")
 _BEHIND = {*ACTIVATIONS, "add", "layer_norm"}
 _ARITHMETIC = (
     "add sub rsub mul div pow exp log sqrt rsqrt neg abs maximum minimum softplus eq ne gt lt masked_fill "
     "where bitwise_not logical_not mean sum"
 )
 FUSED = {
-    **dict.fromkeys(("conv2d", "depthwise_conv2d", "linear", "batch_norm"), _BEHIND),
+    **dict.fromkeys(("conv2d", "depthwise_conv2d", "conv_transpose2d", "linear", "batch_norm"), _BEHIND),
+    "resize2d": {"nearest", "bilinear"},
     "elementwise": {*ACTIVATIONS, *_ARITHMETIC.split()},
     "copy": {"cat", "expand", "gather", "pad", "repeat", "slice", "transpose"},
 }
 """What `fused` may name, by kind, as a model's graph calls it."""
 _TO_MS = {"latency_ms": 1.0, "latency_us": 1e-3, "latency_s": 1e3}
 _NEEDED = ("kind", "in_channels", "out_channels", "in_size")
-_COLUMNS = (*_NEEDED, "kernel", "stride", "padding", "dilation", "groups", "fused", *_TO_MS)
+_COLUMNS = (*_NEEDED, "out_size", "kernel", "stride", "padding", "dilation", "groups", "fused", *_TO_MS)
 _OFA_KEY = re.compile(r"(\w+)-input:(\d+)x(\d+)x(\d+)-output:(?:\d+x)*(\d+)(?:-.*)?")
 
 
@@ -147,6 +149,10 @@ def _spec(row: _Row) -> OpSpec:
         raise ProfileError(f"{row.place}: a {kind} writes as many channels as it reads, not {ins} and {outs}")
     if kind == "linear":
         return replace(spec, in_size=row.counts("in_size", 1))
+    if kind == "resize2d":
+        if len(fused) != 1:
+            raise ProfileError(f"{row.place}: a resize2d has either nearest or bilinear in fused; name one")
+        return replace(spec, in_size=row.counts("in_size", 2), out_size=row.counts("out_size", 2))
     if kind == "mean2d":
         size = row.counts("in_size", 2)
         return replace(spec, in_size=size, out_size=(1, 1), kernel=size, stride=size, padding=(0,) * 4)
@@ -171,15 +177,24 @@ def _windowed(row: _Row, spec: OpSpec) -> OpSpec:
         )
     if spec.in_channels % groups or spec.out_channels % groups:
         raise ProfileError(f"{row.place}: {groups} groups do not divide its channels; mend one of them")
-    spans = [size[d] + padding[d] + padding[d + 2] - dilation[d] * (kernel[d] - 1) for d in (0, 1)]
-    if min(spans) < 1:
+    spans = [dilation[d] * (kernel[d] - 1) + 1 for d in (0, 1)]
+    around = [padding[d] + padding[d + 2] for d in (0, 1)]
+    if spec.kind == "conv_transpose2d":
+        out_size = tuple((size[d] - 1) * stride[d] + spans[d] - around[d] for d in (0, 1))
+    else:
+        out_size = tuple((size[d] + around[d] - spans[d]) // stride[d] + 1 for d in (0, 1))
+    if min(out_size) < 1:
         raise ProfileError(
             f"{row.place}: a window of {kernel} does not fit into {size}; mend in_size or padding"
         )
+    if spec.kind == "conv_transpose2d" and row.text("out_size"):
+        least, out_size = out_size, row.counts("out_size", 2)
+        if not all(0 <= out_size[d] - least[d] < max(stride[d], dilation[d]) for d in (0, 1)):
+            raise ProfileError(f"{row.place}: no output padding makes {out_size} of {least}; mend out_size")
     return replace(
         spec,
         in_size=size,
-        out_size=tuple((span - 1) // step + 1 for span, step in zip(spans, stride, strict=True)),
+        out_size=out_size,
         kernel=kernel,
         stride=stride,
         padding=padding,

@@ -19,10 +19,12 @@ from torch.nn import functional as F
 
 from hwprofiles import Device, OpGraph, OpSpec, lower, lowering_of
 from hwprofiles.errors import NotMeasuredError, ProfileError, RequestError
+from hwprofiles.runtimes.tensorrt_layers import read_layers
+from hwprofiles.runtimes.tensorrt_operators import operators_of
 from latency_models import LatencyTable
 from latency_models.imports import Imported, import_profile
 from tests.bundles import export_images
-from tests.contracts.runtime import conv
+from tests.contracts.runtime import conv, transposed
 from tests.latency_models.conftest import Write
 from tests.latency_models.test_imports import DEVICE, GPU, times
 from trials.candidate import Candidate
@@ -326,6 +328,14 @@ def test_a_convolution_that_does_more_than_can_be_told_is_left_out(
     found = import_profile(write_engine(write, 16, 16, edited), "trtexec", GPU)
     assert len(found.left_out) == 1
     assert "(CaskConvolution) is no operator" in found.left_out[0]
+
+
+def test_a_transposed_convolution_is_told_by_the_type_of_its_layer() -> None:
+    reads, writes = put("x", 1, 8, 6, 6), put("y", 1, 16, 12, 12)
+    padded_less = {"Stride": [2, 2], "PostPadding": [0, 0]}  # by the model's output padding
+    told = convolution("up + Relu_4", [reads], writes, LayerType="CaskDeconvolutionV2", **padded_less)
+    (layer,) = read_layers({"Layers": [told]}, "engine")
+    assert operators_of(layer, 1, "engine") == (transposed(8, 16, fused=("relu",)),)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from latency_models.imports import FORMATS, Imported, import_profile
 from latency_models.imports.layers import FUSED
 from search import cli
 from tests.bundles import export_images
-from tests.contracts.runtime import conv
+from tests.contracts.runtime import conv, resized, transposed
 from tests.latency_models.conftest import Write
 from trials.costs import _EPILOGUES
 from trials.oprules import RULES
@@ -77,6 +78,26 @@ def test_a_table_of_layers_is_a_profile_of_kernels(write: Write, tmp_path: Path)
     }
     write_profile(found.profile, tmp_path / "pixel.parquet")
     assert read_profile(tmp_path / "pixel.parquet") == found.profile
+
+
+def test_a_layer_that_enlarges_has_its_size_in_the_table(write: Write) -> None:
+    header = "kind,in_channels,out_channels,in_size,out_size,kernel,stride,padding,fused,latency_ms"
+    rows = [
+        "conv_transpose2d,8,4,6,12,3,2,1,relu,1",
+        "conv_transpose2d,8,4,6,,3,2,1,,1",
+        "resize2d,8,8,6,12,,,,nearest,1",
+    ]
+    small = replace(transposed(8, 4), out_size=(11, 11))
+    found = import_profile([write("t.csv", table(*rows, header=header))], "csv", DEVICE)
+    assert {*times(found)} == {transposed(8, 4, fused=("relu",)), small, resized("nearest", 8)}
+    for row, complaint in (
+        ("conv_transpose2d,8,4,6,13,3,2,1,,1", r"no output padding makes \(13, 13\) of \(11, 11\)"),
+        ("conv_transpose2d,8,4,1,,3,1,2,,1", r"window of \(3, 3\) does not fit"),
+        ("resize2d,8,8,6,12,,,,,1", "either nearest or bilinear"),
+        ("resize2d,8,8,6,,,,,nearest,1", "out_size is ''"),
+    ):
+        with pytest.raises(ProfileError, match=complaint):
+            import_profile([write("t.csv", table(row, header=header))], "csv", DEVICE)
 
 
 def test_an_imported_profile_says_so_and_is_not_calibrated(write: Write) -> None:
