@@ -7,14 +7,15 @@ An engine inspector describes an engine as JSON, and `trtexec --exportLayerInfo`
 What becomes of its layers:
 
 - A convolution is one with a sum, where it reads a second tensor, and an activation; its batch norm is in
-  its weights. A transposed one differs by the type of its layer alone. Which activation, its field says, or the ONNX nodes that it is named after.
+  its weights. Which activation, its field says, or the ONNX nodes that it is named after. A transposed one
+  differs by the type of its layer alone.
 - Sums and activations in kernels of their own ("PWN(...)") belong to the layer whose result they alone read,
   as in a model's graph; behind anything else they are operators, and share their kernel's time evenly.
 - A reformat, which brings a tensor into the layout or the type that a kernel wants, counts for its first
   reader, and at an output for the layer that made it. Which kernels need one, no shape tells; but those that
   were built did.
-- Regions that Myelin fused, plugins, layers merged side by side ("a || b"), concatenations, resizes and all else that
-  shapes and names do not tell are left over by name.
+- Regions that Myelin fused, plugins, layers merged side by side ("a || b"), concatenations, resizes and all
+  else that shapes and names do not tell are left over by name.
 
 So the operators of an engine take what its layers take, no more and no less, but for what is left over.
 
