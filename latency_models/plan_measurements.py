@@ -66,14 +66,16 @@ def _together(layouts: list[set[str]], runtime: Lowering) -> set[str]:
 def _outline(widest: OpSpec, thinnest: OpSpec, layout: str, runtime: Lowering) -> Iterator[Lowered]:
     """Lower along either axis from the widest on, and along both from each kernel that this leads to.
 
-    That finds every kernel and every padded count on either axis without walking their whole product.
+    That finds every kernel and every padded count on either axis without walking their whole product. Of a
+    grouped layer the product is walked, in whole groups: both axes together may choose its kernel.
     """
-    ins = range(thinnest.in_channels, widest.in_channels + 1)
-    outs = range(thinnest.out_channels, widest.out_channels + 1)
+    step = max(1, widest.groups)
+    ins = range(thinnest.in_channels, widest.in_channels + 1, step)
+    outs = range(thinnest.out_channels, widest.out_channels + 1, step)
     if widest.square:
         yield from (runtime.lower(widest.with_channels(channels, channels), layout) for channels in outs)
         return
-    walks: list[tuple[Sequence[int], Sequence[int]]] = [(ins, outs[-1:])]
+    walks: list[tuple[Sequence[int], Sequence[int]]] = [(ins, outs if step > 1 else outs[-1:])]
     known: set[OpSpec] = set()
     for channels in walks:  # which grows on the way
         for in_channels, out_channels in product(*channels):

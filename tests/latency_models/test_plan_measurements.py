@@ -13,6 +13,8 @@ from tests.contracts.runtime import OPERATORS, conv, in_a_row, pool, square
 
 RUNTIME = open_runtime("onnxruntime")
 STEP = RUNTIME.describe(name="here", batch=1, threads=1).channel_step
+IN_A_GROUP = [1, STEP - 1, STEP, STEP + 3, 2 * STEP, 2 * STEP + 5]
+LEVELS = st.lists(st.sampled_from(IN_A_GROUP), min_size=3, max_size=3)
 
 
 def grids(specs: list[OpSpec]) -> dict[OpSpec, Grid]:
@@ -49,6 +51,23 @@ def test_every_candidate_between_narrowest_and_dense_lies_inside_the_plan(
     for kernels in lower(residual(*widths), rules):
         for kernel in kernels:
             assert planned[kernel.family].at(kernel.in_channels, kernel.out_channels) == 1.0
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.sampled_from([2, 3]), st.tuples(LEVELS, LEVELS))
+def test_a_layer_whose_groups_shrink_lies_inside_the_plan_with_whole_groups_alone(
+    groups: int, counts: tuple[list[int], list[int]]
+) -> None:
+    lowest, width, dense = zip(*map(sorted, counts), strict=True)
+
+    def layer(inputs: int, outputs: int) -> OpGraph:
+        return in_a_row([conv(inputs * groups, outputs * groups, groups=groups)])
+
+    kernels = plan(layer(*dense), layer(*lowest), RUNTIME, points=4)
+    assert all(k.in_channels % k.groups == k.out_channels % k.groups == 0 for k in kernels)
+    planned = grids(kernels)
+    for kernel in (kernel for lowered in lower(layer(*width), RUNTIME) for kernel in lowered):
+        assert planned[kernel.family].at(kernel.in_channels, kernel.out_channels) == 1.0
 
 
 def test_operators_of_one_family_share_one_grid_and_nothing_is_planned_twice() -> None:
