@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from hwprofiles.runtimes import PLAIN
 from hwprofiles.runtimes.onnx_cpu import OnnxRuntimeCpu, optimised_graph
 from hwprofiles.runtimes.onnx_drawing import POINTWISE
 from tests.bundles import coupled, exported
-from tests.contracts.runtime import RuntimeContract, conv, in_a_row, square
+from tests.contracts.runtime import RuntimeContract, conv, in_a_row, resized, square, transposed
 from trials.candidate import Candidate
 from trials.costs import Costs
 from trials.groups import even_kept
@@ -216,3 +217,36 @@ def test_a_linear_layer_costs_as_much_as_the_next_sixteen_of_outputs() -> None:
     assert ms[162] == pytest.approx(ms[176], rel=0.03) == ms[174]
     assert ms[162] > 1.04 * ms[160]
     assert ms[178] > 1.04 * ms[176]
+
+
+def latencies_ms(kernels: Mapping[int, OpSpec]) -> dict[int, float]:
+    device = _RUNTIME.describe(name="here", batch=1, threads=1)
+    runs = {count: _RUNTIME.prepare_kernel(kernel, device) for count, kernel in kernels.items()}
+    measured = measure(runs, passes=3, rounds=30, seed=0)
+    return {count: rounds.summary().latency_ms for count, rounds in measured.items()}
+
+
+def doubled(spec: OpSpec) -> OpSpec:
+    """The same of maps that are large enough to time."""
+    return replace(spec, in_size=(20, 20), out_size=(40, 40))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "of_width",
+    [
+        lambda width: transposed(width, 64),
+        lambda width: transposed(64, width),
+        lambda width: resized("bilinear", width),
+    ],
+    ids=["transposed, read", "transposed, written", "resized"],
+)
+def test_what_enlarges_plain_maps_takes_longer_with_each_channel_and_has_no_cliffs(
+    of_width: Callable[[int], OpSpec],
+) -> None:
+    layers = {width: doubled(of_width(width)) for width in (48, 49, 52, 56, 60, 63, 64)}
+    assert {width: kernel_of(layer) for width, layer in layers.items()} == layers
+    ms = latencies_ms(layers)
+    assert ms[64] > 1.15 * ms[48]
+    for width, found_ms in ms.items():
+        assert found_ms == pytest.approx(ms[48] + (width - 48) / 16 * (ms[64] - ms[48]), rel=0.04)
