@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +22,15 @@ def write_whole(path: Path, content: bytes) -> None:
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file to fill. It takes the place of `path` once it is on the disk, or is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # readable by whom the umask lets
+    with partial.open("xb") as file:
         try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
+            partial.replace(path)
         except BaseException:
-            os.unlink(file.name)
+            partial.unlink()
             raise
 
 

@@ -20,11 +20,21 @@ PLOT_WIDTH, PLOT_HEIGHT = 64, 8
 
 def profile(found: Mapping[str, Any]) -> list[str]:
     """A profile as `profiling.told` tells it, and how it stood its proof."""
-    lines = [f"{key:<16} {value}" for key, value in found.items() if key != "validation"]
+    kernels = f"{found['kernels']}, the call itself among them"
+    networks = f"{found['networks']} to calibrate on, {found['held_out']} held out"
+    if "added" in found:
+        known, there = found["added"], "measured now, {} there before"
+        kernels += f": {known['kernels']} {there.format(found['kernels'] - known['kernels'])}"
+        before = found["networks"] + found["held_out"] - known["networks"]
+        networks += f": {known['networks']} {there.format(before)}"
+    shown = {**found, "kernels": kernels, "networks": networks}
+    lines = [
+        f"{key:<16} {value}" for key, value in shown.items() if key not in ("held_out", "added", "validation")
+    ]
     proof = found.get("validation")
     if proof:
         lines += [
-            f"validation       on {proof['networks']} networks that nothing was fitted to:",
+            f"validation       on {proof['networks']} networks of this model that nothing was fitted to:",
             f"                 mean error {proof['mean_error']:.1%} (repeated measurements differ by "
             f"{proof['floor']:.1%}), rank correlation {proof['spearman']:.3f}",
             f"                 within 5 %: {proof['within_5']:.0%}, within 10 %: {proof['within_10']:.0%}; "
@@ -34,29 +44,31 @@ def profile(found: Mapping[str, Any]) -> list[str]:
 
 
 def devices(found: Sequence[Mapping[str, Any]]) -> Table:
-    """Devices as `devices.list_devices` tells them, without those whose profile is damaged."""
-    table = plain(
-        folded("device"), "runs", numeric("batch"), numeric("threads"), folded("board"), folded("versions"),
-        numeric("age"), numeric("error"), numeric("heard"), "",
-    )  # fmt: skip
+    """Devices as `devices.list_devices` tells them, without those whose profile is damaged.
+
+    Three lines each: how networks run, on what board, and under which versions.
+    """
+    heard = ["heard"] if any("seen_s_ago" in device for device in found) else []
+    table = plain("", folded("device"), folded("runs"), *map(numeric, ("age", "error", *heard)))
     for device in found:
         if "wrong" not in device:
-            measured = device["profile"] is not None
-            table.add_row(
-                Text(device["device"]),
-                f"{device['runtime']} {device['precision']}",
-                str(device["batch"]),
-                str(device["threads"]),
-                Text(device["board"] + (f" ({device['power_mode']})" if device["power_mode"] else "")),
-                Text(" ".join(f"{name} {version}" for name, version in device["versions"].items())),
-                f"{device['age_days']:.0f} d" if measured else "–",
-                f"{device['mean_error']:.1%}" if device.get("mean_error") is not None else "–",
-                _ago(device["seen_s_ago"]) if "seen_s_ago" in device else "–",
-                "★" if device["this_machine"] else "",
+            threads = f"{device['threads']} thread{'s' * (device['threads'] != 1)}"
+            mode = f", {device['power_mode']}" if device["power_mode"] else ""
+            runs = (
+                f"{device['runtime']} {device['precision']}, batch {device['batch']}, {threads}",
+                f"{device['board']}{mode}",
+                ", ".join(f"{name} {version}" for name, version in device["versions"].items()),
             )
-    table.caption = (
-        "★ this machine as it is now   error: mean, on networks that nothing was fitted to   "
-        "heard: of the agent, last"
+            table.add_row(
+                "★" if device["this_machine"] else "",
+                Text(device["device"]),
+                Text("\n".join(filter(None, runs))),
+                f"{device['age_days']:.0f} d" if device["profile"] is not None else "–",
+                f"{device['mean_error']:.1%}" if device.get("mean_error") is not None else "–",
+                *(_ago(device["seen_s_ago"]) if "seen_s_ago" in device else "–" for _ in heard),
+            )
+    table.caption = "★ this machine as it is now   error: mean over networks held out" + (
+        "\nheard: of the agent, last" if heard else ""
     )
     return table
 
@@ -71,12 +83,12 @@ def _ago(seconds: float) -> str:
 def predictions(found: Mapping[str, Any]) -> Table:
     """Candidates as `predict.predict` tells them: latency, how restless it was when measured, and memory."""
     headings = (
-        "candidate",
+        "no.",
         "predicted ms",
         timed(found["modelled"]),
         "spread",
-        "activations MB",
-        "weights MB",
+        "fp32 activations MB",
+        "fp32 weights MB",
     )
     table = plain(*map(numeric, headings))
     for number, item in enumerate(found["candidates"], start=1):

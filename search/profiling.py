@@ -24,6 +24,7 @@ from hwprofiles import (
     write_profile,
 )
 from hwprofiles.errors import NotMeasuredError, ProfileError
+from hwprofiles.runtimes import CALL
 from latency_models import (
     LatencyTable,
     NetworkModel,
@@ -134,7 +135,7 @@ def measured(
             path = Path(folder) / f"{position}.onnx"
             write_onnx(*prune(costs.coupling, bundle.tensors, even_kept(costs.coupling, candidate)), path)
             models.append(NetworkModel(name=name, graph=costs.candidate_graph(candidate), onnx_path=path))
-        measuring = f"{len(kernels)} kernels, {len(models)} networks"
+        measuring = f"{len({CALL, *kernels})} kernels, {len(models)} networks"
         return measure(
             kernels,
             models[: len(networks)],
@@ -294,7 +295,10 @@ def profile_device(
     return {
         "profile": str(path),
         **told(profile, table),
-        "added": len(profile.kernels) - (len(known.kernels) if known else 0),
+        "added": {
+            "kernels": len(profile.kernels) - (len(known.kernels) if known else 0),
+            "networks": _networks(profile) - (_networks(known) if known else 0),
+        },
         "validation": asdict(found) if found else None,
     }
 
@@ -347,6 +351,10 @@ def _grown(
     return extend(known, more)
 
 
+def _networks(profile: Profile) -> int:
+    return len(profile.networks) + len(profile.held_out)
+
+
 def told(profile: Profile, table: LatencyTable) -> dict[str, Any]:
     """What a profile is, and how far its table vouches for itself."""
     device, calibration = profile.device, table.calibration
@@ -357,6 +365,7 @@ def told(profile: Profile, table: LatencyTable) -> dict[str, Any]:
         "identity": device.identity,
         "kernels": len(profile.kernels),
         "networks": len(profile.networks),
+        "held_out": len(profile.held_out),
         "scale": round(calibration.scale, 4),
         "error bar": f"±{calibration.relative_error:.1%} for {calibration.coverage:.0%} of candidates",
         "created": profile.created.isoformat(timespec="seconds"),

@@ -261,6 +261,7 @@ def lut_import(
     runtime: Annotated[str, typer.Option(help="The runtime that it was measured with.")] = "tensorrt",
     precision: Annotated[str, typer.Option(help="Such as fp16.")] = "fp32",
     batch: Annotated[int, typer.Option(min=1)] = 1,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
     as_json: AsJson = False,
     runs: Runs = None,
 ) -> None:
@@ -268,7 +269,9 @@ def lut_import(
     from hwprofiles import Device
     from search.lut import import_table
 
-    described = Device(name=device, runtime=runtime, board=board, precision=precision, batch=batch)
+    described = Device(
+        name=device, runtime=runtime, board=board, precision=precision, batch=batch, threads=threads
+    )
     path, imported = import_table(files, form, described, devices_folder(runs))
     found = {
         "profile": str(path),

@@ -103,7 +103,7 @@ def test_a_profile_is_measured_for_a_bundle_alone_and_proved_on_networks_held_ou
     options = ("--device", "bench", "--model", bundles / "small", "--passes", 2, "--runs", tmp_path)
     shown = prunefront("profile", *options)
     assert shown.code == 0, shown.err
-    assert "networks that nothing was fitted to" in shown.out
+    assert "networks of this model that nothing was fitted to" in shown.out
     assert [path.name for path in (tmp_path / "devices").iterdir()] == ["bench.parquet"]
     profile = read_profile(tmp_path / "devices" / "bench.parquet")
     assert len(profile.networks) == 4
@@ -122,7 +122,10 @@ def test_a_profile_is_measured_for_a_bundle_alone_and_proved_on_networks_held_ou
     (tmp_path / "devices" / "bench.journal").write_text("of another model, cut short")
     again = written_json(prunefront("profile", *options, "--json"))
     assert (tmp_path / "devices" / "bench.journal").exists()
-    assert (again["added"], again["validation"]["networks"]) == (0, len(profile.held_out))
+    assert (again["added"], again["validation"]["networks"]) == (
+        {"kernels": 0, "networks": 0},
+        len(profile.held_out),
+    )
 
 
 def test_another_model_adds_what_it_lacks_and_leaves_what_is_there(
@@ -133,7 +136,7 @@ def test_another_model_adds_what_it_lacks_and_leaves_what_is_there(
     options = ("--device", "bench", "--model", bundles / "deep", "--passes", 1, "--runs", runs, "--json")
     found = written_json(prunefront("profile", *options))
     after = read_profile(path)
-    assert found["added"] == len(after.kernels) - len(before.kernels) > 0
+    assert found["added"]["kernels"] == len(after.kernels) - len(before.kernels) > 0
     assert {kernel: after.kernels[kernel] for kernel in before.kernels} == dict(before.kernels)
     assert after.networks[: len(before.networks)] == before.networks
     assert found["validation"]["networks"] == len(after.held_out) - len(before.held_out) > 0

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwprofiles import Rounds, write_profile
+from hwprofiles import Rounds, read_profile, write_profile
 from hwprofiles.runtimes import CALL
 from latency_models.stairs import Stairs
 from search.figures import write_stairs
@@ -173,7 +173,7 @@ def imported(prunefront: Prunefront, runs: Path, tmp_path: Path) -> Callable[[st
     def run(table: str) -> Ran:
         path = tmp_path / "layers.csv"
         path.write_text(table)
-        device = ("--device", "phone", "--board", "a phone")
+        device = ("--device", "phone", "--board", "a phone", "--threads", 4)
         return prunefront("lut", "import", path, "--format", "csv", *device, "--runs", runs)
 
     return run
@@ -188,6 +188,7 @@ def test_a_table_of_layers_becomes_a_profile_once_and_says_that_it_has_no_error_
     assert "its predictions have no error bar" in ran.out
     shown = written_json(prunefront("lut", "show", "phone", "--runs", runs, "--json"))
     assert [family["latency_ms"] for family in shown["families"]] == [[1.92, 1.92], [0.66, 0.66]]
+    assert read_profile(runs / "devices" / "phone.parquet").device.threads == 4
     again = imported(LAYERS)
     assert (again.code, again.out) == (2, "")
     assert "phone.parquet already; choose another --device name" in again.err

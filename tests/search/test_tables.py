@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from search import tables
+from search import device_tables, tables
 from tests.search.test_report import DENSE, FOUND, REPORT, UNIFORM
 
 LONG = "encoder.layers.encoder_layer_11.self_attention.out_projection.parametrized"
@@ -75,6 +75,51 @@ def test_names_and_numbers_of_any_length_are_whole_at_80_columns() -> None:
         lines = printed(table)
         assert all(len(line) <= 80 for line in lines)
         assert "".join(line.strip().split(" ")[0] for line in lines[3:]).startswith(LONG)
+
+
+def test_a_device_and_how_it_runs_networks_are_whole_at_80_columns() -> None:
+    device = {
+        "device": "orin-nano-15w-fp16",
+        "profile": "orin-nano-15w-fp16.parquet",
+        "board": "NVIDIA Jetson Orin Nano",
+        "power_mode": "15W",
+        "runtime": "tensorrt",
+        "precision": "fp16",
+        "batch": 16,
+        "threads": 1,
+        "versions": {"tensorrt": "10.3.0.30", "cuda": "12.6"},
+        "this_machine": True,
+        "age_days": 120.0,
+        "mean_error": 0.012,
+    }
+    first, *more = [line.strip() for line in printed(device_tables.devices([device]))[3:6]]
+    assert first.split("  ") == [
+        "★", "orin-nano-15w-fp16", "tensorrt fp16, batch 16, 1 thread", "120 d", " 1.2%"
+    ]  # fmt: skip
+    assert more == ["NVIDIA Jetson Orin Nano, 15W", "tensorrt 10.3.0.30, cuda 12.6"]
+    with_agent = [device, {**device, "profile": None, "seen_s_ago": 7200.0}]
+    ends = [line.rstrip()[-7:] for line in printed(device_tables.devices(with_agent)) if "orin" in line]
+    assert ends == ["      –", "2 h ago"]
+
+
+def test_predictions_say_that_their_memory_is_that_of_fp32_at_80_columns() -> None:
+    candidate = {
+        "predicted": {"latency_ms": 1234.5, "error_ms": 123.4},
+        "measured": {"latency_ms": 1234.5, "spread": 0.123},
+        "memory": {"peak_bytes": 123_456_789, "weight_bytes": 123_456_789},
+    }
+    found = {"device": "int8", "modelled": False, "coverage": 0.9, "calibrated_on": "this model"}
+    lines = printed(device_tables.predictions({**found, "candidates": [candidate]}))
+    assert lines[1].strip().split("  ")[-2:] == ["fp32 activations MB", "fp32 weights MB"]
+    assert lines[3].split() == ["1", "1234±123", "1234", "12.3%", "123", "123"]
+
+
+def test_a_profile_tells_what_was_measured_now_and_what_was_there() -> None:
+    found = {"kernels": 127, "networks": 42, "held_out": 20, "added": {"kernels": 30, "networks": 31}}
+    assert device_tables.profile(found) == [
+        "kernels          127, the call itself among them: 30 measured now, 97 there before",
+        "networks         42 to calibrate on, 20 held out: 31 measured now, 31 there before",
+    ]
 
 
 def test_half_a_group_is_half_a_bar() -> None:
