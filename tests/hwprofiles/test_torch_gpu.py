@@ -13,7 +13,8 @@ from hwprofiles import open_runtime
 from hwprofiles.errors import RequestError, UnsupportedOpError
 from hwprofiles.runtimes.onnx_cpu import run_onnx
 from hwprofiles.runtimes.onnx_inputs import network_inputs
-from hwprofiles.runtimes.torch_gpu import TorchGpu, TorchNetwork
+from hwprofiles.runtimes.torch_gpu import TorchGpu
+from hwprofiles.runtimes.torch_network import TorchNetwork
 from tests.bundles import exported
 from tests.contracts.runtime import RuntimeContract, save_identity
 from tests.models import MODELS
