@@ -49,6 +49,13 @@ def test_every_command_exists_with_its_options(path: Path) -> None:
         assert {word for word in words if word.startswith("-")} <= options
 
 
+def test_the_readme_names_every_command() -> None:
+    everything = typer.main.get_command(app)
+    assert isinstance(everything, TyperGroup)
+    named = re.findall(r"`([a-z]+)[` ]|prunefront ([a-z]+)", README)
+    assert set(everything.commands) <= {name for pair in named for name in pair}
+
+
 def _commands(text: str) -> str:
     """What is set as code: blocks indented by four, and words between backticks."""
     return "\n".join([*re.findall(r"^ {4}(.+)$", text, re.MULTILINE), *re.findall(r"`([^`\n]+)`", text)])
