@@ -59,8 +59,12 @@ class InvariantError(PrunefrontError):
 
 
 def one_line(text: str) -> str:
-    """Return a text with a space in place of each line break and of the indentation after it."""
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    """Return a text with a space in place of each line break and of the indentation after it.
+
+    What cannot be printed, such as a terminal's commands in a name that a file brings, becomes "\ufffd".
+    """
+    line = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in line.replace("\t", " "))
 
 
 def nearest(wanted: str, allowed: Iterable[str]) -> str:

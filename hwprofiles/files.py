@@ -30,7 +30,7 @@ from hwprofiles.samples import Rounds
 FORMAT = 2
 _HEADER = b"prunefront.profile"
 _KERNEL, _NETWORK = TypeAdapter(OpSpec), TypeAdapter(OpGraph)
-_DAMAGED = (LookupError, TypeError, ValueError)
+_DAMAGED = (LookupError, OverflowError, TypeError, ValueError)
 """What reading another form than the one written may raise."""
 _SCHEMA = pa.schema(
     {
@@ -47,7 +47,7 @@ _SCHEMA = pa.schema(
 class _Header(BaseModel):
     """What a file says of all of its rows. `energy_mj` is by the number of a network's row."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, str_max_length=2000)
 
     format: int
     created: AwareDatetime
@@ -142,8 +142,9 @@ def read_profile(path: Path) -> Profile:
         told = (table.schema.metadata or {})[_HEADER]
         stored = parse_json(told)
         if stored["format"] != FORMAT:
+            found = str(stored["format"])[:40]
             raise ProfileError(
-                f"profile {path} has format {stored['format']}, and this version reads format {FORMAT}; "
+                f"profile {path} has format {found}, and this version reads format {FORMAT}; "
                 "measure the device again"
             )
         if not table.schema.equals(_SCHEMA):
@@ -160,7 +161,7 @@ def read_profile(path: Path) -> Profile:
             kernels=kernels,
             networks=tuple(networks["network"]),
             held_out=tuple(networks["held out"]),
-            created=header.created,
+            created=header.created.astimezone(UTC),
         )
     except FileNotFoundError:
         raise ProfileError(f"there is no profile at {path}; measure the device first") from None

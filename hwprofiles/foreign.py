@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,6 +36,12 @@ def said(error: Exception) -> str:
     """What an error says, in a sentence: of data that do not fit a type the first place that does not."""
     if not isinstance(error, ValidationError):
         return str(error)
-    first = error.errors(include_url=False)[0]
+    return first_fault(error.errors(include_url=False))
+
+
+def first_fault(faults: Sequence[Mapping[str, Any]]) -> str:
+    """The first of the faults that pydantic lists, after its place: "device.batch: ..."."""
+    first = faults[0]
+    place = ".".join(str(part)[:80] for part in first["loc"])
     sentence = first["msg"].removeprefix("Value error, ")
-    return ": ".join(filter(None, (".".join(map(str, first["loc"])), sentence)))
+    return f"{place}: {sentence}" if place else str(sentence)

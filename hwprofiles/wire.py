@@ -14,7 +14,7 @@ from hwprofiles.device import Device
 from hwprofiles.errors import RequestError
 from hwprofiles.ops import OpGraph, OpSpec
 from hwprofiles.runtimes import CALL
-from hwprofiles.samples import MAX_MS
+from hwprofiles.samples import MAX_MS, MIN_MS
 
 API = "/api/v1"
 HOLDER = "X-Prunefront-Holder"
@@ -136,9 +136,9 @@ class Pass(Message):
                     f"wanted {measurement.rounds} of 1 to 64 runs, as many in every row"
                 )
             for time_ms in (time_ms for visit in rounds for time_ms in visit):
-                if not 0 < time_ms <= MAX_MS:  # nor NaN
+                if not MIN_MS <= time_ms <= MAX_MS:  # nor NaN
                     raise RequestError(
-                        f"{where} has a time of {time_ms} ms; allowed: above 0, to {MAX_MS:.0f}"
+                        f"{where} has a time of {time_ms} ms; allowed: from a nanosecond to an hour"
                     )
         if unknown := self.energy_mj.keys() - {network.name for network in measurement.networks}:
             raise RequestError(f"energy of a network {min(unknown)!r} that is not part of the measurement")

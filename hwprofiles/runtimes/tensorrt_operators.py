@@ -70,6 +70,8 @@ def operators_of(layer: Layer, batch: int, place: str) -> tuple[OpSpec, ...] | N
     try:
         reads, writes = ([_counts(put.shape) for put in puts] for puts in (layer.inputs, layer.outputs))
         specs = _specs(layer, reads, writes)
+        for spec in specs or ():
+            spec.check()
     except (KeyError, TypeError, ValueError, IndexError):
         if kind not in ("Convolution", "Pooling"):
             return None

@@ -18,7 +18,7 @@ from hwprofiles.device import Device
 from hwprofiles.errors import ProfileError, RequestError
 from hwprofiles.files import MeasuredNetwork, Profile
 from hwprofiles.ops import OpSpec
-from hwprofiles.samples import MAX_MS, Rounds
+from hwprofiles.samples import MAX_MS, MIN_MS, Rounds
 
 MAX_BYTES = 2**26
 MAX_COUNT = 2**20
@@ -97,12 +97,12 @@ def checked_ms(value: object, place: str, to_ms: float = 1.0) -> float:
     """A latency that is told at `place`, in milliseconds.
 
     Raises:
-        ProfileError: it is no number, or not between 0 and `MAX_MS`.
+        ProfileError: it is no number, or not between `MIN_MS` and `MAX_MS`.
     """
     latency_ms = float(str(value)) * to_ms if _NUMBER.fullmatch(str(value)) else 0.0
-    if not 0 < latency_ms <= MAX_MS:
+    if not MIN_MS <= latency_ms <= MAX_MS:
         raise ProfileError(
-            f"{place}: the latency {str(value)[:40]!r} is not above 0 and at most {MAX_MS:.0f} ms; "
+            f"{place}: the latency {str(value)[:40]!r} is not one from a nanosecond to an hour; "
             "leave the row out or measure it again"
         )
     return latency_ms

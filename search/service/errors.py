@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from hwprofiles.errors import PrunefrontError, RequestError, TransientError
+from hwprofiles.foreign import first_fault
 from trials.measurements import NotHeldError
 
 
@@ -31,9 +32,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return problem(422, f"{where}: {first['msg'].removeprefix('Value error, ')}")
+        return problem(422, first_fault(error.errors()))
 
     @app.exception_handler(Exception)
     def bug(request: Request, error: Exception) -> JSONResponse:

@@ -379,6 +379,7 @@ def rename(layer: dict[str, Any], row: dict[str, Any], name: str) -> None:
         (lambda layers, *_: layers[1].update(Kernel=[3, 3, 3]), "impossible sizes"),
         (lambda layers, *_: layers[1].update(PrePadding=[1, 1, 1]), "impossible sizes"),
         (lambda layers, *_: layers[4].update(WindowSize=[6, 6, 6]), "impossible sizes"),
+        (lambda layers, *_: layers[4]["Outputs"][0].update(Dimensions=[1, 16, 1, 1, 1]), "impossible sizes"),
         (
             lambda layers, *_: layers[1].update(Name=layers[2]["Name"]),
             r"layers-16-16\.json: layer 'Conv_2 .* is there twice",

@@ -118,7 +118,7 @@ def test_other_units_are_named_by_the_column(unit: str, told: str, write: Write)
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ("linear,8,8,1,,,,,,-0.5", "latency '-0.5' is not above 0"),
+        ("linear,8,8,1,,,,,,-0.5", "latency '-0.5' is not one from a nanosecond to an hour"),
         ("linear,8,8,1,,,,,,nan", "latency 'nan'"),
         ("linear,8,8,1,,,,,,0", "latency '0'"),
         ("linear,8,8,1,,,,,,inf", "latency 'inf'"),
@@ -138,7 +138,8 @@ def test_other_units_are_named_by_the_column(unit: str, told: str, write: Write)
         ("linear,32,10,1,,,,,,0.5", "as is .*line 6; leave one"),
         ("linear,8,8,1,,,,,,1,2", "'a column too many' is not known"),
         ("linear,8,8,1,,,,,,1_5", "latency '1_5'"),
-        ("linear,8,8,1,,,,,,3600001", "at most 3600000 ms"),
+        ("linear,8,8,1,,,,,,3600001", "latency '3600001'"),
+        ("linear,8,8,1,,,,,,1e-320", "latency '1e-320'"),
         ("linear,1_6,8,1,,,,,,1", "in_channels is '1_6'"),
         ("linear,٣,8,1,,,,,,1", "in_channels is '٣'"),
         ("linear,8,8,1,,,,,banana,1", "a linear has no 'banana' in fused; "),

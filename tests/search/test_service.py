@@ -152,6 +152,7 @@ def test_a_call_to_another_host_is_refused(store: Store, address: str) -> None:
         ({"kernels": ["call", LINEAR | {"kind": "k" * 3000}]}, "kind: .*at most 2000 characters"),
         ({"kernels": ["call", "call"]}, "twice"),
         ({"surprise": 1}, "surprise.*not permitted"),
+        ({"surprise" * 1000: 1}, r"^body\.(surprise){10}: .*not permitted"),
         ({"kernels": ["call", LINEAR | {"width": 1}]}, "width.*[Uu]nexp"),
     ],
 )
