@@ -12,6 +12,7 @@ from typing import Self
 import httpx
 
 from hwprofiles.errors import RequestError, TransientError
+from hwprofiles.foreign import parse_json
 from hwprofiles.wire import API
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 30.0
@@ -99,7 +100,7 @@ def _accepted(response: httpx.Response, call: str) -> httpx.Response:
     if response.is_success:
         return response
     try:
-        sentence = str(response.json()["detail"])
+        sentence = str(parse_json(response.content)["detail"])
     except (ValueError, KeyError, TypeError):
         sentence = f"{call} was answered with {response.status_code}; is it a prunefront server?"
     raise RefusedError(sentence, response.status_code)

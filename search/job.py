@@ -68,6 +68,8 @@ class _Table(BaseModel):
         try:
             # Strict means in JSON what it means in a job file: lists are tuples, texts are not numbers.
             return cls.model_validate_json(json.dumps(content, default=str))
+        except RecursionError:
+            raise RequestError(f"{where}: {NESTED}") from None
         except ValidationError as error:
             # A misspelt key is also a missing one: say the former.
             first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from hwprofiles.errors import RequestError
+from hwprofiles.foreign import parse_json
 from search.place import Place
 from trials.candidate import Trial, TrialState
 from trials.store import JobRecord, JobState, Result, Store
@@ -96,7 +96,7 @@ def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:
 
     path = place.bundle / "graph.json"
     try:
-        graph = Graph.from_json(json.loads(path.read_text()))
+        graph = Graph.from_json(parse_json(path.read_bytes()))
     except (OSError, ValueError):
         raise RequestError(
             f"{path} cannot be read; restore it, or run the job again under another name"

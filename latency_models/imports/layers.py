@@ -112,6 +112,10 @@ def _collect(paths: Sequence[Path], read: Callable[[Path], Iterator[_Row | str]]
             continue
         _check_columns(row)
         spec = _spec(row)
+        try:
+            spec.check()
+        except ValueError as error:
+            raise ProfileError(f"{row.place} cannot be a layer: {error}; mend it") from None
         if spec in places:
             raise ProfileError(f"{row.place} is {spec}, as is {places[spec]}; leave one of them out")
         places[spec] = row.place

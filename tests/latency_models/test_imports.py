@@ -137,6 +137,7 @@ def test_other_units_are_named_by_the_column(unit: str, told: str, write: Write)
         ("softmax,8,9,4,,,,,,1", "as many channels as it reads"),
         ("linear,32,10,1,,,,,,0.5", "as is .*line 6; leave one"),
         ("linear,8,8,1,,,,,,1,2", "'a column too many' is not known"),
+        ("conv_transpose2d,8,8,1048576x9,3,1048576,0,,,1", "cannot be a layer: out_size .* above 1073741824"),
         ("linear,8,8,1,,,,,,1_5", "latency '1_5'"),
         ("linear,8,8,1,,,,,,3600001", "latency '3600001'"),
         ("linear,8,8,1,,,,,,1e-320", "latency '1e-320'"),

@@ -295,8 +295,9 @@ def test_a_file_that_is_not_toml_is_refused_with_the_place(folder: Path) -> None
 @pytest.mark.parametrize("depth", [250, 2000])
 def test_lists_in_lists_without_end_are_refused(folder: Path, depth: int) -> None:
     """TOML's own reader gives up at one depth, the check of the keys at another."""
-    sentence = refusal(folder, f"x = {'[' * depth}{']' * depth}")
-    assert sentence == "lists or tables lie in one another too deep to be a job; mend that first"
+    for nested in (f"x = {'[' * depth}{']' * depth}", f"[{'x.' * depth}x]"):
+        sentence = refusal(folder, nested)
+        assert sentence == "lists or tables lie in one another too deep to be a job; mend that first"
 
 
 def test_a_number_of_too_many_digits_is_refused(folder: Path) -> None:
