@@ -27,11 +27,18 @@ from hwprofiles import (
     write_profile,
 )
 from hwprofiles.errors import NotMeasuredError, ProfileError
-from hwprofiles.runtimes import CALL, PLAIN
+from hwprofiles.runtimes import CALL, PLAIN, Lowering
+from hwprofiles.runtimes.onnx_cpu_lowering import OnnxCpuLowering
+from hwprofiles.runtimes.onnx_int8_lowering import OnnxInt8Lowering
+from hwprofiles.runtimes.synthetic import Synthetic
 from latency_models import LatencyTable, NetworkModel, build_profile, plan
 from latency_models.kernels import KernelCosts
+from latency_models.population import Population
+from tests.bundles import coupled
 from tests.contracts.runtime import conv, in_a_row
 from tests.hwprofiles.test_onnx_cpu import network
+from trials.candidate import Candidate
+from trials.costs import Costs
 
 RUNTIME = open_runtime("onnxruntime")
 DEVICE = RUNTIME.describe(name="here", batch=1, threads=1)
@@ -101,6 +108,27 @@ def test_every_candidate_costs_what_its_kernels_and_reorders_cost(widths: list[t
     prediction = TABLE.predict(DENSE, channels[..., 0], channels[..., 1])
     assert prediction.latency_ms == pytest.approx([network_ms(graph) for graph in networks])
     assert prediction.error_ms == pytest.approx(np.zeros(len(widths)), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [OnnxCpuLowering(16), OnnxCpuLowering(1), OnnxInt8Lowering(16), Synthetic("fp32")],
+    ids=["blocks", "plain", "int8", "synthetic"],
+)
+def test_a_pruned_u_net_costs_what_its_kernels_cost_whatever_it_keeps(rules: Lowering) -> None:
+    costs = Costs(coupled("unet"))
+    space = costs.coupling.space(lowest_keep=0.2)
+    counts = space.round(np.random.default_rng(0).uniform(0.2, 1, (30, len(space.axes))) * space.sizes)
+    least, *graphs = (
+        costs.candidate_graph(Candidate(tuple(row))) for row in (counts.min(0).tolist(), *counts.tolist())
+    )
+    kernels = {kernel: rounds_of(kernel_ms(kernel)) for kernel in [CALL, *plan(costs.op_graph, least, rules)]}
+    population = Population(costs.op_graph, rules, KernelCosts(DEVICE, kernels))
+    lowered = [[kernel for kernels in lower(graph, rules) for kernel in kernels] for graph in graphs]
+    kinds = {kernel.kind.partition("2d")[0] for kernels in lowered for kernel in kernels}
+    assert {"conv_transpose", "resize"} <= kinds
+    wanted_ms = [sum(kernel_ms(kernel) - CALL_MS for kernel in kernels) for kernels in lowered]
+    assert population.costs(*costs.channels(counts))[:, 0] == pytest.approx(wanted_ms, rel=1e-5)
 
 
 def test_the_breakdown_and_one_call_add_up_to_the_prediction() -> None:
