@@ -42,7 +42,10 @@ def write_onnx(graph: Graph, tensors: Mapping[str, torch.Tensor], path: Path) ->
         with _undisturbed():
             program = _translate(graph, tensors)
     except Exception as error:  # the exporter has a class for each of its steps, and lets others through
-        reason = " ".join(str(error).split()) or type(error).__name__
+        cause: BaseException = error
+        while cause.__cause__:  # around it come advice to the exporter's authors, and colours for a terminal
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split()) or type(cause).__name__
         raise RequestError(f"the network cannot be written as ONNX: {reason[:300]}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -121,9 +124,8 @@ def _translate(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> torch.onnx.
 
 def _is_written(target: object) -> bool:
     """Whether the exporter writes an op as it stands, instead of what it decomposes into."""
-    if isinstance(target, torch._ops.OpOverload):
-        return _registry().is_registered(target) and not target._schema.is_mutable
-    return True  # what Python computes: items of a list, and sizes
+    # What else there is, Python computes: items of a list, and sizes. No op of ours changes its arguments.
+    return not isinstance(target, torch._ops.OpOverload) or _registry().is_registered(target)
 
 
 @cache
