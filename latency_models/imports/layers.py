@@ -51,6 +51,8 @@ FUSED = {
 _TO_MS = {"latency_ms": 1.0, "latency_us": 1e-3, "latency_s": 1e3}
 _NEEDED = ("kind", "in_channels", "out_channels", "in_size")
 _COLUMNS = (*_NEEDED, "out_size", "kernel", "stride", "padding", "dilation", "groups", "fused", *_TO_MS)
+_MAX_YAML_BYTES = 2**23
+"""Half a minute of reading: a MiB, some ten thousand layers, takes 4 s."""
 _OFA_KEY = re.compile(r"(\w+)-input:(\d+)x(\d+)x(\d+)-output:(?:\d+x)*(\d+)(?:-.*)?")
 
 
@@ -223,7 +225,7 @@ def _csv_rows(path: Path) -> Iterator[_Row]:
 
 def _yaml_rows(path: Path) -> Iterator[_Row | str]:
     try:
-        table = yaml.load(read_text(path), Loader=_PlainLoader)
+        table = yaml.load(read_text(path, _MAX_YAML_BYTES), Loader=_PlainLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ProfileError(f"{path} is no YAML ({error}); export the table again") from error
     if not isinstance(table, list | dict):

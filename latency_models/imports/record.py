@@ -70,14 +70,15 @@ def told(times_ms: Sequence[float]) -> Rounds:
     return Rounds(np.array(times_ms, dtype=np.float64).reshape(1, -1, 1))
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, at_most: int = MAX_BYTES) -> str:
     """
     Raises:
         RequestError: there is no such file, or it cannot be read.
         ProfileError: it is too large, no text or a pickle.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(at_most + 1)  # a device or a pipe may have no end
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}; give the path of a table") from error
     if data.startswith(_PICKLE):
@@ -85,8 +86,8 @@ def read_text(path: Path) -> str:
             f"{path} is a pickle, and reading one would run the code in it; write its rows as CSV, "
             "as docs/import.md shows"
         )
-    if len(data) > MAX_BYTES:
-        raise ProfileError(f"{path} has {len(data)} bytes; at most {MAX_BYTES} are read, so split it")
+    if len(data) > at_most:
+        raise ProfileError(f"{path} has more than {at_most} bytes, which are all that is read; split it")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

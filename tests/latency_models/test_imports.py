@@ -252,6 +252,11 @@ def test_a_file_that_is_no_table_is_refused(form: str, text: str, write: Write) 
         import_profile([write("table", text)], form, GPU)
 
 
+def test_a_file_without_end_is_refused() -> None:
+    with pytest.raises(ProfileError, match="/dev/zero has more than 67108864 bytes"):
+        import_profile([Path("/dev/zero")], "csv", DEVICE)
+
+
 def test_a_missing_file_and_an_unknown_form_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"none\.csv cannot be read: No such file"):
         import_profile([tmp_path / "none.csv"], "csv", DEVICE)
