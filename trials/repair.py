@@ -3,7 +3,8 @@
 Two repairs. `fast` solves every layer on its own from moments of the dense model's activations, gathered once
 per model: milliseconds a candidate. `sequential` walks the network in order and takes each regression's
 inputs from the already repaired network and its target from the dense one, behind the residual sum where
-there is one, so that each layer also undoes the error of those before it: seconds a candidate.
+there is one, so that each layer also undoes the error of those before it: seconds a candidate. Convolutions
+and linear layers are repaired; what else reads removed units, such as a transposed convolution, loses them.
 
 Source: He et al., Channel Pruning for Accelerating Very Deep Neural Networks, arXiv 1707.06168, section 3.1
 (layer-wise least squares) and 3.2.2 (targets behind the shortcut); selection by error is second-order
