@@ -20,6 +20,7 @@ import argparse
 import copy
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from trials.export import export_model
 from trials.graph import Input
 from trials.groups import Kept, analyse
 from trials.importance import select
+from trials.network import build
+from trials.repair.calibration import walk
 from trials.run import Recipe, Request, Workbench
 
 RESULTS = Path(__file__).parent / "results" / "repair_speed.json"
@@ -67,9 +70,14 @@ def layer_speed() -> list[dict[str, Any]]:
         x = torch.randn(ROWS, features, generator=generator).relu()
         weight = torch.randn(outputs, features, generator=generator) / features**0.5
         y = x @ weight.T
-        moments = repair.Moments.of(x, y)
+        moments = repair.moments_of(x, y)
         stay = torch.randperm(features, generator=generator)[: features // 2].sort().values
-        ours_s = [seconds(moments.solve, stay, weight) for _ in range(5)]
+        cut = weight[:, stay]
+
+        def solved(moments: repair.Moments, stay: torch.Tensor, cut: torch.Tensor) -> None:
+            moments.at(stay, torch.arange(len(cut))).solve(cut)
+
+        ours_s = [seconds(solved, moments, stay, cut) for _ in range(5)]
         theirs_s = seconds(LinearRegression().fit, x[:, stay].numpy(), y.numpy())
         found.append({"layer": title, "ours_s": float(np.median(ours_s)), "scikit_learn_s": theirs_s})
         print(
@@ -83,19 +91,19 @@ def layer_speed() -> list[dict[str, Any]]:
 class PlainWay:
     """Prune and repair a CIFAR ResNet as one would by hand, block by block."""
 
+    @torch.no_grad()
     def __init__(self, model: CifarResNet, bench: Workbench) -> None:
         self.model = model
         calibration = bench._fast_calibration
-        self.samples: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        network = repair.build(bench.coupling.graph, bench.bundle.tensors).eval()
-        by_node = {layer.node.name: layer for layer in calibration.layers}
-        with torch.no_grad():
-            for node, values in repair._walk(network, calibration.chunks):
-                if node.name in by_node:
-                    layer = by_node[node.name]
-                    inputs = calibration.patches(layer, values)
-                    outputs = calibration.sampled(layer, values[node.name])
-                    self.samples[layer.weight] = inputs, outputs
+        parts: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = defaultdict(lambda: ([], []))
+        by_node = {layer.name: layer for layer in calibration.layers}
+        network = build(bench.coupling.graph, bench.bundle.tensors).eval()
+        for node, values in walk(network, calibration.chunks):
+            if node.name in by_node:
+                layer = by_node[node.name]
+                parts[layer.weight][0].extend(calibration.read(layer, values))
+                parts[layer.weight][1].extend(calibration.made(layer, values[node.name]))
+        self.samples = {name: (torch.cat(x), torch.cat(y)) for name, (x, y) in parts.items()}
 
     @torch.no_grad()
     def __call__(self, kept: Kept) -> nn.Module:
@@ -114,13 +122,13 @@ class PlainWay:
             assert norm.running_mean is not None
             assert norm.running_var is not None
             norm.running_mean, norm.running_var = norm.running_mean[stay], norm.running_var[stay]
-            taps = second.weight[0, 0].numel()
-            inputs, outputs = self.samples[f"{name.rpartition('.')[0]}.conv2.weight"]
-            read = (stay[:, None] * taps + torch.arange(taps)).flatten()
-            x, y = inputs[:, read], outputs
+            height, width = second.kernel_size
+            inputs, y = self.samples[f"{name.rpartition('.')[0]}.conv2.weight"]
+            x = inputs.reshape(len(inputs), height * width, -1)[:, :, stay].flatten(1)
             solved = torch.linalg.lstsq(x - x.mean(0), y - y.mean(0)).solution.T
-            shift = y.mean(0) - solved @ x.mean(0)
-            second.weight = nn.Parameter(solved.reshape(len(solved), len(stay), *second.weight.shape[2:]))
+            shift = y.mean(0) - solved @ x.mean(0)  # which the norm takes off
+            solved = solved.reshape(len(solved), height, width, len(stay)).movedim(-1, 1)
+            second.weight = nn.Parameter(solved.contiguous())
             after = block.bn2
             assert isinstance(after, nn.BatchNorm2d)
             assert after.running_mean is not None
@@ -151,7 +159,7 @@ def drawn(bench: Workbench, count: int) -> list[Candidate]:
 
 
 def fast_repair(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]:
-    calibration_s = seconds(lambda: bench._fast_calibration)
+    calibration_s = seconds(lambda: bench._fast_calibration.moments)
     scores = bench._scores
     kept = [select(bench.coupling, scores, candidate) for candidate in candidates]
     taken_s = [seconds(repair.fast, bench._fast_calibration, one) for one in kept]
@@ -193,26 +201,27 @@ def whole_trial(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]
 
 def sequential_repair(bench: Workbench) -> list[dict[str, Any]]:
     """Uniform widths at half the MACs."""
-    start = time.perf_counter()
     calibration = bench._sequential_calibration
-    calibration_s = time.perf_counter() - start
+    targets_s = seconds(lambda: calibration.targets)
     space = bench.coupling.space()
     (counts,) = space.round(0.49 * space.sizes[None]).tolist()
     half = Candidate(tuple(counts))
-    kept = select(bench.coupling, bench._scores, half)
+    orders = {"criterion": bench._scores, "error": {**bench._scores, **bench._errors}}
     found = []
-    for by_error in (False, True):
+    for chosen_by, scores in orders.items():
+        kept = select(bench.coupling, scores, half)
         start = time.perf_counter()
-        units, tensors = repair.sequential(calibration, kept, by_error=by_error)
+        repaired = repair.sequential(calibration, kept)
         taken_s = time.perf_counter() - start
         test = bench.splits.test
         assert test is not None
-        accuracy = evaluate(bench._pruned(units, tensors), test).accuracy
-        found.append(
-            {"by_error": by_error, "seconds": taken_s, "targets_s": calibration_s, "accuracy": accuracy}
-        )
+        accuracy = evaluate(build(*repaired), test).accuracy
+        row = {"units by": chosen_by, "seconds": taken_s, "targets_s": targets_s, "accuracy": accuracy}
+        found.append(row)
         print(
-            f"sequential: {taken_s:.1f} s (targets, once, {calibration_s:.1f} s), {accuracy:.2%}", flush=True
+            f"sequential, units by {chosen_by}: {taken_s:.1f} s (targets, once, {targets_s:.1f} s), "
+            f"{accuracy:.2%}",
+            flush=True,
         )
     return found
 

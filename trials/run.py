@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from trials.costs import Costs
 from trials.data import Split, Splits
 from trials.evaluate import Evaluation, Execution, evaluate, logits
 from trials.finetune import Augment, augmented, finetune, shifted
+from trials.graph import Graph
 from trials.groups import Coupling, Kept, analyse
 from trials.importance import score, select
 from trials.network import Network, build
@@ -196,6 +198,10 @@ class Workbench:
         inputs, labels = self._calibration_batch
         return score(self.recipe.criterion, self.coupling, self.bundle.tensors, inputs, labels)
 
+    @cached_property
+    def _errors(self) -> Mapping[str, np.ndarray]:
+        return repair.importance(self._fast_calibration)
+
     def _calibration(self, positions: int) -> repair.Calibration:
         """Of augmented images where the job augments: images known by heart are not like new ones."""
         arrays, _ = self._calibration_split.batch(slice(None))
@@ -221,31 +227,32 @@ class Workbench:
         how = self.recipe.final_repair if request.final else self.recipe.repair
         try:
             if how == "least_squares":
-                return self._pruned(kept, repair.fast(self._fast_calibration, kept)), kept
+                return _built(*repair.fast(self._fast_calibration, kept)), kept
             if how == "sequential":
-                return self._sequential(kept)
+                return self._sequential(request.candidate, kept)
         except LinAlgError as error:
             raise TrialError(f"the {how} repair has no solution: {error}") from None
-        network = self._pruned(kept, self.bundle.tensors)
+        network = _built(*prune(self.coupling, self.bundle.tensors, kept))
         if how == "batchnorm":
             self._recalibrate(network)
         return network, kept
 
-    def _sequential(self, kept: Kept) -> tuple[Network, Kept]:
-        """Units by the criterion or by the error each causes: whichever does better on held-out data."""
-        best: tuple[float, Network, Kept] | None = None
-        for by_error in (False, True):
-            units, tensors = repair.sequential(self._sequential_calibration, kept, by_error=by_error)
-            network = self._pruned(units, tensors)
-            worth = self._merit(self._timed_evaluation(network, self._whole, {}))
-            if best is None or worth > best[0]:
-                best = worth, network, units
-        assert best is not None
-        return best[1], best[2]
+    def _sequential(self, candidate: Candidate, kept: Kept) -> tuple[Network, Kept]:
+        """What does best on held-out data: units by the criterion or by the error that each causes, and of
+        the better network, statistics of batch norms as they are or recalibrated."""
+        by_error = select(self.coupling, {**self._scores, **self._errors}, candidate)
+        tried = [
+            self._judged(_built(*repair.sequential(self._sequential_calibration, units)), units)
+            for units in (kept, by_error)
+        ]
+        _, network, units = max(tried, key=itemgetter(0))
+        recalibrated = _built(network.graph, network.state_dict())
+        self._recalibrate(recalibrated)
+        _, network, units = max(*tried, self._judged(recalibrated, units), key=itemgetter(0))
+        return network, units
 
-    def _pruned(self, kept: Kept, tensors: Mapping[str, torch.Tensor]) -> Network:
-        graph, pruned = prune(self.coupling, tensors, kept)
-        return build(graph, {name: tensor.clone() for name, tensor in pruned.items()})
+    def _judged(self, network: Network, kept: Kept) -> tuple[float, Network, Kept]:
+        return self._merit(self._timed_evaluation(network, self._whole, {})), network, kept
 
     @torch.no_grad()
     def _recalibrate(self, network: nn.Module) -> None:
@@ -294,3 +301,8 @@ class Workbench:
             return None
         found = evaluate(network, self.splits.test)
         return {"accuracy": found.accuracy, "accuracy_error": found.accuracy_error, "loss": found.loss}
+
+
+def _built(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> Network:
+    """With tensors of its own."""
+    return build(graph, {name: tensor.clone() for name, tensor in tensors.items()})

@@ -1,0 +1,145 @@
+"""Calibration inputs, and what the dense model computes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from trials.graph import Node, Value
+from trials.groups import Coupling
+from trials.network import Network, build
+from trials.repair.layers import Layer, layers
+from trials.repair.moments import Moments, Sums
+from trials.repair.sampling import inputs_at, outputs_at
+
+CHUNK = 256
+
+Tensors = Mapping[str, torch.Tensor]
+Values = dict[str, list[torch.Tensor]]
+"""Value name → its chunks, of the values that are still to be read."""
+
+
+class Calibration:
+    """Inputs, the places looked at in each layer, and what the dense model computes there.
+
+    `positions` places of each layer's output are looked at per input, the same for all inputs of a chunk.
+    """
+
+    def __init__(
+        self,
+        coupling: Coupling,
+        tensors: Tensors,
+        inputs: Sequence[torch.Tensor],
+        *,
+        positions: int = 16,
+        seed: int = 0,
+    ) -> None:
+        self.coupling, self.tensors = coupling, tensors
+        self.chunks = [tuple(x[i : i + CHUNK] for x in inputs) for i in range(0, len(inputs[0]), CHUNK)]
+        self.layers = layers(coupling)
+        generator = torch.Generator().manual_seed(seed)
+        self._picks = {
+            layer.name: [
+                torch.randperm(places, generator=generator)[:positions].sort().values for _ in self.chunks
+            ]
+            for layer in self.layers
+            for places in [self._places(layer)]
+        }
+
+    @cached_property
+    @torch.no_grad()
+    def moments(self) -> Mapping[str, Moments]:
+        """Layer → moments of what it reads and makes in the dense model."""
+        by_node = {layer.name: layer for layer in self.layers}
+        sums = {layer.name: Sums(shift=bool(layer.intercept)) for layer in self.layers}
+        network = build(self.coupling.graph, self.tensors).eval()
+        for number, chunk in enumerate(self.chunks):
+            for node, values in walk(network, [chunk]):
+                if node.name in by_node:
+                    layer, pick = by_node[node.name], self._picks[node.name][number]
+                    (x,), (y,) = values[_source(layer)], values[layer.name]
+                    sums[layer.name].add(
+                        inputs_at(layer, x, pick, self._made(layer)), outputs_at(layer, y, pick)
+                    )
+        return {name: found.moments() for name, found in sums.items()}
+
+    @cached_property
+    @torch.no_grad()
+    def targets(self) -> Mapping[str, Sequence[torch.Tensor]]:
+        """Layer → (samples, outputs) of its target in the dense model, a part for each chunk."""
+        by_target = {layer.target: layer for layer in self.layers}
+        found: dict[str, list[torch.Tensor]] = {layer.name: [] for layer in self.layers}
+        network = build(self.coupling.graph, self.tensors).eval()
+        for number, chunk in enumerate(self.chunks):
+            for node, values in walk(network, [chunk]):
+                if node.name in by_target:
+                    layer = by_target[node.name]
+                    pick = self._picks[layer.name][number]
+                    found[layer.name].append(outputs_at(layer, values[node.name][0], pick))
+        return found
+
+    def read(self, layer: Layer, values: Values) -> Iterator[torch.Tensor]:
+        """(samples, features) of each chunk."""
+        for value, pick in zip(values[_source(layer)], self._picks[layer.name], strict=True):
+            yield inputs_at(layer, value, pick, self._made(layer))
+
+    def made(self, layer: Layer, chunks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """(samples, outputs) of each chunk of a value with the layer's output shape."""
+        return [
+            outputs_at(layer, value, pick)
+            for value, pick in zip(chunks, self._picks[layer.name], strict=True)
+        ]
+
+    def _made(self, layer: Layer) -> tuple[int, ...]:
+        result = self.coupling.traced[layer.name]
+        assert isinstance(result, np.ndarray)
+        return result.shape[2:] if layer.spatial else result.shape[1:-1]
+
+    def _places(self, layer: Layer) -> int:
+        return int(np.prod(self._made(layer), initial=1))
+
+
+def _source(layer: Layer) -> str:
+    source = layer.node["input"]
+    assert isinstance(source, Value)
+    return source.name
+
+
+def walk(
+    network: Network,
+    chunks: Sequence[tuple[torch.Tensor, ...]],
+    before: Callable[[Node, Values], None] = lambda node, values: None,
+) -> Iterator[tuple[Node, Values]]:
+    """Run a network node by node over all chunks, yielding each node as its value appears.
+
+    `before` is called with each node before it runs, and may change its weights.
+    """
+    graph = network.graph
+    values: Values = {item.name: [chunk[i] for chunk in chunks] for i, item in enumerate(graph.inputs)}
+    for step, dead in zip(network.steps, network.release, strict=True):
+        before(step.node, values)
+        values[step.name] = run_chunks(network, step.name, values, chunks)
+        yield step.node, values
+        for name in dead:
+            del values[name]
+
+
+def run_chunks(
+    network: Network,
+    name: str,
+    values: Mapping[str, Sequence[torch.Tensor]],
+    chunks: Sequence[tuple[torch.Tensor, ...]],
+) -> list[torch.Tensor]:
+    """The output of one node for every chunk; what it reads is computed where it is not there yet."""
+    step = next(step for step in network.steps if step.name == name)
+    needed = {
+        key: values[key] if key in values else run_chunks(network, key, values, chunks)
+        for key in step.node.values
+    }
+    return [
+        step(network, {key: parts[i] for key, parts in needed.items()}, len(chunk[0]))
+        for i, chunk in enumerate(chunks)
+    ]
