@@ -28,12 +28,14 @@ from trials.bundle import Bundle, read_bundle
 from trials.candidate import Space, Trial, as_counts
 from trials.costs import Costs
 from trials.data import Splits
-from trials.evaluate import probe_execution
 from trials.groups import Coupling, analyse
+from trials.probe import probe_execution, probe_training
 from trials.run import Recipe, Workbench, merit
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Of the JSON that the store holds."""
+READABLE_PLANS = (1, PLAN_VERSION)
+"""Plans of version 1 lack what has a default now."""
 
 
 CHANCE_FACTOR = 1.5
@@ -46,8 +48,9 @@ class Plan:
 
     `in_flight`: the controller is asked for trial n once exactly the trials up to n - in_flight have been
     told to it, whatever finished when, so a search does not depend on timing. `execution` is how torch
-    computes accuracies; unless the job says so, what was fastest here. The same seed gives the same
-    candidates where both are the same. `targets` are in the unit of the budget; `dense_ms` is measured.
+    computes accuracies and `training` how it trains, "" if alike; unless the job says so, what was fastest
+    here. The same seed gives the same candidates where all of these are the same. `targets` are in the unit
+    of the budget; `dense_ms` is measured.
     """
 
     bundle_sha256: str
@@ -60,6 +63,8 @@ class Plan:
     dense_accuracy: float
     dense_accuracy_error: float
     dense_test: Mapping[str, float] | None
+    dense_calibration_error: float | None = None
+    training: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {"version": PLAN_VERSION, **asdict(self), "targets": list(self.targets)}
@@ -71,10 +76,11 @@ class Plan:
         Raises:
             RequestError: another version of prunefront made it.
         """
-        if stored.get("version") != PLAN_VERSION:
+        if stored.get("version") not in READABLE_PLANS:
+            allowed = " or ".join(map(str, READABLE_PLANS))
             raise RequestError(
-                f"the stored plan has format version {stored.get('version')!r}; allowed: {PLAN_VERSION}; run "
-                "the job under another name"
+                f"the stored plan has format version {stored.get('version')!r}; allowed: {allowed}; run the "
+                "job under another name"
             )
         content = {key: value for key, value in stored.items() if key != "version"}
         return cls(**{**content, "targets": tuple(content["targets"])})
@@ -155,14 +161,14 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
             f"warning: the dense model gets {before.dense_accuracy:.1%} right, hardly more than guessing; "
             "check its checkpoint, [data] normalize and the labels"
         )
-    recipe = recipe_of(job, before.frozen, before.execution)
+    recipe = recipe_of(job, before.frozen, before.execution, before.training)
     return Prepared(
         job=job, place=place, plan=before, bundle=bundle, splits=splits, coupling=coupling, profile=profile,
         scorer=scorer, space=space, recipe=recipe,
     )  # fmt: skip
 
 
-def recipe_of(job: Job, frozen: Mapping[str, str], execution: str) -> Recipe:
+def recipe_of(job: Job, frozen: Mapping[str, str], execution: str, training: str = "") -> Recipe:
     search, tune = job.search, job.finetune
     return Recipe(
         criterion=search.criterion,
@@ -176,6 +182,7 @@ def recipe_of(job: Job, frozen: Mapping[str, str], execution: str) -> Recipe:
         distill=tune.distill,
         augment=tune.augment,
         execution=execution,
+        training=training or execution,
         seed=search.seed,
         frozen=frozen,
     )
@@ -194,14 +201,15 @@ def _plan(
     dense_ms = dense_latency_ms(profile)
     kind = job.budget.kind
     targets = budget_targets(job, space, scorer.cost(kind), dense_ms if kind == "latency_ms" else None)
-    execution = job.search.execution
+    execution = training = job.search.execution
     if execution == "auto":
         execution = probe_execution(bundle.network(), splits.train).value
+        training = probe_training(bundle.network(), splits.train).value
     found = {group.name for group in analyse(bundle.graph).groups}
     found -= {group.name for group in coupling.groups}  # a layer may be frozen in part, under the same name
     refused = {item.name: item.reason for item in coupling.frozen if item.name in found}
     try:
-        evaluation, test = Workbench(bundle, splits, recipe_of(job, refused, execution)).dense()
+        evaluation, test = Workbench(bundle, splits, recipe_of(job, refused, execution, training)).dense()
     except TrialError as error:
         raise RequestError(f"the dense model: {error}; check its checkpoint and [data] normalize") from None
     return Plan(
@@ -215,6 +223,8 @@ def _plan(
         dense_accuracy=evaluation.accuracy,
         dense_accuracy_error=evaluation.accuracy_error,
         dense_test=test,
+        dense_calibration_error=evaluation.calibration_error,
+        training=training,
     )
 
 

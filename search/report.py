@@ -20,6 +20,7 @@ from hwprofiles.device import Device
 from hwprofiles.errors import RequestError
 from latency_models.calibrate import Calibration
 from search.pareto import front_mask
+from trials.candidate import Changes
 
 FORMAT_VERSION = 1
 """Of the JSON that `Report.to_json` makes."""
@@ -32,6 +33,7 @@ class Row:
     Accuracies are 0..1 and their errors one standard error. `target` is the cost it was made for, in the
     unit of the job's budget; the dense model has none. `measured_spread` is a share of the measured latency.
     `kept` maps each group to its kept units. `origin` is "dense", "uniform" or the controller's name.
+    `calibration_error`, 0..1, and `changes` against dense are on the validation split.
     """
 
     label: str
@@ -49,6 +51,8 @@ class Row:
     macs: int
     parameters: int
     kept: Mapping[str, int] = field(default_factory=dict)
+    calibration_error: float | None = None
+    changes: Changes | None = None
     on_front: bool = False
     exported: bool = False
 
@@ -99,7 +103,7 @@ class Report:
     (`reference_accuracy`, `reference_ms`), at most 1. `frozen` maps a group that stays whole to the reason,
     `seconds` a stage to its duration, `commands` what a user may want next to the command that does it.
     `export_folder` is empty as long as nothing is exported, and so is `choice`, which says why the winner
-    won.
+    won. `classes` are the names of the model's classes.
     """
 
     job: str
@@ -122,6 +126,7 @@ class Report:
     export_folder: str = ""
     choice: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     @property
     def winner(self) -> Row | None:
@@ -242,6 +247,7 @@ def render_html(report: Report) -> str:
         "signed": signed,
         "duration": duration,
         "breakable": breakable,
+        "class_name": class_name,
     }
     return environment.get_template("report.html").render(
         report=report,
@@ -259,6 +265,11 @@ def timed(modelled: bool) -> str:
 def breakable(name: str) -> Markup:
     """A dotted name that a line may break behind each dot."""
     return Markup(".<wbr>").join(name.split("."))
+
+
+def class_name(number: int, report: Report) -> str:
+    """What a class is called; its number where an output of the model has no class in the data."""
+    return report.classes[number] if number < len(report.classes) else str(number)
 
 
 def percent(share: float | None, digits: int = 2) -> str:

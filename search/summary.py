@@ -85,6 +85,7 @@ def make_report(prepared: Prepared, store: Store) -> Report:
             "export another trial": f"prunefront export {job} --trial N",
             "see one trial": f"prunefront show {job} --trial N",
         },
+        classes=prepared.splits.classes,
     ).with_front()
 
 
@@ -106,6 +107,7 @@ def export_config(prepared: Prepared, store: Store, number: int) -> dict[str, An
         "test": final["test"],
         "dense": {
             "accuracy": prepared.plan.dense_accuracy,
+            "calibration_error": prepared.plan.dense_calibration_error,
             "test": prepared.plan.dense_test,
             "latency_ms": measured["dense_ms"] if measured else prepared.plan.dense_ms,
         },
@@ -164,6 +166,8 @@ def _row(
         macs=facts.macs,
         parameters=facts.parameters,
         kept=prepared.space.named(trial.candidate),
+        calibration_error=facts.calibration_error,
+        changes=facts.changes,
         exported=exported,
     )
 
@@ -191,6 +195,7 @@ def _dense_row(prepared: Prepared, measured: Mapping[int, Mapping[str, Any]]) ->
         macs=int(prepared.scorer.costs.macs(counts)[0]),
         parameters=int(prepared.scorer.costs.parameters(counts)[0]),
         kept=prepared.space.named(prepared.space.dense),
+        calibration_error=prepared.plan.dense_calibration_error,
     )
 
 

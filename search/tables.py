@@ -121,6 +121,27 @@ def stages(trial: Mapping[str, Any]) -> Table:
     return table
 
 
+def answers(trial: Mapping[str, Any]) -> list[str]:
+    """What became of the dense model's answers, a few lines for each stage; takes what `stages` takes."""
+    known = {"searched": trial["facts"], "finalist": trial["results"].get("final", {}).get("facts")}
+    lines = []
+    for stage, facts in known.items():
+        changes = facts and facts.get("changes")  # stored facts may be of before there were any
+        if not changes:
+            continue
+        drop = f"{percent(changes['worst_drop'])}±{percent(changes['worst_drop_error'])}"
+        lines.append(
+            f"{stage}: of {facts['images']} answers {changes['lost']} that dense gives right are wrong and "
+            f"{changes['won']} that it gives wrong are right; class {changes['worst_class']} lost most, "
+            f"{drop} points; calibration error {percent(facts['calibration_error'])} %"
+        )
+        if moves := changes["moves"]:
+            told = ", ".join(f"{dense}→{now} ({images})" for dense, now, images in moves)
+            lines.append(f"{stage}: most answers moved from class to class as {told}")
+        lines += [f"{stage}: {note}" for note in facts["notes"]]
+    return lines
+
+
 def widths(trial: Mapping[str, Any]) -> Table:
     """How many units of each group a trial keeps; takes what `stages` takes."""
     table = plain(folded("group"), numeric("kept"), numeric("of"), numeric("share"), "")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cache
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -95,12 +95,44 @@ class Space:
         return np.stack([axis.round(wanted[:, i]) for i, axis in enumerate(self.axes)], axis=1)
 
 
+class Move(NamedTuple):
+    """How many images the dense model answers with one class and this one with another."""
+
+    dense: int
+    now: int
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """Where answers are others than the dense model's on the same images.
+
+    `lost` images were answered right and no longer are, `won` ones the reverse; `moves` are the pairs of
+    classes between which most answers moved, most first. `worst_class` lost the largest share of its images,
+    `worst_drop`, -1..1, with one standard error.
+    """
+
+    lost: int
+    won: int
+    moves: tuple[Move, ...]
+    worst_class: int
+    worst_drop: float
+    worst_drop_error: float
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        return cls(**{**data, "moves": tuple(Move(*move) for move in data["moves"])})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What a trial found out that no device changes.
 
-    Accuracies and losses are on the search-validation split; `accuracy_error` is one standard error.
-    `history` keeps the accuracy after each stage (pruned, repaired, fine-tuned) in order.
+    Accuracies and losses are on the search-validation split, of which `images` were looked at;
+    `accuracy_error` is one standard error, and `calibration_error`, 0..1, how far confidence lies from
+    accuracy. `history` keeps the accuracy after each stage (repaired, fine-tuned) in order, `notes` sentences
+    on what went otherwise than asked. What prunefront did not find out yet when a trial was stored is None,
+    or 0 images.
     """
 
     accuracy: float
@@ -109,20 +141,32 @@ class Facts:
     divergence: float
     macs: int
     parameters: int
+    calibration_error: float | None = None
     class_accuracy: tuple[float, ...] = ()
+    changes: Changes | None = None
+    images: int = 0
     history: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__} | {
-            "class_accuracy": list(self.class_accuracy),
-            "history": dict(self.history),
-            "seconds": dict(self.seconds),
-        }
+        """Plain data: every record in it, too, is a dictionary or a list."""
+        found = asdict(self)
+        if self.changes:
+            found["changes"]["moves"] = [list(move) for move in self.changes.moves]
+        return found | {"class_accuracy": list(self.class_accuracy), "notes": list(self.notes)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(**{**data, "class_accuracy": tuple(data["class_accuracy"])})
+        changes = data.get("changes")
+        return cls(
+            **{
+                **data,
+                "class_accuracy": tuple(data["class_accuracy"]),
+                "changes": Changes.from_json(changes) if changes else None,
+                "notes": tuple(data.get("notes", ())),
+            }
+        )
 
 
 class TrialState(StrEnum):

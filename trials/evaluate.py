@@ -1,25 +1,27 @@
-"""How good a model is on a split: accuracy with its error, loss, and divergence from the dense model."""
+"""How good a model is on a split: it is run over the images, and what it answers is scored."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hwprofiles.errors import RequestError, TrialError
+from trials.answers import Evaluation, score
 from trials.data import Array, Split
+from trials.network import Network
+from trials.prefix import Inputs, Prefix
 
-PROBE_ROUNDS = 2
-PROBE_GAIN = 1.2
-PROBE_AGREEMENT = 0.99
+BATCH_SIZE = 256
+HELD_BYTES = 128 * 2**20
+"""What a judge holds at most of images as tensors, and as much again of activations of the dense model."""
+RISK = 0.01
+"""Of calling a model hopeless that is not."""
 
 
 class Execution(StrEnum):
@@ -46,50 +48,99 @@ class Execution(StrEnum):
         return torch.autocast("cpu", torch.bfloat16, enabled=self is Execution.BFLOAT16)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """One model on one split. Accuracies are 0..1, loss and divergence are means in nats.
+class Batches(Sequence[Inputs]):
+    """A split's inputs as tensors, batch by batch; kept once they are made, if all of them fit."""
 
-    `accuracy_error` is one standard error. `divergence` is KL(dense || model), 0 without a reference.
-    `class_accuracy` has an entry for each output; 0 for a class without examples.
+    def __init__(self, split: Split, execution: Execution, batch_size: int, held_bytes: int = 0) -> None:
+        self.split, self.execution, self.batch_size = split, execution, batch_size
+        numbers = sum(values.size for values in split.inputs)
+        self._holds = numbers * np.dtype(np.float32).itemsize <= held_bytes
+        self._held: dict[int, Inputs] = {}
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.split) / self.batch_size)
+
+    def __getitem__(self, number: int) -> Inputs:  # type: ignore[override]  # no slices
+        if number in self._held:
+            return self._held[number]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        first = number * self.batch_size
+        arrays, _ = self.split.batch(slice(first, first + self.batch_size))
+        tensors = self.execution.tensors(arrays)
+        if self._holds:
+            self._held[number] = tensors
+        return tensors
+
+
+class Judge:
+    """A split made ready to judge many models by: what does not depend on the model is worked out once.
+
+    Images are looked at in a random order, the same for all models. They are held as tensors, and so are the
+    dense model's activations part of the way, for candidates that are the dense model so far.
+
+    Args:
+        dense: the model that others come from; without it nothing is said of divergence and changes.
+
+    Raises:
+        TrialError: an output of the dense model is NaN or infinite.
     """
 
-    accuracy: float
-    accuracy_error: float
-    loss: float
-    divergence: float
-    class_accuracy: tuple[float, ...]
-    images: int
+    def __init__(
+        self,
+        split: Split,
+        dense: Network | None = None,
+        *,
+        execution: Execution = Execution.FLOAT32,
+        batch_size: int = BATCH_SIZE,
+        held_bytes: int = HELD_BYTES,
+    ) -> None:
+        split = split.take(np.random.default_rng(0).permutation(len(split)))
+        self.labels = torch.from_numpy(split.labels)
+        self._execution = execution
+        self._batches = Batches(split, execution, batch_size, held_bytes)
+        self._prefix = None if dense is None else Prefix(dense, self._batches, held_bytes)
+        self._reference = None if dense is None else logits(dense, split, execution=execution)
+
+    def __call__(self, model: nn.Module, *, needed: float = 0.0) -> Evaluation:
+        """Score a model; its mode is what it was when this returns.
+
+        Args:
+            needed: an accuracy short of which a model is of no use: once it is all but certain that it falls
+                short, the rest of the images is not looked at.
+
+        Raises:
+            TrialError: an output is NaN or infinite.
+            RequestError: the model gives something other than one row of logits per example.
+        """
+        parts: list[Tensor] = []
+        seen = right = 0
+        with evaluating(model), torch.no_grad(), self._execution.autocast():
+            batches = torch.split(self.labels, self._batches.batch_size)
+            for output, labels in zip(self._run(model), batches, strict=True):
+                parts.append(_rows_of_logits(output, len(labels)))
+                seen += len(labels)
+                right += int((parts[-1].argmax(dim=1) == labels).sum())
+                if hopeless(right, seen, of=len(self.labels), needed=needed, risk=RISK / len(batches)):
+                    break
+        reference = None if self._reference is None else self._reference[:seen]
+        return score(_finite(parts), self.labels[:seen], reference)
+
+    def _run(self, model: nn.Module) -> Iterator[object]:
+        if self._prefix is not None and isinstance(model, Network):
+            return self._prefix.run(model)
+        return (model(*inputs) for inputs in self._batches)
 
 
 def evaluate(
-    model: nn.Module,
-    split: Split,
-    *,
-    batch_size: int = 256,
-    limit: int = 0,
-    reference_logits: Tensor | None = None,
-    execution: Execution = Execution.FLOAT32,
+    model: nn.Module, split: Split, dense: Network | None = None, *, execution: Execution = Execution.FLOAT32
 ) -> Evaluation:
-    """Score a model; its mode is what it was when this returns.
-
-    Args:
-        limit: how many rows to use, evenly spaced; 0 is all.
-        reference_logits: (rows of the split, classes) of the dense model, from `logits`.
-
-    Raises:
-        TrialError: an output is NaN or infinite.
-    """
-    if 0 < limit < len(split):
-        rows = np.linspace(0, len(split), limit, endpoint=False).astype(np.int64)
-        split = split.take(rows)
-        reference_logits = None if reference_logits is None else reference_logits[torch.from_numpy(rows)]
-    outputs = logits(model, split, batch_size=batch_size, execution=execution)
-    return score(outputs, torch.from_numpy(split.labels.copy()), reference_logits)
+    """Score one model on a split, as a `Judge` does."""
+    return Judge(split, dense, execution=execution, held_bytes=0)(model)
 
 
 def logits(
-    model: nn.Module, split: Split, *, batch_size: int = 256, execution: Execution = Execution.FLOAT32
+    model: nn.Module, split: Split, *, batch_size: int = BATCH_SIZE, execution: Execution = Execution.FLOAT32
 ) -> Tensor:
     """Return the model's outputs in eval mode, (rows, classes) float32.
 
@@ -97,47 +148,29 @@ def logits(
         TrialError: an output is NaN or infinite.
         RequestError: the model gives something other than one row of logits per example.
     """
-    outputs = []
     with evaluating(model), torch.no_grad(), execution.autocast():
-        for arrays, labels in split.batches(batch_size):
-            output = model(*execution.tensors(arrays))
-            if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(labels):
-                shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise RequestError(
-                    f"the model gives {shape} for {len(labels)} examples; a classifier gives (rows, classes)"
-                )
-            outputs.append(output.float())
-    joined = torch.cat(outputs)
-    broken = int((~joined.isfinite()).any(dim=1).sum())
-    if broken:
-        raise TrialError(f"the outputs for {broken} of {len(split)} examples are NaN or infinite")
-    return joined
+        batches = Batches(split, execution, batch_size)
+        return _finite([_rows_of_logits(model(*inputs), len(inputs[0])) for inputs in batches])
 
 
-def score(outputs: Tensor, labels: Tensor, reference_logits: Tensor | None = None) -> Evaluation:
-    """Turn (rows, classes) logits and (rows,) labels into an `Evaluation`.
+def hopeless(right: int, seen: int, *, of: int, needed: float, risk: float) -> bool:
+    """Whether a model with `right` of `seen` answers falls short of `needed` on all `of` images.
 
-    The error counts half a right and half a wrong answer more than there were (Agresti and Coull 1998, for
-    one standard error), so that a perfect score on 300 images does not claim to be certain.
+    True if not even the rest could save it, or if an accuracy of `needed` gives so few right answers with a
+    probability below `risk`. Images are drawn without replacement, for which the bound holds, too.
+
+    Source: Hoeffding, Probability inequalities for sums of bounded random variables, JASA 58 (1963), theorem
+    1, inequality 2.1, and section 6.
     """
-    rows, classes = outputs.shape
-    right = outputs.argmax(dim=1) == labels
-    smoothed = (int(right.sum()) + 0.5) / (rows + 1)
-    log_probabilities = F.log_softmax(outputs, dim=1)
-    divergence = 0.0
-    if reference_logits is not None:
-        reference = F.log_softmax(reference_logits, dim=1)
-        divergence = F.kl_div(log_probabilities, reference, reduction="batchmean", log_target=True).item()
-    per_class = torch.bincount(labels, minlength=classes)
-    right_per_class = torch.bincount(labels[right], minlength=classes)
-    return Evaluation(
-        accuracy=int(right.sum()) / rows,
-        accuracy_error=math.sqrt(smoothed * (1 - smoothed) / (rows + 1)),
-        loss=F.nll_loss(log_probabilities, labels).item(),
-        divergence=divergence,
-        class_accuracy=tuple((right_per_class.double() / per_class.clamp(min=1)).tolist()),
-        images=rows,
-    )
+    if right + of - seen < needed * of:
+        return True
+    share = right / seen
+    if share >= needed:
+        return False
+    divergence = (1 - share) * math.log((1 - share) / (1 - needed))
+    if share:
+        divergence += share * math.log(share / needed)
+    return seen * divergence > -math.log(risk)
 
 
 @contextmanager
@@ -152,33 +185,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def probe_execution(model: nn.Module, split: Split, *, batch_size: int = 128) -> Execution:
-    """Time a forward pass in each way and return the fastest that pays.
+def _rows_of_logits(output: object, rows: int) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != rows:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise RequestError(f"the model gives {shape} for {rows} examples; a classifier gives (rows, classes)")
+    return output.float()
 
-    A way is taken if it is `PROBE_GAIN` times faster than exact float32 and predicts the same class for
-    `PROBE_AGREEMENT` of the batch. The answer depends on the machine and its load, and accuracies on the
-    answer: ask once per job and keep it with the job.
-    """
-    batch = split.take(slice(0, batch_size))
-    fastest_s = dict.fromkeys(Execution, math.inf)
-    predicted: dict[Execution, Tensor] = {}
-    for _ in range(PROBE_ROUNDS):  # in turns, so that a slow spell of the machine hits every way
-        for execution in Execution:
-            start_s = time.perf_counter()
-            try:
-                outputs = logits(model, batch, batch_size=batch_size, execution=execution)
-            except (RuntimeError, TrialError):
-                # A view of channels-last memory, or a value beyond bfloat16: not a way for this model.
-                if execution is Execution.FLOAT32:
-                    raise
-                continue
-            fastest_s[execution] = min(fastest_s[execution], time.perf_counter() - start_s)
-            predicted[execution] = outputs.argmax(dim=1)
-    exact = Execution.FLOAT32
-    paying = [
-        execution
-        for execution, way in predicted.items()
-        if fastest_s[execution] * PROBE_GAIN <= fastest_s[exact]
-        and (way == predicted[exact]).double().mean().item() >= PROBE_AGREEMENT
-    ]
-    return min(paying, key=fastest_s.__getitem__, default=exact)
+
+def _finite(parts: Sequence[Tensor]) -> Tensor:
+    joined = torch.cat(list(parts))
+    broken = int((~joined.isfinite()).any(dim=1).sum())
+    if broken:
+        raise TrialError(f"the outputs for {broken} of {len(joined)} examples are NaN or infinite")
+    return joined

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,8 @@ from trials.oprules import rule_of
 
 TRAINING_FLAGS = {"training", "train"}
 
+Values = dict[str, Any]
+"""Name → what an input or a step gave, of the values that are still to be read."""
 Ranks = Mapping[str, int]
 """Number of axes of each value as far as the names of ops tell; 0 where that would take a trace."""
 
@@ -37,22 +39,46 @@ class Network(nn.Module):
             _hold(self, name, tensors[name], trainable=spec.trainable)
 
     def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
-        if named:
-            inputs += tuple(
-                named.pop(item.name) for item in self.graph.inputs[len(inputs) :] if item.name in named
-            )
+        values = self.bind(inputs, **named)
+        # Not len: an export to ONNX would take that for a constant.
+        self.run(values, next(iter(values.values())).shape[0])
+        return self.outputs(values)
+
+    def bind(self, inputs: Sequence[torch.Tensor], **named: torch.Tensor) -> Values:
+        """Inputs in order, or by name, as the values that the first step finds."""
+        inputs = (
+            *inputs,
+            *(named.pop(item.name) for item in self.graph.inputs[len(inputs) :] if item.name in named),
+        )
         if named:
             raise TypeError(
                 f"the model has no inputs {sorted(named)}; it has {[i.name for i in self.graph.inputs]}"
             )
         if len(inputs) != len(self.graph.inputs):
             raise TypeError(f"the model takes {len(self.graph.inputs)} inputs, got {len(inputs)}")
-        values: dict[str, Any] = {item.name: x for item, x in zip(self.graph.inputs, inputs, strict=True)}
-        batch = inputs[0].shape[0]
-        for step, dead in zip(self.steps, self.release, strict=True):
+        return {item.name: x for item, x in zip(self.graph.inputs, inputs, strict=True)}
+
+    def run(
+        self,
+        values: Values,
+        batch: int,
+        *,
+        first: int = 0,
+        past: int | None = None,
+        keep: Collection[str] = (),
+    ) -> None:
+        """Run the steps [first, past) on the values alive before them, which become those alive after.
+
+        Values in `keep` stay alive to the end.
+        """
+        for step, dead in zip(self.steps[first:past], self.release[first:past], strict=True):
             values[step.name] = step(self, values, batch)
             for name in dead:
-                del values[name]
+                if name not in keep:
+                    del values[name]
+
+    def outputs(self, values: Values) -> Any:
+        """What the model returns, of the values alive after its last step."""
         outputs = tuple(values[value.name] for value in self.graph.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 

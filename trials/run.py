@@ -18,11 +18,12 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # torch's st
 
 from hwprofiles.errors import TrialError
 from trials import repair
+from trials.answers import Evaluation
 from trials.bundle import Bundle
 from trials.candidate import Candidate, Facts, as_counts
 from trials.costs import Costs
 from trials.data import Split, Splits
-from trials.evaluate import Evaluation, Execution, evaluate, logits
+from trials.evaluate import Execution, Judge, evaluate, logits
 from trials.finetune import Augment, augmented, finetune, shifted
 from trials.graph import Graph
 from trials.groups import Coupling, Kept, analyse
@@ -39,6 +40,7 @@ FAST_POSITIONS, SEQUENTIAL_POSITIONS = 8, 10
 class Recipe:
     """How a job makes its candidates real; equal for all of its trials.
 
+    `execution` is how torch evaluates, `training` how it trains.
     `frozen` are the groups whose proof failed, with the reason: workers need not prove again.
     """
 
@@ -53,16 +55,22 @@ class Recipe:
     distill: float = 0.5
     augment: str = "none"
     execution: str = "float32"
+    training: str = "float32"
     seed: int = 0
     frozen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One candidate to make real; a `final` one to the end: trained in full, tested, kept in `folder`."""
+    """One candidate to make real; a `final` one to the end: trained in full, tested, kept in `folder`.
+
+    `needed` is an accuracy short of which it is of no use: no more images are looked at than it takes to see
+    that it falls short.
+    """
 
     candidate: Candidate
     seed: int
+    needed: float = 0.0
     final: bool = False
     folder: Path | None = None
 
@@ -77,14 +85,6 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         return {"facts": self.facts.to_json(), "kept": dict(self.kept), "test": self.test}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Judge:
-    """Images to judge by, and what the dense model answers there: (images, classes) logits."""
-
-    split: Split
-    reference: torch.Tensor
 
 
 def merit(found: Evaluation | Facts, carved: bool) -> float:
@@ -119,12 +119,12 @@ class Workbench:
         judge = self._whole if request.final else self._sample
         network, kept = self._prune_and_repair(request)
         seconds["repair"] = time.perf_counter() - started
-        evaluation = self._timed_evaluation(network, judge, seconds)
-        history["repaired"] = evaluation.accuracy
         steps = self.recipe.final_steps if request.final else self.recipe.brief_steps
+        evaluation = self._timed_evaluation(network, judge, seconds, 0.0 if steps else request.needed)
+        history["repaired"] = evaluation.accuracy
         if steps:
             trained = self._finetuned(network, steps, request.seed, seconds)
-            after = self._timed_evaluation(trained, judge, seconds)
+            after = self._timed_evaluation(trained, judge, seconds, request.needed)
             history["fine-tuned"] = after.accuracy
             # Fine-tuning a well repaired model can cost accuracy: keep what is better on held-out data.
             if self._merit(after) >= self._merit(evaluation) or not request.final:
@@ -137,7 +137,10 @@ class Workbench:
             divergence=evaluation.divergence,
             macs=int(self.costs.macs(counts)[0]),
             parameters=int(self.costs.parameters(counts)[0]),
+            calibration_error=evaluation.calibration_error,
             class_accuracy=evaluation.class_accuracy,
+            changes=evaluation.changes,
+            images=evaluation.images,
             history=history,
             seconds=seconds,
         )
@@ -150,29 +153,27 @@ class Workbench:
     def dense(self) -> tuple[Evaluation, Mapping[str, float] | None]:
         """The dense model on the validation and the test split."""
         network = self.bundle.network()
-        evaluation = evaluate(network, self._whole.split, execution=self.execution)
-        return evaluation, self._test(network)
+        return self._whole(network), self._test(network)
 
     def _merit(self, evaluation: Evaluation) -> float:
         return merit(evaluation, self.splits.carved)
 
     @cached_property
     def _whole(self) -> Judge:
-        """All validation images; of a carved split, shifted: they must not be the ones learnt."""
-        split = self.splits.validation
-        return self._judge(shifted(split, self.recipe.seed) if self.splits.carved else split)
+        return self._judge(self.splits.validation)
 
     @cached_property
     def _sample(self) -> Judge:
-        """The validation images that a trial is judged by, evenly spaced over all of them."""
-        limit, whole = self.recipe.validation_images, self._whole
-        if not 0 < limit < len(whole.split):
-            return whole
-        rows = np.linspace(0, len(whole.split), limit, endpoint=False).astype(np.int64)
-        return Judge(whole.split.take(rows), whole.reference[torch.from_numpy(rows)])
+        """By the validation images that a trial is judged by, evenly spaced over all of them."""
+        limit, split = self.recipe.validation_images, self.splits.validation
+        if not 0 < limit < len(split):
+            return self._whole
+        return self._judge(split.take(np.linspace(0, len(split), limit, endpoint=False).astype(np.int64)))
 
     def _judge(self, split: Split) -> Judge:
-        return Judge(split, logits(self.bundle.network(), split, execution=self.execution))
+        """By shifted images where the split is carved: they must not be the ones learnt."""
+        seen = shifted(split, self.recipe.seed) if self.splits.carved else split
+        return Judge(seen, self.bundle.network(), execution=self.execution)
 
     @cached_property
     def _teacher(self) -> Network | torch.Tensor:
@@ -285,14 +286,16 @@ class Workbench:
             distill=self.recipe.distill,
             teacher=self._teacher if self.recipe.distill else None,
             augment=Augment(self.recipe.augment),
-            execution=self.execution,
+            execution=Execution(self.recipe.training),
         )
         seconds["fine-tune"] = time.perf_counter() - started
         return trained
 
-    def _timed_evaluation(self, network: nn.Module, judge: Judge, seconds: dict[str, float]) -> Evaluation:
+    def _timed_evaluation(
+        self, network: nn.Module, judge: Judge, seconds: dict[str, float], needed: float = 0.0
+    ) -> Evaluation:
         started = time.perf_counter()
-        found = evaluate(network, judge.split, reference_logits=judge.reference, execution=self.execution)
+        found = judge(network, needed=needed)
         seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - started
         return found
 
@@ -300,7 +303,12 @@ class Workbench:
         if self.splits.test is None:
             return None
         found = evaluate(network, self.splits.test)
-        return {"accuracy": found.accuracy, "accuracy_error": found.accuracy_error, "loss": found.loss}
+        return {
+            "accuracy": found.accuracy,
+            "accuracy_error": found.accuracy_error,
+            "loss": found.loss,
+            "calibration_error": found.calibration_error,
+        }
 
 
 def _built(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> Network:

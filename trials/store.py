@@ -54,7 +54,9 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, Stat
 from hwprofiles.errors import InvariantError, RequestError, TransientError, nearest
 from trials.candidate import Candidate, Facts, Trial, TrialState
 
-FACTS_VERSION = 1
+FACTS_VERSION = 2
+READABLE_FACTS = (1, FACTS_VERSION)
+"""Facts of version 1 lack what was not found out then."""
 
 metadata = MetaData(
     naming_convention={
@@ -550,9 +552,10 @@ def _facts_json(facts: Facts | None) -> dict[str, Any] | None:
 def _facts(data: dict[str, Any] | None) -> Facts | None:
     if data is None:
         return None
-    if data.get("version") != FACTS_VERSION:
+    if data.get("version") not in READABLE_FACTS:
+        allowed = " or ".join(map(str, READABLE_FACTS))
         raise RequestError(
-            f"the store holds facts of version {data.get('version')!r}; allowed: {FACTS_VERSION}; run the "
+            f"the store holds facts of version {data.get('version')!r}; allowed: {allowed}; run the "
             "job again under another name"
         )
     return Facts.from_json({key: value for key, value in data.items() if key != "version"})

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from trials.data import DataSpec, load
-from trials.evaluate import evaluate, probe_execution
+from trials.evaluate import evaluate
 from trials.finetune import Augment, finetune
+from trials.probe import probe_execution
 
 FOLDER = Path(__file__).parent
 RECIPES = {"mobilenet_v2": (1000, 0.05), "densenet": (600, 0.05), "vit": (2000, 0.02)}

@@ -15,8 +15,9 @@ from model import resnet
 from safetensors.torch import save_file
 
 from trials.data import DataSpec, load
-from trials.evaluate import evaluate, probe_execution
+from trials.evaluate import evaluate
 from trials.finetune import Augment, finetune
+from trials.probe import probe_execution
 
 FOLDER = Path(__file__).parent
 STEPS = 800

@@ -324,6 +324,8 @@ def _show_trial(found: Mapping[str, Any]) -> None:
         say(out, f"failed: {found['reason']}")
     if found["facts"]:
         out.print(tables.stages(found))
+        for line in tables.answers(found):
+            say(out, line)
     out.print(tables.widths(found))
     if "exported" in found["results"]:
         say(out, f"exported to {found['results']['exported']['folder']}")

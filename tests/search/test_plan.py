@@ -15,7 +15,7 @@ from hwprofiles.errors import InvariantError, ProfileError, RequestError
 from search import profiling
 from search.job import Job
 from search.place import Place
-from search.plan import Plan, Prepared, budget_targets, features, prepare
+from search.plan import Plan, Prepared, budget_targets, features, prepare, recipe_of
 from search.profiling import open_profile
 from search.progress import Silent
 from trials.candidate import Axis, Counts, Space
@@ -66,8 +66,19 @@ def test_a_budget_that_the_dense_model_holds_asks_for_nothing(written: str, smal
 
 def test_a_plan_comes_back_from_the_store_as_it_was(prepared: Prepared) -> None:
     assert Plan.from_json(prepared.plan.to_json()) == prepared.plan
-    with pytest.raises(RequestError, match="format version 0; allowed: 1; run the job under another name"):
+    with pytest.raises(
+        RequestError, match="format version 0; allowed: 1 or 2; run the job under another name"
+    ):
         Plan.from_json({**prepared.plan.to_json(), "version": 0})
+
+
+def test_a_plan_of_before_training_was_timed_trains_as_it_evaluates(prepared: Prepared) -> None:
+    stored = {**prepared.plan.to_json(), "version": 1, "execution": "channels_last"}
+    del stored["dense_calibration_error"], stored["training"]
+    plan = Plan.from_json(stored)
+    assert plan.dense_calibration_error is None
+    recipe = recipe_of(prepared.job, plan.frozen, plan.execution, plan.training)
+    assert recipe.training == recipe.execution == "channels_last"
 
 
 def test_targets_are_shares_of_the_measured_dense_latency(prepared: Prepared) -> None:

@@ -31,6 +31,7 @@ from search.report import (
     significant,
 )
 from search.tables import networks
+from trials.candidate import Changes, Move
 
 HOSTILE = """<script>alert("1")</script>&'$x_{1}$ {{ 7 * 7 }} 漢"""
 
@@ -74,6 +75,15 @@ FOUND = replace(
     predicted_ms=1.0,
     measured_ms=1.05,
     kept={"stem": 12, "head.mlp": 24},
+    calibration_error=0.0312,
+    changes=Changes(
+        lost=23,
+        won=12,
+        moves=(Move(0, 1, 9), Move(1, 2, 4)),
+        worst_class=1,
+        worst_drop=0.042,
+        worst_drop_error=0.011,
+    ),
     on_front=True,
     exported=True,
 )
@@ -106,6 +116,7 @@ REPORT = Report(
     export_folder="runs/digits/export",
     choice="the fastest within 1 point of dense on validation",
     commands={"See every trial": "prunefront show digits"},
+    classes=("cat", "dog"),
 )
 BARE = replace(
     REPORT,
@@ -176,6 +187,7 @@ def _hostile(report: Report) -> Report:
         seconds={HOSTILE: 1.0},
         export_folder=HOSTILE,
         commands={HOSTILE: HOSTILE},
+        classes=(HOSTILE,) * len(report.classes),
     )
 
 
@@ -266,6 +278,12 @@ def test_the_page_says_why_the_winner_won_and_marks_it_on_the_front(page: str) -
     assert "Among the networks below it is the fastest within 1 point of dense on validation." in text
     assert "★●trial 3" in text
     assert "Among the networks" not in render_html(replace(REPORT, choice=""))
+
+
+def test_the_page_says_what_changed_in_the_answers_by_the_names_of_classes(page: str) -> None:
+    text = " ".join(_Page(page).text.split())
+    assert "trial 3 3.12 23 12 dog 4.20 ± 1.10 cat → dog 9, dog → 2 4" in text
+    assert "What changed in the answers" not in render_html(replace(REPORT, rows=(UNIFORM,)))
 
 
 @pytest.mark.parametrize(("runtime", "word"), [("onnxruntime", "measured"), ("synthetic", "modelled")])

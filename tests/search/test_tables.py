@@ -25,6 +25,20 @@ def trial(number: int, reason: str = "") -> dict[str, Any]:
     return {"trial": number, "origin": "amc", "state": "done", "reason": reason, "facts": FACTS, "then": ""}
 
 
+def test_what_became_of_the_dense_answers_is_told_for_each_stage_that_knows_it() -> None:
+    changes = {"lost": 23, "won": 12, "moves": [[3, 5, 9], [5, 3, 4]], "worst_class": 3, "worst_drop": 0.042}
+    facts = {"images": 500, "calibration_error": 0.031, "changes": {**changes, "worst_drop_error": 0.011}}
+    found = {"facts": FACTS, "results": {"final": {"facts": {**facts, "notes": ["trained on 64 at a time"]}}}}
+    told, moves, note = tables.answers(found)
+    assert told == (
+        "finalist: of 500 answers 23 that dense gives right are wrong and 12 that it gives wrong are right; "
+        "class 3 lost most, 4.20±1.10 points; calibration error 3.10 %"
+    )
+    assert moves == "finalist: most answers moved from class to class as 3→5 (9), 5→3 (4)"
+    assert note == "finalist: trained on 64 at a time"
+    assert tables.answers({"facts": None, "results": {}}) == []
+
+
 def test_the_winner_is_starred_and_what_was_only_predicted_is_marked() -> None:
     lines = printed(tables.networks(replace(REPORT, rows=(replace(UNIFORM, label="[red]half"), FOUND))))
     (winner,) = [line for line in lines if "trial 3" in line]

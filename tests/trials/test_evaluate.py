@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hwprofiles.errors import RequestError, TrialError
+from tests.bundles import exported
 from tests.models import build
+from trials.answers import score
 from trials.data import Split
-from trials.evaluate import Execution, evaluate, evaluating, logits, probe_execution, score
+from trials.evaluate import RISK, Batches, Execution, Judge, evaluate, evaluating, hopeless, logits
 
 
 def random_split(rows: int, shape: tuple[int, ...] = (3, 16, 16)) -> Split:
@@ -94,13 +96,6 @@ class TestEvaluate:
             raise KeyError
         assert all(module.training for module in model.modules())
 
-    def test_a_limit_spreads_over_the_split_and_over_the_reference(self) -> None:
-        split = echo_split([[0.0, 1.0]] * 5 + [[1.0, 0.0]] * 5, [1] * 5 + [0] * 5)
-        scored = evaluate(Echo(), split, limit=4, reference_logits=torch.from_numpy(split.inputs[0]))
-        assert scored.images == 4
-        assert scored.class_accuracy == (1.0, 1.0)
-        assert scored.divergence == pytest.approx(0, abs=1e-6)
-
     @pytest.mark.parametrize("broken", [math.nan, math.inf])
     def test_outputs_that_are_no_numbers_fail_the_trial(self, broken: float) -> None:
         with pytest.raises(TrialError, match="outputs for 1 of 2 examples are NaN or infinite"):
@@ -122,9 +117,67 @@ class TestExecution:
         outputs = logits(model, split, execution=execution)
         torch.testing.assert_close(outputs, logits(model, split), atol=0.05, rtol=0.05)
 
-    def test_a_way_that_the_model_cannot_run_is_not_chosen(self) -> None:
-        """A view of a channels-last map raises, so only exact float32 is left."""
-        model, split = build("vgg_flatten"), random_split(8)
-        with pytest.raises(RuntimeError, match="view"):
-            logits(model, split, execution=Execution.CHANNELS_LAST)
-        assert probe_execution(model, split) is Execution.FLOAT32
+
+class TestJudge:
+    def test_says_of_many_models_what_an_evaluation_says_of_one(self) -> None:
+        network, split = exported("resnet_pad").network(), random_split(20)
+        other = exported("resnet_pad").network()
+        with torch.no_grad():
+            other.get_parameter("linear.weight").mul_(-1)
+        judge = Judge(split, network, batch_size=6)
+        assert judge(other) == judge(other)
+        assert judge(network).divergence == pytest.approx(0, abs=1e-6)
+        found, alone = judge(other), evaluate(other, split)
+        assert found.accuracy == alone.accuracy
+        assert found.loss == pytest.approx(alone.loss, rel=1e-5)
+        assert found.changes is not None
+        assert found.divergence > 0.01
+
+    def test_images_are_held_only_where_all_of_them_fit(self) -> None:
+        split = random_split(10)
+        fits = sum(values.size for values in split.inputs) * 4
+        for held_bytes, kept in ((fits, True), (fits - 1, False)):
+            batches = Batches(split, Execution.FLOAT32, 4, held_bytes)
+            assert [len(batch[0]) for batch in batches] == [4, 4, 2]
+            assert (batches[1][0] is batches[1][0]) == kept
+            torch.testing.assert_close(batches[1][0], torch.from_numpy(split.inputs[0][4:8]))
+
+    def test_a_model_without_hope_is_left_early_and_any_other_seen_to_the_end(self) -> None:
+        rows = 2000
+        split = echo_split(
+            [[0.0, 1.0]] * rows, [0] * (rows // 2) + [1] * (rows // 2)
+        )  # right by half, in order
+        judge = Judge(split, batch_size=100)
+        assert judge(Echo(), needed=0.9).images < 300
+        assert abs(judge(Echo(), needed=0.9).accuracy - 0.5) < 0.15
+        for needed in (0.0, 0.45, 0.5):
+            assert judge(Echo(), needed=needed).images == rows
+
+    def test_what_cannot_be_reached_even_with_all_others_right_is_certain(self) -> None:
+        assert hopeless(0, 2, of=10, needed=0.81, risk=1e-300)
+        assert not hopeless(0, 2, of=10, needed=0.8, risk=1e-300)
+
+    @settings(max_examples=20)
+    @given(accuracy=st.floats(0.3, 0.99), seed=st.integers(0, 10**6))
+    def test_a_model_as_good_as_needed_is_hardly_ever_called_hopeless(
+        self, accuracy: float, seed: int
+    ) -> None:
+        """500 orders of the images of a model that is just good enough, looked at ten times each."""
+        images, looks = 1000, 10
+        right = round(accuracy * images)
+        order = np.random.default_rng(seed).permuted(np.tile(np.arange(images) < right, (500, 1)), axis=1)
+        seen = np.cumsum(order, axis=1)[:, images // looks - 1 :: images // looks]
+        given_up = sum(
+            any(
+                hopeless(
+                    int(count),
+                    (look + 1) * images // looks,
+                    of=images,
+                    needed=right / images,
+                    risk=RISK / looks,
+                )
+                for look, count in enumerate(counts)
+            )
+            for counts in seen
+        )
+        assert given_up <= 500 * RISK * 3

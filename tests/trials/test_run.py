@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from hwprofiles.errors import TrialError
 from tests.bundles import export_images
+from trials.answers import score
 from trials.bundle import Bundle, read_bundle
 from trials.candidate import Candidate, Facts
 from trials.data import DataSpec, Split, Splits, load
-from trials.evaluate import Evaluation, evaluate, logits
+from trials.evaluate import evaluate
 from trials.finetune import finetune, shifted
 from trials.network import Network
 from trials.run import Outcome, Recipe, Request, Workbench, merit
@@ -95,12 +96,14 @@ def test_facts_are_those_of_the_network_that_is_kept(
     bench: Bench, bundle: Bundle, splits: Splits, repair: str, tmp_path: Path
 ) -> None:
     outcome, network = final(bench(final_repair=repair), tmp_path / "final")
-    reference = logits(bundle.network(), splits.validation)
-    found = evaluate(network, splits.validation, reference_logits=reference)
+    found = evaluate(network, splits.validation, bundle.network())
     facts = outcome.facts
     assert facts.accuracy == found.accuracy
     assert facts.accuracy_error == found.accuracy_error
     assert facts.class_accuracy == found.class_accuracy
+    assert facts.changes == found.changes
+    assert facts.images == len(splits.validation)
+    assert facts.calibration_error == pytest.approx(found.calibration_error, abs=1e-6)
     assert facts.loss == pytest.approx(found.loss, rel=1e-5)
     assert facts.divergence == pytest.approx(found.divergence, rel=1e-4)
     assert facts.history == {"repaired": found.accuracy}
@@ -135,6 +138,22 @@ def test_trials_are_judged_by_evenly_spaced_images_and_finalists_by_all(
     rows = np.arange(90) * count // 90
     assert outcome.facts.accuracy == evaluate(network, splits.validation).accuracy
     assert trial(workbench).accuracy == evaluate(network, splits.validation.take(rows)).accuracy
+
+
+def test_a_trial_that_falls_short_of_what_is_needed_ends_as_soon_as_that_is_clear(
+    bundle: Bundle, splits: Splits
+) -> None:
+    images, labels = (
+        np.concatenate([values] * 10) for values in (splits.validation.inputs[0], splits.validation.labels)
+    )
+    many = replace(splits, validation=Split((images,), labels))
+    workbench = Workbench(bundle, many, Recipe(repair="none"))
+    facts = {
+        needed: workbench(Request(candidate=Candidate((1, 1)), seed=0, needed=needed)).facts
+        for needed in (0.0, 0.95)
+    }
+    assert facts[0.95].images < len(labels) == facts[0.0].images
+    assert facts[0.95].accuracy == pytest.approx(facts[0.0].accuracy, abs=0.05)
 
 
 def test_the_dense_model_is_judged_as_it_is(bench: Bench, bundle: Bundle, splits: Splits) -> None:
@@ -243,9 +262,8 @@ def test_a_bundle_that_stands_already_is_left_alone(bench: Bench, tmp_path: Path
 
 
 def test_merit_is_accuracy_or_on_carved_images_closeness_to_the_dense_model() -> None:
-    found = Evaluation(
-        accuracy=0.9, accuracy_error=0.0, loss=0.2, divergence=math.log(2), class_accuracy=(), images=1
-    )
+    outputs, reference = torch.tensor([[0.0, 0.0]]), torch.tensor([[60.0, 0.0]])
+    found = replace(score(outputs, torch.tensor([0]), reference), accuracy=0.9)
     assert merit(found, carved=False) == 0.9
     assert merit(found, carved=True) == pytest.approx(0.5)
     assert merit(replace(found, divergence=0.0), carved=True) == 1
@@ -255,8 +273,7 @@ def test_a_carved_split_is_judged_on_shifted_images(bundle: Bundle, splits: Spli
     workbench = Workbench(bundle, replace(splits, carved=True), Recipe(final_repair="none", seed=3))
     outcome, network = final(workbench, tmp_path / "final")
     judged = shifted(splits.validation, seed=3)
-    reference = logits(bundle.network(), judged)
-    found = evaluate(network, judged, reference_logits=reference)
+    found = evaluate(network, judged, bundle.network())
     assert outcome.facts.accuracy == found.accuracy
     assert outcome.facts.divergence == pytest.approx(found.divergence, rel=1e-4)
     assert workbench.dense()[0].accuracy == evaluate(bundle.network(), judged).accuracy

@@ -146,7 +146,7 @@ def test_facts_of_no_version_or_another_one_are_refused_in_a_sentence(tmp_path: 
             store.save("digits", queued(0).start().finish(FACTS))
             with store._engine.begin() as connection:
                 connection.exec_driver_sql(f"UPDATE trials SET facts = '{stored}'")
-            with pytest.raises(RequestError, match=f"holds facts of version {version}; allowed: 1; run the"):
+            with pytest.raises(RequestError, match=f"facts of version {version}; allowed: 1 or 2; run the"):
                 store.trials("digits")
 
 

@@ -1,0 +1,110 @@
+"""Candidates that begin as the dense model does answer the same from its activations, and within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pytest
+import torch
+
+from tests.bundles import coupled, exported
+from tests.models import example_input
+from trials.candidate import Candidate
+from trials.groups import even_kept
+from trials.network import Network, Values, build
+from trials.prefix import Prefix, shared_steps
+from trials.prune import prune
+
+PLENTY = 2**30
+
+
+def dense(name: str) -> Network:
+    return exported(name).network().eval()
+
+
+def halved_from(name: str, first: int) -> Network:
+    """A candidate that keeps the first groups whole and half of each other."""
+    sizes = [axis.size for axis in coupled(name).space().axes]
+    kept = even_kept(
+        coupled(name), Candidate(tuple(size if i < first else -(-size // 2) for i, size in enumerate(sizes)))
+    )
+    return build(*prune(coupled(name), exported(name).tensors, kept)).eval()
+
+
+class Counting(Network):
+    """Counts the steps that it runs."""
+
+    ran = 0
+
+    def run(
+        self,
+        values: Values,
+        batch: int,
+        *,
+        first: int = 0,
+        past: int | None = None,
+        keep: Collection[str] = (),
+    ) -> None:
+        self.ran += len(self.steps[first:past])
+        super().run(values, batch, first=first, past=past, keep=keep)
+
+
+def counting(network: Network) -> Counting:
+    return Counting(network.graph, network.state_dict()).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["resnet_pad", "mobilenet_v2", "densenet", "vit", "bert"])
+def test_answers_are_the_same_to_the_last_bit_however_many_groups_stay_whole(name: str) -> None:
+    batches = [(example_input(name, batch=3, seed=seed),) for seed in range(2)]
+    prefix = Prefix(dense(name), batches, PLENTY)
+    groups = len(coupled(name).space().axes)
+    for first in (groups - 1, groups // 2, 0, groups - 1):
+        network = halved_from(name, first)
+        for found, (inputs,) in zip(prefix.run(network), batches, strict=True):
+            assert torch.equal(found, network(inputs))
+
+
+@torch.no_grad()
+def test_only_the_steps_behind_the_last_neck_that_is_shared_are_run() -> None:
+    batches = [(example_input("resnet_pad"),)]
+    prefix = Prefix(dense("resnet_pad"), batches, PLENTY)
+    network = counting(halved_from("resnet_pad", len(coupled("resnet_pad").space().axes) - 1))
+    list(prefix.run(network))
+    shared = shared_steps(prefix.dense, network)
+    neck = max(neck for neck in prefix.necks if neck <= shared)
+    assert 0 < len(network.steps) - shared <= network.ran == len(network.steps) - neck
+
+
+@torch.no_grad()
+def test_a_tensor_that_differs_ends_what_is_shared_even_where_every_unit_is_kept() -> None:
+    network = dense("resnet_pad")
+    assert shared_steps(dense("resnet_pad"), network) == len(network.steps)
+    changed = next(step for step in network.steps[3:] if step.node.tensors)
+    network.get_parameter(changed.node.tensors[0]).add_(1e-6)
+    assert network.steps[shared_steps(dense("resnet_pad"), network)].name == changed.name
+
+
+@torch.no_grad()
+def test_what_is_held_never_takes_more_than_allowed_and_the_longest_unused_goes_first() -> None:
+    name = "resnet_pad"
+    batches = [(example_input(name, batch=4),)]
+    groups = len(coupled(name).space().axes)
+    networks = [halved_from(name, first) for first in range(1, groups)]
+    free = Prefix(dense(name), batches, PLENTY)
+    for network in networks:
+        list(free.run(network))
+    sizes = {
+        neck: sum(value.nbytes for values, _ in held for value in values.values())
+        for neck, held in free._held.items()
+    }
+    bound = max(sizes.values())
+    assert sum(sizes.values()) > bound
+    tight, none = Prefix(dense(name), batches, bound), Prefix(dense(name), batches, min(sizes.values()) - 1)
+    for network in networks:
+        for prefix in (tight, none):
+            (found,) = prefix.run(network)
+            assert torch.equal(found, network(*batches[0]))
+        assert sum(sizes[neck] for neck in tight._held) <= bound
+    assert tight._held
+    assert not none._held
