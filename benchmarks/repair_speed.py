@@ -34,11 +34,11 @@ from benchmarks.cifar import DATA, CifarResNet, load_checkpoint, load_splits
 from latency_models.validate import spearman
 from trials import repair
 from trials.candidate import Candidate
+from trials.criteria import select
 from trials.evaluate import evaluate
 from trials.export import export_model
 from trials.graph import Input
 from trials.groups import Kept, analyse
-from trials.importance import select
 from trials.network import build
 from trials.probe import probe_execution
 from trials.repair.calibration import walk

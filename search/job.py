@@ -56,6 +56,19 @@ Name = Annotated[
         description="up to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
     ),
 ]
+Criterion = Literal[
+    "l1",
+    "l2",
+    "batchnorm",
+    "geometric_median",
+    "lamp",
+    "taylor",
+    "fisher",
+    "activation",
+    "apoz",
+    "relevance",
+    "random",
+]
 Repair = Literal["least_squares", "sequential", "batchnorm", "none"]
 
 
@@ -285,7 +298,7 @@ class Search(_Table):
     seed: Annotated[int, Field(ge=0, lt=2**32, description="an integer from 0 to 4294967295")] = 0
     whole: Annotated[tuple[Text, ...], Field(description="a list of group names or patterns")] = ()
     lowest_keep: Annotated[float, Field(gt=0, le=1, description="a fraction above 0 and up to 1")] = 0.1
-    criterion: Literal["l1", "taylor"] = "l1"
+    criterion: Criterion = "l1"
     repair: Repair = "least_squares"
     final_repair: Repair = "sequential"
     validation_images: CountOrZero = 0

@@ -22,12 +22,12 @@ from trials.answers import Evaluation
 from trials.bundle import Bundle
 from trials.candidate import Candidate, Facts, as_counts
 from trials.costs import Costs
+from trials.criteria import Evidence, score, select
 from trials.data import Split, Splits
 from trials.evaluate import Execution, Judge, evaluate, logits
 from trials.finetune import Augment, augmented, finetune, shifted
 from trials.graph import Graph
 from trials.groups import Coupling, Kept, analyse
-from trials.importance import score, select
 from trials.network import Network, build
 from trials.prune import prune
 
@@ -197,7 +197,8 @@ class Workbench:
     @cached_property
     def _scores(self) -> Mapping[str, np.ndarray]:
         inputs, labels = self._calibration_batch
-        return score(self.recipe.criterion, self.coupling, self.bundle.tensors, inputs, labels)
+        evidence = Evidence(self.coupling, self.bundle.tensors, inputs, labels, seed=self.recipe.seed)
+        return score(self.recipe.criterion, evidence)
 
     @cached_property
     def _errors(self) -> Mapping[str, np.ndarray]:

@@ -1,0 +1,145 @@
+"""What a criterion is, and what it is given: a model, its groups, and examples of the train split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trials.graph import Value
+from trials.groups import Coupling, Group
+
+Scores = Mapping[str, NDArray[np.float64]]
+"""Group name → (size,) score of each unit; they are compared within their group alone."""
+Tensors = Mapping[str, torch.Tensor]
+TensorAxes = Set[tuple[str, int]]
+"""(tensor, axis), as in `Coupling.tensor_axes`."""
+
+
+class Criterion(Protocol):
+    """Scores the units of every group; the lowest-scored go first.
+
+    The same evidence gives the same scores. Where units change places in every tensor that has them, their
+    scores change places with them.
+    """
+
+    def __call__(self, evidence: Evidence) -> Scores:
+        """Score every unit.
+
+        Raises:
+            RequestError: the model has nothing of what the criterion looks at.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The dense model, its groups, and calibration examples: `inputs` of (rows, …) each, `labels` (rows,)."""
+
+    coupling: Coupling
+    tensors: Tensors
+    inputs: tuple[torch.Tensor, ...]
+    labels: torch.Tensor
+    seed: int = 0
+
+    def batches(self, rows: int) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
+        """All examples in their order, at most so many at a time."""
+        for start in range(0, len(self.labels), rows):
+            part = slice(start, start + rows)
+            yield tuple(x[part] for x in self.inputs), self.labels[part]
+
+    @property
+    def own(self) -> TensorAxes:
+        """The tensor axes that make units or ride with them.
+
+        Zeroing what makes a unit and zeroing what reads it are the same removal: count it once.
+        """
+        return self.coupling.tensor_axes.keys() - self.coupling.contracted
+
+    def added(
+        self,
+        worth: Callable[[torch.Tensor], torch.Tensor],
+        axes: TensorAxes,
+        values: Tensors | None = None,
+    ) -> dict[str, NDArray[np.float64]]:
+        """Add up what units are worth in each of these tensor axes; groups without any are left out.
+
+        Args:
+            worth: (units, numbers per unit) of one tensor → (units,), in double precision.
+            values: numbers in the shapes of the tensors, instead of these; a tensor may be absent.
+        """
+        found: dict[str, NDArray[np.float64]] = {}
+        for group in self.coupling.groups:
+            for part in self._parts(group, axes, self.tensors if values is None else values):
+                scores = worth(part).numpy()
+                found[group.name] = found[group.name] + scores if group.name in found else scores
+        return found
+
+    def _parts(self, group: Group, axes: TensorAxes, values: Tensors) -> Iterator[torch.Tensor]:
+        """(size, numbers per unit) of each tensor axis that a group's units have."""
+        for (name, axis), vector in self.coupling.tensor_axes.items():
+            places = self._places.get((group.name, vector))
+            if places is not None and (name, axis) in axes and name in values:
+                picked = values[name].index_select(axis, places.flatten()).movedim(axis, 0)
+                yield picked.reshape(group.size, -1).double()
+
+    @cached_property
+    def _places(self) -> Mapping[tuple[str, int], torch.Tensor]:
+        """(group, vector) → (size, positions per unit): where its units lie along axes with that vector."""
+        groups, classes = self.coupling.groups, self.coupling.classes
+        owner, rank = np.full(classes + 1, -1), np.zeros(classes + 1, dtype=np.int64)
+        for number, group in enumerate(groups):
+            owner[group.units], rank[group.units] = number, np.arange(group.size)
+        found = {}
+        for index, vector in enumerate(self.coupling.vectors):
+            owners = owner[vector]
+            for number in set(owners.tolist()) - {-1}:
+                places = np.flatnonzero(owners == number)
+                places = places[np.argsort(rank[vector[places]], kind="stable")]
+                found[groups[number].name, index] = torch.from_numpy(places.reshape(groups[number].size, -1))
+        return found
+
+
+class Readings:
+    """The values that layers read units from, and a sum for each unit over all of them.
+
+    A unit is what leaves its norm and activation, as a layer reads it: before that, a shift by the norm
+    decides what its numbers mean.
+    """
+
+    def __init__(self, coupling: Coupling) -> None:
+        self.coupling = coupling
+        contracted = {name for name, _ in coupling.contracted}
+        read = [
+            node["input"].name
+            for node in coupling.graph.nodes
+            if isinstance(node.args.get("input"), Value) and contracted.intersection(node.tensors)
+        ]
+        self.names = [name for name in dict.fromkeys(read) if self._axes(name)]
+        self.sums = np.zeros(coupling.classes + 1)
+        self.counts = np.zeros(coupling.classes + 1)
+
+    def _axes(self, name: str) -> list[tuple[int, NDArray[np.int64]]]:
+        """The axes of a value along which units lie, with the class of each position."""
+        rank = np.ndim(self.coupling.traced[name])
+        found = [(axis, self.coupling.value_axes.get((name, 0, axis))) for axis in range(rank)]
+        return [(axis, self.coupling.vectors[vector]) for axis, vector in found if vector is not None]
+
+    def add(self, name: str, numbers: torch.Tensor) -> None:
+        """Add numbers in the shape of one of the values, with a batch."""
+        for axis, vector in self._axes(name):
+            rows = numbers.movedim(axis, 0).flatten(1).double()
+            np.add.at(self.sums, vector, rows.sum(1).numpy())
+            np.add.at(self.counts, vector, rows.shape[1])
+
+    def totals(self) -> Scores:
+        return {group.name: self.sums[group.units] for group in self.coupling.groups}
+
+    def means(self) -> Scores:
+        means = self.sums / self.counts.clip(min=1)
+        return {group.name: means[group.units] for group in self.coupling.groups}
