@@ -318,6 +318,37 @@ class Finetune(_Table):
     distill: Annotated[float, Field(ge=0, le=1, description="a fraction from 0 to 1")] = 0.5
 
 
+def _read_zeros(value: object) -> float | str:
+    """A fraction, or how many weights stay of how many, as "2:4"."""
+    if isinstance(value, str) and (match := re.fullmatch(r"([1-9]\d?):([1-9]\d?)", value)):
+        if int(match[1]) < int(match[2]):
+            return value
+    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1:
+        return float(value)
+    raise PydanticCustomError("zeros", "neither a fraction nor a pattern")
+
+
+Zeros = Annotated[
+    float | str,
+    PlainValidator(_read_zeros),
+    Field(description='a fraction from 0 to below 1, or how many weights stay of how many, such as "2:4"'),
+]
+
+
+class Sparsity(_Table):
+    """Single weights that are zero in what is trained and exported, beside units that are gone."""
+
+    zeros: Zeros = 0.0
+    scope: Literal["global", "layer"] = "global"
+    schedule: Literal["one_shot", "iterative", "gradual", "rewind"] = "one_shot"
+
+    @model_validator(mode="after")
+    def _scope_is_of_a_fraction(self) -> Self:
+        if isinstance(self.zeros, str) and self.scope != "global":
+            raise ValueError(f"has scope, but the pattern {self.zeros!r} holds in every layer; remove it")
+        return self
+
+
 class _JobFile(_Table):
     """What a job file may say."""
 
@@ -328,6 +359,7 @@ class _JobFile(_Table):
     budget: Budget
     search: Search = Search()
     finetune: Finetune = Finetune()
+    sparsity: Sparsity = Sparsity()
 
     @model_validator(mode="after")
     def _has_one_device(self) -> Self:

@@ -22,6 +22,10 @@ WARMUP_FRACTION = 0.05
 TEMPERATURE = 4.0
 
 
+Constraint = Callable[[int, float], None]
+"""Called after each step with the number of steps done and the learning rate; may change the weights."""
+
+
 class Augment(StrEnum):
     """What is done to training images; a flip is for things that have no handedness, so not for digits."""
 
@@ -49,6 +53,7 @@ def finetune(
     teacher: nn.Module | Tensor | None = None,
     augment: Augment = Augment.NONE,
     execution: Execution = Execution.FLOAT32,
+    constraint: Constraint | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> FinetuneResult:
     """Train `model` in place by SGD with Nesterov momentum and a cosine schedule; leave it in eval mode.
@@ -60,6 +65,7 @@ def finetune(
         distill: weight, 0..1, of the divergence from the teacher's softened outputs against the labels' loss.
         teacher: the dense model, which then sees the same augmented images, or its (rows of the split,
             classes) logits, which cost nothing per step.
+        constraint: what must hold of the weights after each step, such as zeros that stay zero.
         progress: called after each step with the number of steps done and the loss.
 
     Raises:
@@ -96,6 +102,8 @@ def finetune(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without annotations
             optimizer.step()
+            if constraint is not None:
+                constraint(step + 1, learning_rate * _schedule(step, steps))
             if progress is not None:
                 progress(step + 1, losses[-1])
     model.eval()

@@ -25,11 +25,13 @@ from trials.costs import Costs
 from trials.criteria import Evidence, score, select
 from trials.data import Split, Splits
 from trials.evaluate import Execution, Judge, evaluate, logits
-from trials.finetune import Augment, augmented, finetune, shifted
+from trials.finetune import Augment, Constraint, augmented, finetune, shifted
 from trials.graph import Graph
 from trials.groups import Coupling, Kept, analyse
 from trials.network import Network, build
 from trials.prune import prune
+from trials.schedules import SCHEDULES
+from trials.sparsity import Scope, hide, read_sparsity
 
 CALIBRATION_IMAGES = 2_560
 FAST_POSITIONS, SEQUENTIAL_POSITIONS = 8, 10
@@ -40,8 +42,9 @@ FAST_POSITIONS, SEQUENTIAL_POSITIONS = 8, 10
 class Recipe:
     """How a job makes its candidates real; equal for all of its trials.
 
-    `execution` is how torch evaluates, `training` how it trains.
-    `frozen` are the groups whose proof failed, with the reason: workers need not prove again.
+    `execution` is how torch evaluates, `training` how it trains. `zeros` is the share of single weights that
+    are zero, or how many of how many stay; 0 leaves all that units leave. `frozen` are the groups whose proof
+    failed, with the reason: workers need not prove again.
     """
 
     criterion: str = "l1"
@@ -54,6 +57,9 @@ class Recipe:
     learning_rate: float = 0.02
     distill: float = 0.5
     augment: str = "none"
+    zeros: str | float = 0.0
+    zeros_scope: Scope = "global"
+    schedule: str = "one_shot"
     execution: str = "float32"
     training: str = "float32"
     seed: int = 0
@@ -106,6 +112,7 @@ class Workbench:
         self.coupling: Coupling = analyse(bundle.graph).without(recipe.frozen)
         self.costs = Costs(self.coupling)
         self.execution = Execution(recipe.execution)
+        self.sparsity = read_sparsity(recipe.zeros, recipe.zeros_scope) if recipe.zeros else None
 
     def __call__(self, request: Request) -> Outcome:
         """Make a candidate real.
@@ -120,10 +127,17 @@ class Workbench:
         network, kept = self._prune_and_repair(request)
         seconds["repair"] = time.perf_counter() - started
         steps = self.recipe.final_steps if request.final else self.recipe.brief_steps
-        evaluation = self._timed_evaluation(network, judge, seconds, 0.0 if steps else request.needed)
+        last = 0.0 if steps else request.needed
+        repaired, sparsity = network, self.sparsity
+        evaluation = self._timed_evaluation(network, judge, seconds, 0.0 if sparsity else last)
         history["repaired"] = evaluation.accuracy
+        if sparsity:
+            network = _built(repaired.graph, repaired.state_dict())
+            hide(network, sparsity.masks(network))
+            evaluation = self._timed_evaluation(network, judge, seconds, last)
+            history["sparse"] = evaluation.accuracy
         if steps:
-            trained = self._finetuned(network, steps, request.seed, seconds)
+            trained = self._finetuned(repaired, steps, request.seed, seconds)
             after = self._timed_evaluation(trained, judge, seconds, request.needed)
             history["fine-tuned"] = after.accuracy
             # Fine-tuning a well repaired model can cost accuracy: keep what is better on held-out data.
@@ -273,22 +287,29 @@ class Workbench:
         network.eval()
 
     def _finetuned(self, network: Network, steps: int, seed: int, seconds: dict[str, float]) -> Network:
-        """A fine-tuned copy."""
+        """A fine-tuned copy, with the job's zeros."""
         started = time.perf_counter()
-        state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        trained = build(network.graph, state)
-        finetune(
-            trained,
-            self.splits.train,
-            steps=steps,
-            seed=seed,
-            batch_size=self.recipe.batch_size,
-            learning_rate=self.recipe.learning_rate,
-            distill=self.recipe.distill,
-            teacher=self._teacher if self.recipe.distill else None,
-            augment=Augment(self.recipe.augment),
-            execution=Execution(self.recipe.training),
-        )
+        trained = _built(network.graph, network.state_dict())
+
+        def train(steps: int, constraint: Constraint | None = None) -> None:
+            finetune(
+                trained,
+                self.splits.train,
+                steps=steps,
+                seed=seed,
+                batch_size=self.recipe.batch_size,
+                learning_rate=self.recipe.learning_rate,
+                distill=self.recipe.distill,
+                teacher=self._teacher if self.recipe.distill else None,
+                augment=Augment(self.recipe.augment),
+                execution=Execution(self.recipe.training),
+                constraint=constraint,
+            )
+
+        if self.sparsity is None:
+            train(steps)
+        else:
+            SCHEDULES[self.recipe.schedule](trained, self.sparsity, steps, train)
         seconds["fine-tune"] = time.perf_counter() - started
         return trained
 

@@ -31,7 +31,7 @@ latency = "50%"
 }
 
 
-DEFAULTED = ("devices", "search", "finetune")
+DEFAULTED = ("devices", "search", "finetune", "sparsity")
 """The tables that may be left out."""
 
 
@@ -215,6 +215,18 @@ def test_keys_that_do_not_fit_together_are_named(folder: Path, table: str, line:
     assert refusal(folder, job_with(table, line)).startswith(sentence)
 
 
+def test_a_pattern_of_zeros_has_no_scope(folder: Path) -> None:
+    sentence = refusal(folder, job_with("sparsity", 'zeros = "2:4"\nscope = "layer"'))
+    assert sentence == "sparsity has scope, but the pattern '2:4' holds in every layer; remove it"
+
+
+def test_zeros_survive_being_stored(folder: Path) -> None:
+    for written, zeros in (("0.5", 0.5), ('"2:4"', "2:4"), ("0", 0.0)):
+        job = load(folder, job_with("sparsity", f"zeros = {written}"))
+        assert job.sparsity.zeros == zeros
+        assert Job.from_json(job.to_json()) == job
+
+
 def test_a_bundle_brings_everything_about_the_model(folder: Path) -> None:
     text = job_with("model", 'bundle = "resnet.bundle"', "factory", "input")
     assert refusal(folder, text) == "model has checkpoint, which a bundle brings itself; remove it"
@@ -252,6 +264,10 @@ def test_a_job_has_one_device_for_now(folder: Path) -> None:
         ("search", "lowest_keep = 1.5", "a fraction above 0 and up to 1"),
         ("finetune", "learning_rate = 0.0", "a number above 0"),
         ("finetune", "distill = 1.1", "a fraction from 0 to 1"),
+        *(
+            ("sparsity", f"zeros = {zeros}", "a fraction from 0 to below 1, or how many weights stay of how")
+            for zeros in ("1.0", "-0.1", "true", '"4:2"', '"0:4"', '"2 of 4"', '"100:200"')
+        ),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_with_what_is(
@@ -411,7 +427,6 @@ def test_the_example_of_every_key_loads(
 )
 def test_the_documented_defaults_are_the_real_ones(folder: Path, table: str, key: str, default: str) -> None:
     job = load(folder, JOB)
-    tables = {"devices": job.device, "search": job.search, "finetune": job.finetune}
-    real = getattr(tables[table], key)
+    real = getattr(job.device if table == "devices" else getattr(job, table), key)
     written = tomllib.loads(f"default = {default}")["default"]
     assert (list(real) if isinstance(real, tuple) else real) == written

@@ -6,56 +6,41 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from onnx import numpy_helper
+from torch import nn
 
 from hwprofiles.errors import TrialError
-from tests.bundles import export_images
+from tests.digits import digits, digits_bundle
 from trials.answers import score
 from trials.bundle import Bundle, read_bundle
 from trials.candidate import Candidate, Facts
-from trials.data import DataSpec, Split, Splits, load
+from trials.data import Split, Splits
 from trials.evaluate import evaluate
-from trials.finetune import finetune, shifted
+from trials.finetune import shifted
 from trials.network import Network
+from trials.onnx_file import write_onnx
 from trials.run import Outcome, Recipe, Request, Workbench, merit
+from trials.schedules import SCHEDULES
 
 HALF = Candidate((8, 8))
 REPAIRS = ("none", "batchnorm", "least_squares", "sequential")
 
 
-class DigitsNet(nn.Module):
-    """Two convolutions of 16 channels on 8x8 pixels, a pool and a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
-        self.conv2, self.norm2 = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
-        self.linear = nn.Linear(16 * 16, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm1(self.conv1(x)))
-        x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
-        logits: Tensor = self.linear(x.flatten(1))
-        return logits
-
-
 @pytest.fixture(scope="module")
 def splits() -> Splits:
-    return load(DataSpec("digits"), Path(), seed=0)
+    return digits()
 
 
 @pytest.fixture(scope="module")
-def bundle(splits: Splits) -> Bundle:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = DigitsNet()
-    finetune(model, splits.train, steps=80, seed=0, batch_size=64, learning_rate=0.05)
-    return export_images(model, 1, 8, 8)
+def bundle() -> Bundle:
+    return digits_bundle()
 
 
 Bench = Callable[..., Workbench]
@@ -217,6 +202,34 @@ def test_a_finalist_that_training_spoils_stays_as_it_was_repaired(bench: Bench, 
     assert facts.history["fine-tuned"] < facts.history["repaired"] == facts.accuracy
     facts = trial(bench(brief_steps=4, **spoiling))
     assert facts.history["repaired"] > facts.history["fine-tuned"] == facts.accuracy
+
+
+# Single weights that are zero.
+
+
+@pytest.mark.parametrize("settings", [{"final_steps": 0}, *({"schedule": name} for name in SCHEDULES)])
+def test_a_finalist_has_the_zeros_of_the_job_to_the_last_bit_also_in_onnx(
+    bench: Bench, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    workbench = bench(**{"zeros": "2:4", "final_steps": 8, "learning_rate": 0.01, **settings})
+    outcome, network = final(workbench, tmp_path / "final")
+    stages = ["repaired", "sparse", "fine-tuned"] if workbench.recipe.final_steps else ["repaired", "sparse"]
+    assert list(outcome.facts.history) == stages
+    assert outcome.facts.accuracy != outcome.facts.history["repaired"]
+    for name in ("conv2.weight", "linear.weight"):
+        blocks = network.state_dict()[name].view(torch.int32).unflatten(1, (-1, 4))
+        assert ((blocks != 0).sum(2) == 2).all(), name
+    write_onnx(network.graph, network.state_dict(), tmp_path / "final.onnx")
+    stored = [numpy_helper.to_array(each) for each in onnx.load(tmp_path / "final.onnx").graph.initializer]
+    for name in ("conv2.weight", "linear.weight"):
+        size = network.state_dict()[name].numel()
+        assert [int((array == 0).sum()) for array in stored if array.size == size] == [size // 2]
+
+
+def test_a_share_of_zeros_holds_for_a_brief_trial_too(bench: Bench, splits: Splits) -> None:
+    dense, sparse = (bench(brief_steps=8, zeros=zeros) for zeros in (0.0, 0.9))
+    assert trial(sparse).history["sparse"] < trial(dense).history["repaired"]
+    assert list(trial(dense).history) == ["repaired", "fine-tuned"]
 
 
 # Trials that fail, and requests that come twice.
