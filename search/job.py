@@ -349,6 +349,15 @@ class Sparsity(_Table):
         return self
 
 
+class Regularise(_Table):
+    """Training of the dense model, before anything is pruned, that drives what is not needed to zero."""
+
+    steps: CountOrZero = 0
+    penalty: Literal["l1", "group_lasso", "batchnorm"] = "group_lasso"
+    strength: Positive = 0.01
+    threshold: Literal["soft", "hard"] = "soft"
+
+
 class _JobFile(_Table):
     """What a job file may say."""
 
@@ -360,6 +369,7 @@ class _JobFile(_Table):
     search: Search = Search()
     finetune: Finetune = Finetune()
     sparsity: Sparsity = Sparsity()
+    regularise: Regularise = Regularise()
 
     @model_validator(mode="after")
     def _has_one_device(self) -> Self:

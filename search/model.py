@@ -9,14 +9,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hwprofiles.errors import RequestError, nearest, one_line
+from hwprofiles.errors import RequestError, TrialError, nearest, one_line
 from search.job import Job
+from search.progress import Listener
 from trials.bundle import Bundle, read_bundle
 from trials.data import Splits, load
+from trials.evaluate import evaluate
 from trials.export import export_model
 from trials.factory import call_factory
+from trials.finetune import Augment, finetune
 from trials.groups import Coupling, analyse
 from trials.proof import prove
+from trials.regularise import PENALTIES, THRESHOLDS
 
 
 def open_model(job: Job) -> Bundle:
@@ -116,3 +120,39 @@ def open_coupling(bundle: Bundle, *, seed: int, whole: Sequence[str] = ()) -> Co
         )
         raise RequestError(f"the model has no group that may be pruned ({reasons})")
     return coupling
+
+
+def open_regularised(
+    job: Job, bundle: Bundle, coupling: Coupling, splits: Splits, listener: Listener
+) -> Bundle:
+    """The model after the training under a penalty that the job asks for; as it was if it asks for none.
+
+    Raises:
+        RequestError: the model has nothing that the penalty shrinks, or the training diverges.
+    """
+    wanted, tune = job.regularise, job.finetune
+    if not wanted.steps:
+        return bundle
+    listener.update(0.7, f"training {wanted.steps} steps under the penalty {wanted.penalty}")
+    network = bundle.network()
+    constraint = PENALTIES[wanted.penalty](network, coupling, wanted.strength, THRESHOLDS[wanted.threshold])
+    try:
+        finetune(
+            network,
+            splits.train,
+            steps=wanted.steps,
+            seed=job.search.seed,
+            batch_size=tune.batch_size,
+            learning_rate=tune.learning_rate,
+            augment=Augment(tune.augment),
+            constraint=constraint,
+        )
+    except TrialError as error:
+        raise RequestError(f"training under the penalty {wanted.penalty}: {error}") from None
+    trained = Bundle(bundle.graph, {name: tensor.detach() for name, tensor in network.state_dict().items()})
+    before, after = (evaluate(each.network(), splits.validation).accuracy for each in (bundle, trained))
+    listener.note(
+        f"trained under the penalty {wanted.penalty}: validation {before:.1%} before, {after:.1%} after; "
+        "what is called dense from here on is the model after it"
+    )
+    return trained

@@ -19,7 +19,7 @@ from hwprofiles.disk import file_sha256
 from hwprofiles.errors import InvariantError, RequestError, TrialError
 from search.budget import Cost
 from search.job import Job
-from search.model import open_coupling, open_model, open_splits
+from search.model import open_coupling, open_model, open_regularised, open_splits
 from search.place import Place
 from search.profiling import dense_latency_ms, make_space, narrowest, open_device, open_profile
 from search.progress import Listener
@@ -133,6 +133,7 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
         splits = open_splits(job, bundle)
         listener.update(0.5, "finding what may be pruned")
         coupling = open_coupling(bundle, seed=job.search.seed, whole=job.search.whole)
+        bundle = open_regularised(job, bundle, coupling, splits, listener)
     for warning in splits.warnings:
         listener.note(f"warning: {warning}")
     costs = Costs(coupling)

@@ -31,7 +31,7 @@ latency = "50%"
 }
 
 
-DEFAULTED = ("devices", "search", "finetune", "sparsity")
+DEFAULTED = ("devices", "search", "finetune", "sparsity", "regularise")
 """The tables that may be left out."""
 
 

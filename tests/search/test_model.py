@@ -10,8 +10,12 @@ from torch import Tensor, nn
 
 from hwprofiles.errors import BundleError, RequestError
 from search.job import Job
-from search.model import open_coupling, open_splits
+from search.model import open_coupling, open_regularised, open_splits
+from search.progress import Silent
 from tests.bundles import export_images, exported
+from tests.digits import digits, digits_bundle
+from trials.evaluate import evaluate
+from trials.groups import analyse
 
 
 def test_groups_left_whole_are_frozen_with_that_reason_and_the_others_stay() -> None:
@@ -53,3 +57,53 @@ def test_a_bundle_that_does_not_run_is_refused_before_anything_else_uses_it(smal
     lie = replace(bundle, graph=replace(bundle.graph, inputs=(replace(image, dtype="int64"),)))
     with pytest.raises(BundleError, match="the bundle's network does not run"):
         open_splits(Job.load(small_job), lie)
+
+
+class Notes(Silent):
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+
+def penalised(folder: Path, table: str) -> Job:
+    """A job for the digits' network with a [regularise] table."""
+    digits_bundle().write(folder / "digits.bundle")
+    path = folder / "job.toml"
+    path.write_text(
+        f'[model]\nbundle = "digits.bundle"\n[data]\nsource = "digits"\n[budget]\nmacs = "50%"\n'
+        f"[finetune]\nbatch_size = 64\n[regularise]\n{table}\n"
+    )
+    return Job.load(path)
+
+
+def test_the_model_is_trained_under_the_penalty_that_the_job_asks_for(tmp_path: Path) -> None:
+    job = penalised(tmp_path, 'steps = 20\npenalty = "batchnorm"\nstrength = 5.0')
+    bundle, notes = digits_bundle(), Notes()
+    trained = open_regularised(job, bundle, analyse(bundle.graph), digits(), notes)
+    scales = [trained.tensors[name] for name in ("norm1.weight", "norm2.weight")]
+    assert any(bool((each == 0).any()) for each in scales)
+    assert all(bool((bundle.tensors[name] != 0).all()) for name in ("norm1.weight", "norm2.weight"))
+    accuracies = [evaluate(each.network(), digits().validation).accuracy for each in (bundle, trained)]
+    assert notes.told == [
+        "trained under the penalty batchnorm: validation {:.1%} before, {:.1%} after; what is called dense "
+        "from here on is the model after it".format(*accuracies)
+    ]
+
+
+def test_without_steps_under_a_penalty_the_model_stays_as_it_is(tmp_path: Path) -> None:
+    job, bundle = penalised(tmp_path, 'penalty = "l1"'), digits_bundle()
+    assert open_regularised(job, bundle, analyse(bundle.graph), digits(), Silent()) is bundle
+
+
+def test_a_training_under_a_penalty_that_diverges_is_refused_with_its_step(tmp_path: Path) -> None:
+    job = penalised(tmp_path, "steps = 20")
+    job = job.model_copy(update={"finetune": job.finetune.model_copy(update={"learning_rate": 1e20})})
+    bundle = digits_bundle()
+    with pytest.raises(
+        RequestError, match=r"under the penalty group_lasso: the training loss became .* at step"
+    ):
+        open_regularised(job, bundle, analyse(bundle.graph), digits(), Silent())
