@@ -19,6 +19,7 @@ from trials.export import export_model
 from trials.factory import call_factory
 from trials.finetune import Augment, finetune
 from trials.groups import Coupling, analyse
+from trials.limit import LIMIT_S, time_limit
 from trials.proof import prove
 from trials.regularise import PENALTIES, THRESHOLDS
 
@@ -103,9 +104,11 @@ def open_coupling(bundle: Bundle, *, seed: int, whole: Sequence[str] = ()) -> Co
     """The model's groups, each of them proved, without those that the job leaves whole.
 
     Raises:
-        RequestError: nothing in the model may be pruned, says why; or a pattern of `whole` fits no group.
+        RequestError: nothing in the model may be pruned, says why; a pattern of `whole` fits no group; or it
+            takes more than `LIMIT_S`.
     """
-    coupling = prove(analyse(bundle.graph), bundle.tensors, seed=seed)
+    with time_limit(LIMIT_S, "finding and proving the groups of the model"):
+        coupling = prove(analyse(bundle.graph), bundle.tensors, seed=seed)
     names = [group.name for group in coupling.groups]
     for pattern in whole:
         if not fnmatch.filter(names, pattern):

@@ -17,6 +17,7 @@ from hwprofiles.errors import RequestError, UnsupportedOpError, one_line
 from trials.bundle import DROPPED_ARGUMENTS, Bundle, not_finite
 from trials.graph import Arg, Batch, Dtype, Graph, Input, Node, Tensor, TensorSpec, Value
 from trials.groups import trace
+from trials.limit import LIMIT_S, time_limit
 from trials.oprules import RULES, rule_of
 
 TOLERANCE = 1e-4
@@ -33,8 +34,14 @@ def export_model(model: nn.Module, inputs: Sequence[Input]) -> Bundle:
         UnsupportedOpError: an op without a rule.
         RequestError: the model does not run on such inputs or cannot be exported with a dynamic batch, the
             reason is quoted; it returns something else than tensors that it computes; it holds infinite
-            numbers; or the bundle computes something else than the model does in eval mode.
+            numbers; the bundle computes something else than the model does in eval mode; or it takes more
+            than `LIMIT_S`.
     """
+    with time_limit(LIMIT_S, f"exporting {type(model).__name__}"):
+        return _export(model, inputs)
+
+
+def _export(model: nn.Module, inputs: Sequence[Input]) -> Bundle:
     generator = torch.Generator().manual_seed(0)
     examples = tuple(_example(item, generator) for item in inputs)
     name = type(model).__name__
