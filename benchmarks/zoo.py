@@ -65,6 +65,34 @@ def resnet18() -> nn.Module:
     )  # fmt: skip
 
 
+class Bottleneck(nn.Module):
+    def __init__(self, channels_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.first = _conv(channels_in, width, 1)
+        self.second = _conv(width, width, 3, stride)
+        self.third = _conv(width, 4 * width, 1)
+        same = stride == 1 and channels_in == 4 * width
+        self.shortcut = nn.Identity() if same else _conv(channels_in, 4 * width, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.second(F.relu(self.first(x))))
+        return F.relu(self.third(out) + self.shortcut(x))
+
+
+def resnet50() -> nn.Module:
+    """He et al. 2015, arXiv:1512.03385, table 1."""
+    blocks: list[nn.Module] = []
+    channels = 64
+    for width, repeats, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for repeat in range(repeats):
+            blocks.append(Bottleneck(channels, width, 1 if repeat else stride))
+            channels = 4 * width
+    return nn.Sequential(
+        _conv(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), *blocks,
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000),
+    )  # fmt: skip
+
+
 def vgg16() -> nn.Module:
     """Simonyan and Zisserman 2014, arXiv:1409.1556, with batch norm and one linear layer, for 32x32."""
     layers: list[nn.Module] = []
