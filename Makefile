@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow nightly lint install clean
 
 install: $(VENV)/installed
 
@@ -22,6 +22,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+nightly: install
+	$(BIN)/python -m pytest -m slow tests/trials/test_random_networks.py tests/trials/test_oprules.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -59,10 +59,10 @@ class Costs:
         )
         self._in_constant = np.array([op.in_constant for op in self.operators], dtype=np.float32)
         self._out_constant = np.array([op.out_constant for op in self.operators], dtype=np.float32)
+        groups = [max(1, op.spec.groups) for op in self.operators]
         self._macs = np.array(
-            [op.spec.with_channels(1, 1).macs if op.spec.groups <= 1 else 0 for op in self.operators]
+            [op.spec.with_channels(g, g).macs / g**2 for op, g in zip(self.operators, groups, strict=True)]
         )
-        self._grouped_macs = sum(op.spec.macs for op in self.operators if op.spec.groups > 1)
         self._bilinear = np.array([op.spec.kind in _BILINEAR for op in self.operators])
         trainable = (name for name, spec in coupling.graph.tensors.items() if spec.trainable)
         self._trainable = TensorSizes(coupling, trainable)
@@ -82,7 +82,7 @@ class Costs:
         """(candidates,) multiply-accumulates of one sample, in convolutions, linear layers and attention."""
         inward, outward = self.channels(counts)
         work = self._macs * outward * np.where(self._bilinear, inward, 1)
-        total: NDArray[np.float64] = work.sum(axis=1).astype(np.float64) + self._grouped_macs
+        total: NDArray[np.float64] = np.rint(work.sum(axis=1))
         return total
 
     def parameters(self, counts: Counts) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwprofiles.errors import BundleError, RequestError, nearest
 from trials.candidate import Axis, Candidate, Space
 from trials.graph import MAX_ELEMENTS, Graph, Tensor, Value, module_of
-from trials.labels import LabelArray, Units, blank, compact, varying, written
+from trials.labels import LabelArray, Units, blank, compact, lines, varying, written
 from trials.oprules import Call, Rule, TensorAxis, Traced, rule_of
 
 MAX_VALUE_RANK = 10
@@ -125,27 +125,32 @@ class Coupling:
 
 
 class PrunedSizes:
-    """Sizes of values with some units gone (`oprules.Sizes`)."""
+    """Sizes of values and tensors with some units gone (`oprules.Sizes`)."""
 
     def __init__(self, coupling: Coupling, alive: NDArray[np.bool_]) -> None:
         self.coupling = coupling
         self.masks = [alive[vector] for vector in coupling.vectors]
 
-    def mask(self, value: str, axis: int, item: int = 0) -> NDArray[np.bool_]:
-        vector = self.coupling.value_axes.get((value, item, axis))
-        return (
-            np.ones(self._shape(value, item)[axis], dtype=np.bool_) if vector is None else self.masks[vector]
-        )
+    def mask(self, of: Value | Tensor, axis: int) -> NDArray[np.bool_]:
+        vector = self._vector(of, axis)
+        return np.ones(self._shape(of)[axis], dtype=np.bool_) if vector is None else self.masks[vector]
 
-    def size(self, value: str, axis: int, item: int = 0) -> int:
-        vector = self.coupling.value_axes.get((value, item, axis))
-        return self._shape(value, item)[axis] if vector is None else int(self.masks[vector].sum())
+    def size(self, of: Value | Tensor, axis: int) -> int:
+        vector = self._vector(of, axis)
+        return self._shape(of)[axis] if vector is None else int(self.masks[vector].sum())
 
-    def rank(self, value: str) -> int:
-        return len(self._shape(value, 0))
+    def rank(self, of: Value | Tensor) -> int:
+        return len(self._shape(of))
 
-    def _shape(self, value: str, item: int) -> tuple[int, ...]:
-        return _parts(self.coupling.traced[value])[item].shape
+    def _vector(self, of: Value | Tensor, axis: int) -> int | None:
+        if isinstance(of, Tensor):
+            return self.coupling.tensor_axes.get((of.name, axis))
+        return self.coupling.value_axes.get((of.name, 0, axis))
+
+    def _shape(self, of: Value | Tensor) -> tuple[int, ...]:
+        if isinstance(of, Tensor):
+            return self.coupling.graph.tensors[of.name].shape
+        return _parts(self.coupling.traced[of.name])[0].shape
 
 
 def trace(graph: Graph) -> tuple[Units, dict[str, Traced], list[TensorAxis]]:
@@ -294,7 +299,7 @@ def _rigid(graph: Graph, values: Mapping[str, Traced]) -> list[_Rigid]:
 def _make_rectangular(units: Units, values: Mapping[str, Traced], rigid: list[_Rigid]) -> LabelArray:
     """Join units until removing any class leaves every value a full array; returns `Units.classes`.
 
-    Where a value's classes change along several axes, the largest axis keeps its units and the others are
+    Where a value's classes change along several axes, the one with most units keeps them and the others are
     tied: a channel shuffle then loses the same channels from each of its parts. What still changes along a
     rigid axis after that is fixed.
     """
@@ -306,7 +311,7 @@ def _make_rectangular(units: Units, values: Mapping[str, Traced], rigid: list[_R
         uneven = [part for part in pending if len(varying(classes[part])) > 1]
         for part in uneven:
             changing = varying(classes[part])
-            changing.remove(max(changing, key=lambda axis: part.shape[axis]))
+            changing.remove(max(changing, key=lambda axis: lines(classes[part], axis)))
             for axis in changing:
                 part = units.tie(part, axis)
         stuck = [one for one in rigid if one.axis in varying(classes[one.labels])]
@@ -348,7 +353,9 @@ def _collect(
         if not any(axis.role == "in" for axis, _ in members):
             frozen.append(Frozen(name=name, size=len(units), reason="no layer reads it through weights"))
         elif len(units) == 1:
-            frozen.append(Frozen(name=name, size=1, reason="it is a single unit, so nothing can go"))
+            many = f"its {len(positions)} channels can only go all at once"
+            reason = many if len(positions) > 1 else "it is a single unit, so nothing can go"
+            frozen.append(Frozen(name=name, size=len(positions), reason=reason))
         else:
             axes = tuple(dict.fromkeys(f"{axis.tensor}:{axis.axis}" for axis, _ in members))
             groups.append(

@@ -21,7 +21,7 @@ MAX_LABELS = 2**26
 """Labels written while one graph is traced: bounds what a hostile graph costs. A ResNet-56 writes 18 000."""
 PAIR_COST = 8
 """Joining one pair takes as long as writing about this many labels."""
-BESIDE_BLANKS = "their axis is shared with values that no layer makes, such as a class token"
+BESIDE_BLANKS = "their axis is shared with values that no layer makes, such as an input"
 
 
 def blank(shape: tuple[int, ...]) -> LabelArray:
@@ -46,6 +46,12 @@ def spread(labels: LabelArray) -> LabelArray:
 def varying(labels: LabelArray) -> list[int]:
     """The axes along which labels change."""
     return [axis for axis, size in enumerate(compact(labels).shape) if size > 1]
+
+
+def lines(labels: LabelArray, axis: int) -> int:
+    """How many different slices an axis has: those of copies, and of broadcast ones, count once."""
+    rows = np.moveaxis(compact(labels), axis, 0)
+    return len(np.unique(rows.reshape(len(rows), -1), axis=0))
 
 
 def written(labels: LabelArray) -> int:
@@ -131,6 +137,14 @@ class Units:
             self.fix(labels[mixed], BESIDE_BLANKS)
         return first if first.all() else np.max(labels, axis=axis, keepdims=True)
 
+    def joined(self, labels: LabelArray) -> LabelArray:
+        """The same labels, but one alone for all that are joined by now."""
+        small = compact(labels)
+        self.charge(small.size)
+        found, places = np.unique(small, return_inverse=True)
+        roots = np.array([self.find(label) for label in found.tolist()], dtype=np.int64)
+        return np.broadcast_to(roots[places].reshape(small.shape), labels.shape)
+
     def fix(self, labels: LabelArray, reason: str) -> None:
         """Forbid removing these units; the first reason given is kept."""
         for label in np.unique(compact(labels)).tolist():
@@ -145,7 +159,8 @@ class Units:
         """Labels of an elementwise result with broadcasting; operands' units at the same place are joined.
 
         A unit that meets an element of no unit along an axis where both have their full size is fixed with
-        `reason`: the other operand cannot shrink with it.
+        `reason`: the other operand cannot shrink with it. Units that differ along another axis as well, such
+        as heads of a width, only become one along the first.
         """
         small_a, small_b = compact(a), compact(b)
         full = np.broadcast_shapes(small_a.shape, small_b.shape)
@@ -155,7 +170,12 @@ class Units:
             alone = (mine != 0) & (other == 0)
             if alone.any():
                 sizes = (1,) * (mine.ndim - len(other_shape)) + other_shape
-                if any(sizes[axis] > 1 for axis in varying(mine)):
+                axes = varying(mine)
+                shared = [axis for axis in axes if sizes[axis] > 1]
+                if alone.all() and len(shared) < len(axes):
+                    for axis in shared:
+                        self.tie(mine, axis)
+                elif shared:
                     self.fix(mine[alone], reason)
         result = np.where(wide_a != 0, wide_a, wide_b)
         return np.broadcast_to(result, np.broadcast_shapes(a.shape, b.shape))

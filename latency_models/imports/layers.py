@@ -39,13 +39,13 @@ KINDS = (*WINDOWED, *POINTWISE, "mean2d", "resize2d", "linear")
 _BEHIND = {*ACTIVATIONS, "add", "layer_norm"}
 _ARITHMETIC = (
     "add sub rsub mul div pow exp log sqrt rsqrt neg abs maximum minimum softplus eq ne gt lt masked_fill "
-    "where bitwise_not logical_not mean sum"
+    "where bitwise_not logical_not mean sum sin cos glu prelu"
 )
 FUSED = {
     **dict.fromkeys(("conv2d", "depthwise_conv2d", "conv_transpose2d", "linear", "batch_norm"), _BEHIND),
     "resize2d": {"nearest", "bilinear"},
     "elementwise": {*ACTIVATIONS, *_ARITHMETIC.split()},
-    "copy": {"cat", "expand", "gather", "pad", "repeat", "slice", "transpose"},
+    "copy": set("cat expand gather pad repeat slice transpose roll pixel_shuffle channel_shuffle".split()),
 }
 """What `fused` may name, by kind, as a model's graph calls it."""
 _TO_MS = {"latency_ms": 1.0, "latency_us": 1e-3, "latency_s": 1e3}

@@ -114,7 +114,7 @@ def test_attention_is_pruned_by_heads_and_mlps_by_width(model: str, name: str, w
     ("model", "name", "reason"),
     [
         ("resnet_pad", "linear", "it is an output of the model"),
-        ("vit", "patch_embed", "a class token"),
+        ("vit", "patch_embed", "layer norm blocks.0.norm1 takes its statistics over all of them"),
         ("bert", "word_embeddings", "layer norm embedding_norm takes its statistics over all of them"),
         ("bert", "layers.1.output", "layer norm embedding_norm takes its statistics over all of them"),
     ],
@@ -131,6 +131,10 @@ class Body(nn.Module):
         self.a = nn.Conv2d(3, 8, 3, padding=1)
         self.b = nn.Conv2d(8, 8, 3, padding=1)
         self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.grouped_up = nn.ConvTranspose2d(8, 6, 2, groups=2)
+        self.depthwise_up = nn.ConvTranspose2d(8, 8, 2, groups=8)
+        self.gate = nn.Conv2d(8, 1, 3, padding=1)
+        self.gain = nn.Parameter(torch.rand(8) + 0.5)
         self.tokens = nn.Embedding(8, 8)
         self.body = body
         self.tail = nn.LazyLinear(3)
@@ -156,6 +160,99 @@ def test_a_channel_shuffle_loses_the_same_channels_from_each_of_its_parts() -> N
     assert (group.name, group.size, group.width) == ("a", 4, 2)
     made = coupling.vectors[coupling.tensor_axes["a.weight", 0]]
     assert (made[:4] == made[4:]).all()
+
+
+@pytest.mark.parametrize(("layer", "made"), [("grouped", 4), ("grouped_up", 3)])
+def test_a_layer_in_groups_loses_the_same_channels_of_each_on_either_side(layer: str, made: int) -> None:
+    coupling = analysed(lambda m, x: getattr(m, layer)(x))
+    assert sizes(coupling) == {"a": 4, layer: made}
+    read = coupling.vectors[coupling.tensor_axes["a.weight", 0]]
+    assert (read[:4] == read[4:]).all()
+
+
+def test_a_gain_that_is_viewed_before_it_multiplies_goes_with_the_channels() -> None:
+    def frozen_norm(m: Body, x: Tensor) -> Tensor:
+        scale = m.gain.reshape(1, -1, 1, 1) * (m.gain.view(1, 8, 1, 1) + 1e-5).rsqrt()
+        return x * scale + m.gain[None, :, None, None]
+
+    coupling = analysed(frozen_norm)
+    assert coupling.group("a").members == ("a.weight:0", "a.bias:0", "gain:0", "tail.weight:1")
+
+
+def test_a_gate_for_all_channels_stays_and_leaves_them_free() -> None:
+    coupling = analysed(lambda m, x: m.b(x) * m.gate(x).sigmoid())
+    assert sizes(coupling) == {"a": 8, "b": 8}
+    assert "would all go with it" in frozen(coupling)["gate"]
+
+
+def test_a_part_of_a_group_norm_goes_as_a_whole() -> None:
+    (group,) = analysed(lambda m, x: F.group_norm(x, 4)).groups
+    assert (group.name, group.size, group.width) == ("a", 4, 2)
+
+
+def test_pixels_of_a_shuffle_go_together() -> None:
+    coupling = analysed(lambda m, x: F.pixel_shuffle(x, 2))
+    (group,) = coupling.groups
+    assert (group.name, group.size, group.width) == ("a", 2, 4)
+    assert coupling.vectors[coupling.tensor_axes["a.weight", 0]].reshape(2, 4).std(axis=1).tolist() == [0, 0]
+
+
+class Heads(nn.Module):
+    """Queries of 4 heads and keys and values of fewer, all 4 wide, of 6 tokens."""
+
+    def __init__(self, kv_heads: int, mix: Callable[[Heads, Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(5, 4 * heads) for heads in (4, kv_heads, kv_heads))
+        self.out = nn.Linear(16, 3)
+        self.register_buffer("turns", torch.rand(6, 4))
+        self.gain = nn.Parameter(torch.rand(4) + 0.5)
+        self.mix = mix
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (
+            layer(x).unflatten(-1, (-1, 4)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        out: Tensor = self.out(self.mix(self, *parts).transpose(1, 2).flatten(2))
+        return out
+
+
+def attend(m: Heads, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+
+
+def turned(m: Heads, x: Tensor) -> Tensor:
+    return x * m.turns.cos() + torch.cat([-x[..., 2:], x[..., :2]], -1) * m.turns.sin()
+
+
+def normed(m: Heads, x: Tensor) -> Tensor:
+    return x * (x.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * m.gain
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        attend,
+        lambda m, q, k, v: attend(m, q, *(x.repeat_interleave(2, 1) for x in (k, v))),
+        lambda m, q, k, v: attend(
+            m, q, *(x[:, :, None].expand(-1, -1, 2, -1, -1).reshape(x.shape[0], 4, 6, 4) for x in (k, v))
+        ),
+        lambda m, q, k, v: attend(m, turned(m, q), turned(m, k), v),
+        lambda m, q, k, v: attend(m, normed(m, q), F.rms_norm(k, (4,), m.gain), v),
+    ],
+    ids=["within the op", "repeated", "expanded", "with rotary positions", "with normed queries and keys"],
+)
+def test_a_head_of_keys_goes_with_all_queries_that_it_serves(
+    mix: Callable[[Heads, Tensor, Tensor, Tensor], Tensor],
+) -> None:
+    coupling = analyse(export_images(Heads(2, mix), 6, 5).graph)
+    (group,) = coupling.groups
+    assert (group.name, group.kind, group.size, group.width) == ("query", "heads", 2, 8)
+
+
+def test_queries_that_share_one_head_of_keys_go_one_by_one() -> None:
+    coupling = analyse(export_images(Heads(1, attend), 6, 5).graph)
+    assert [(g.name, g.kind, g.size, g.width) for g in coupling.groups] == [("query", "heads", 4, 4)]
+    assert "share them" in frozen(coupling)["key"]
 
 
 def test_a_gated_unit_is_a_channel_of_two_halves() -> None:
@@ -191,16 +288,18 @@ def test_a_layer_called_twice_reads_and_makes_the_same_units() -> None:
         (lambda m, x: x[:, 3].relu(), "counts along them"),
         (lambda m, x: x.unbind(1)[0] * x.unbind(1)[1], "counts along them"),
         (lambda m, x: F.pad(x, (0, 0, 0, 0, 2, 2), mode="circular"), "circular"),
-        (lambda m, x: m.grouped(x), "grouped convolution grouped (2 groups)"),
         (lambda m, x: x.softmax(1), "softmax"),
         (lambda m, x: x.mean(1), "mean over them"),
-        (lambda m, x: x + torch.ones_like(x), "cannot shrink"),
+        (lambda m, x: x + torch.arange(8).view(8, 1, 1), "cannot shrink"),
         (lambda m, x: x.relu() * m.a.weight.mean((0, 1, 2, 3)), "a.weight is also used"),
         (lambda m, x: F.avg_pool2d(x.transpose(1, 2), 2), "needs whole slices"),
+        (lambda m, x: F.group_norm(x, 1), "group norm"),
+        (lambda m, x: m.depthwise_up(x), "its 8 channels can only go all at once"),
     ],
     ids=[
-        "strided slice", "select", "unbind", "padding by copies", "grouped convolution", "softmax", "mean",
-        "constants", "a weight used as a value", "channels in the place of rows",
+        "strided slice", "select", "unbind", "padding by copies", "softmax", "mean", "constants",
+        "a weight used as a value", "channels in the place of rows", "group norm of one part",
+        "a transposed convolution with one channel a group",
     ],
 )  # fmt: skip
 def test_units_that_cannot_go_are_frozen_with_the_reason(

@@ -16,6 +16,7 @@ from trials.labels import (
     Units,
     blank,
     compact,
+    lines,
     spread,
     varying,
     written,
@@ -111,6 +112,20 @@ def test_one_channel_broadcast_over_others_ties_them_to_itself() -> None:
     a, one = units.new(3), units.new(1)
     units.meet(channels(a), channels(one), REASON)
     assert units.classes().tolist() == [0, 1, 1, 1, 1]
+
+
+def test_heads_of_a_width_stay_apart_beside_a_value_without_units_as_long_as_their_width() -> None:
+    units = Units()
+    heads = units.new(6).reshape(2, 3)
+    met = units.meet(heads, blank((1, 3)), REASON)
+    assert units.joined(met).tolist() == [[1] * 3, [4] * 3]
+    assert reasons(units, heads.ravel()) == [""] * 6
+
+
+def test_lines_of_an_axis_that_are_alike_count_once() -> None:
+    assert lines(np.array([[1, 2], [1, 2], [3, 4]]), 0) == 2
+    assert lines(np.array([[1, 2], [1, 2], [3, 4]]), 1) == 2
+    assert lines(channels(np.arange(1, 5)), 2) == 1
 
 
 def test_a_value_without_units_may_be_broadcast_over_channels() -> None:

@@ -25,9 +25,12 @@ from trials.criteria.evidence import Evidence, Readings, Scores, Tensors
 from trials.graph import Graph, Node
 from trials.network import Network, Step, build
 from trials.oprules import rule_of
-from trials.oprules.contractions import Attention, Matmul
-from trials.oprules.pointwise import BatchNorm, Elementwise, Statistics
+from trials.oprules.attention import Attention, Einsum, Matmul
+from trials.oprules.norms import BatchNorm, GroupNorm, InstanceNorm, Statistics
+from trials.oprules.pointwise import Elementwise
 from trials.weights import layer_weights
+
+_NORMS = BatchNorm | GroupNorm | InstanceNorm | Statistics
 
 BATCH = 32
 EPSILON = 0.01
@@ -89,14 +92,14 @@ class _Explained:
             made = step(self.above, {**values, name: _part(x, x.clamp(min=0))}, batch)
             made = made + step(self.below, {**values, name: _part(x, x.clamp(max=0))}, batch)
             return _made_of(result, made, made)
-        if isinstance(rule, Elementwise | BatchNorm | Statistics) and len(sources) == 1:
+        if isinstance(rule, Elementwise | _NORMS) and len(sources) == 1:
             (x,) = sources.values()
             return result.detach() + (x - x.detach())
         if node.op == "aten.add.Tensor" and node["alpha"] == 1:
             one, other = sources.values()
             made = _part(one, one.clamp(min=0)) + _part(other, other.clamp(min=0))
             return _made_of(result, made, made)
-        if isinstance(rule, Elementwise | Matmul | Attention):
+        if isinstance(rule, Elementwise | Matmul | Einsum | Attention):
             made = step(self.whole, {**values, **{name: _part(x, x) for name, x in sources.items()}}, batch)
             away = torch.where(result < 0, -EPSILON, EPSILON) * result.abs().max()
             return _made_of(result, made / len(sources), result + away)

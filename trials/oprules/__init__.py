@@ -16,21 +16,21 @@ from __future__ import annotations
 import numpy as np
 
 from hwprofiles.errors import UnsupportedOpError
-from trials.oprules import movement as move
-from trials.oprules.contractions import Attention, Conv2d, ConvTranspose2d, Embedding, Linear, Matmul
-from trials.oprules.movement import Item, Move, Pad, Pick, Range, Reshape, Slice, Split, Squeeze
-from trials.oprules.pointwise import (
+from trials.oprules import moves as move
+from trials.oprules.attention import Attention, Einsum, Matmul
+from trials.oprules.contractions import Conv2d, ConvTranspose2d, Embedding, Linear
+from trials.oprules.images import (
     AdaptiveMaxPool2d,
     AdaptivePool2d,
-    BatchNorm,
-    Elementwise,
-    Filled,
-    Free,
+    ChannelShuffle,
+    PixelShuffle,
+    PixelUnshuffle,
     Pool2d,
-    Reduce,
     Resize2d,
-    Statistics,
 )
+from trials.oprules.movement import Item, Move, Pad, Pick, Range, Reshape, Slice, Split, Squeeze
+from trials.oprules.norms import BatchNorm, GroupNorm, InstanceNorm, Statistics, normalised
+from trials.oprules.pointwise import Elementwise, Filled, Free, Gated, PRelu, Reduce
 from trials.oprules.rule import Call, Mask, Rule, Sizes, TensorAxis, Traced
 
 __all__ = ["RULES", "Call", "Mask", "Rule", "Sizes", "TensorAxis", "Traced", "rule_of"]
@@ -38,7 +38,8 @@ __all__ = ["RULES", "Call", "Mask", "Rule", "Sizes", "TensorAxis", "Traced", "ru
 _POINTWISE = (
     "relu.default relu6.default hardtanh.default hardswish.default hardsigmoid.default silu.default "
     "gelu.default sigmoid.default tanh.default leaky_relu.default elu.default softplus.default mish.default "
-    "clamp.default exp.default log.default sqrt.default rsqrt.default neg.default abs.default "
+    "clamp.default exp.default log.default sqrt.default rsqrt.default neg.default abs.default sin.default "
+    "cos.default "
     "pow.Tensor_Scalar add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar mul.Tensor mul.Scalar "
     "div.Tensor div.Scalar maximum.default minimum.default eq.Scalar ne.Scalar gt.Scalar lt.Scalar "
     "masked_fill.Scalar where.self where.ScalarOther bitwise_not.default logical_not.default"
@@ -57,13 +58,16 @@ RULES: dict[str, Rule] = {
     "aten.embedding.default": Embedding(),
     "aten.matmul.default": Matmul("self", "other"),
     "aten.bmm.default": Matmul("self", "mat2"),
+    "aten.einsum.default": Einsum(),
     "aten.scaled_dot_product_attention.default": Attention(),
     "aten.batch_norm.default": BatchNorm(),
-    "aten.layer_norm.default": Statistics(
-        "layer_norm", "input", lambda node, rank: range(rank - len(node["normalized_shape"]), rank)
-    ),
-    "aten.group_norm.default": Statistics("group_norm", "input", lambda node, rank: range(1, rank)),
+    "aten.layer_norm.default": Statistics("layer_norm", "input", normalised),
+    "aten.rms_norm.default": Statistics("rms_norm", "input", normalised),
+    "aten.group_norm.default": GroupNorm(),
+    "aten.instance_norm.default": InstanceNorm(),
     "aten.softmax.int": Statistics("softmax", "self", lambda node, rank: [node["dim"]]),
+    "aten.glu.default": Gated(),
+    "aten.prelu.default": PRelu(),
     "aten.mean.dim": Reduce("mean"),
     "aten.sum.dim_IntList": Reduce("sum"),
     "aten.max_pool2d.default": Pool2d("max_pool2d"),
@@ -72,6 +76,9 @@ RULES: dict[str, Rule] = {
     "aten.adaptive_max_pool2d.default": AdaptiveMaxPool2d("max_pool2d"),
     "aten.upsample_nearest2d.vec": Resize2d("nearest"),
     "aten.upsample_bilinear2d.vec": Resize2d("bilinear"),
+    "aten.pixel_shuffle.default": PixelShuffle(),
+    "aten.pixel_unshuffle.default": PixelUnshuffle(),
+    "aten.channel_shuffle.default": ChannelShuffle(),
     "aten.view.default": Reshape(move.reshape, "size"),
     "aten.reshape.default": Reshape(move.reshape, "shape"),
     "aten.unflatten.int": Reshape(move.unflatten, "sizes"),
@@ -83,11 +90,13 @@ RULES: dict[str, Rule] = {
     "aten.squeeze.dims": Squeeze(move.squeeze),
     "aten.unsqueeze.default": Move(np.expand_dims),
     "aten.repeat.default": Move(move.repeat, costs="repeat"),
+    "aten.repeat_interleave.self_int": Move(move.repeat_interleave, costs="repeat"),
     "aten.cat.default": Move(move.concatenate, costs="cat"),
     "aten.stack.default": Move(move.stack, costs="cat"),
     "aten.slice.Tensor": Slice(move.slice_, costs="slice"),
     "aten.select.int": Pick(move.select, costs="slice"),
     "aten.unbind.int": Pick(move.unbind, costs="slice"),
+    "aten.roll.default": Pick(move.roll, costs="roll"),
     "aten.chunk.default": Split(move.chunk, costs="slice"),
     "aten.split.Tensor": Split(move.split, costs="slice"),
     "aten.split_with_sizes.default": Split(move.split, costs="slice"),

@@ -1,4 +1,4 @@
-"""Ops that consume the units of their input and make new ones, or multiply two values."""
+"""Layers: they consume the units of their input and make new ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import numpy as np
 
 from hwprofiles.errors import BundleError
 from hwprofiles.ops import OpSpec
-from trials.graph import Node, Tensor, Value
-from trials.labels import LabelArray, blank
+from trials.graph import Node
+from trials.labels import LabelArray
 from trials.oprules.rule import Call, Rule, Sizes, Traced, moving, pair, with_args
 
 
 class Conv2d(Rule):
-    """Convolution over (batch, channels, height, width)."""
+    """Convolution over (batch, channels, height, width). Its outputs are units, and so is each of its inputs.
+
+    With groups, the units at the same place of every group go together, on either side; where a group is one
+    channel (depthwise), a unit passes through.
+    """
 
     def trace(self, call: Call) -> Traced:
         x, weight, groups = call.labels("input"), call.spec("weight").shape, call.node["groups"]
@@ -25,22 +29,21 @@ class Conv2d(Rule):
                 f"convolution {call.node.name!r} reads {x.shape[1]} channels, not {weight[1] * groups}"
             )
         channels = call.along(x, 1, "convolution")
-        if groups == 1:
-            made = call.units.new(weight[0])
-            call.bind("weight", 0, made, "out")
-            call.bind("weight", 1, channels, "in")
-        elif self.depthwise(weight, groups, x.shape[1]):
+        call.units.charge(weight[0])
+        if self.depthwise(weight, groups):
             made = np.repeat(channels, weight[0] // groups)
             call.bind("weight", 0, made, "along")
         else:
-            call.fix(x, f"grouped convolution {call.node.place} ({groups} groups) has no coupling rule yet")
-            made = np.zeros(weight[0], dtype=np.int64)
+            made = np.tile(call.units.new(weight[0] // groups), groups)
+            call.bind("weight", 0, made, "out")
+            call.bind("weight", 1, _of_each_group(call, channels, groups), "in")
         call.ride("bias", made)
         return np.broadcast_to(made[None, :, None, None], (x.shape[0], len(made), *self.out_size(call)))
 
     @staticmethod
-    def depthwise(weight: tuple[int, ...], groups: int, channels: int) -> bool:
-        return groups == channels and weight[1] == 1
+    def depthwise(weight: tuple[int, ...], groups: int) -> bool:
+        """Whether each group is a single channel."""
+        return groups > 1 and weight[1] == 1
 
     def padding(self, call: Call) -> tuple[int, int, int, int]:
         """(top, left, bottom, right)."""
@@ -65,14 +68,14 @@ class Conv2d(Rule):
 
     def resize(self, node: Node, sizes: Sizes) -> Node:
         """A depthwise convolution has as many groups as channels; no other number of groups changes."""
-        if node["groups"] == 1 or not isinstance(node["input"], Value):
+        if node["groups"] == 1:
             return node
-        kept = sizes.mask(node["input"].name, 1)
+        kept = sizes.mask(node["input"], 1)
         return with_args(node, groups=int(kept.sum())) if node["groups"] == len(kept) else node
 
     def operator(self, call: Call, result: Traced) -> OpSpec | None:
         x, weight, groups = call.labels("input").shape, call.spec("weight").shape, call.node["groups"]
-        depthwise = groups > 1 and self.depthwise(weight, groups, x[1])
+        depthwise = self.depthwise(weight, groups)
         return OpSpec(
             kind="depthwise_conv2d" if depthwise else "conv2d",
             in_channels=x[1],
@@ -88,7 +91,10 @@ class Conv2d(Rule):
 
 
 class ConvTranspose2d(Rule):
-    """Transposed convolution over (batch, channels, height, width), with a weight (in, out, …)."""
+    """Transposed convolution over (batch, channels, height, width), with a weight (in, out, …).
+
+    With groups, the units at the same place of every group go together, on either side.
+    """
 
     def trace(self, call: Call) -> Traced:
         x, weight, groups = call.labels("input"), call.spec("weight").shape, call.node["groups"]
@@ -98,14 +104,13 @@ class ConvTranspose2d(Rule):
             raise BundleError(
                 f"transposed convolution {call.node.name!r} reads {x.shape[1]} channels, not {weight[0]}"
             )
-        if groups == 1:
-            call.bind("weight", 0, call.along(x, 1, "transposed convolution"), "in")
-            made = call.units.new(weight[1])
-            call.bind("weight", 1, made, "out")
-        else:
-            place = call.node.place
-            call.fix(x, f"grouped transposed convolution {place} ({groups} groups) has no coupling rule yet")
-            made = np.zeros(weight[1] * groups, dtype=np.int64)
+        channels = call.along(x, 1, "transposed convolution")
+        _of_each_group(call, channels, groups)
+        call.bind("weight", 0, channels, "in")
+        call.units.charge(weight[1] * groups)
+        own = call.units.new(weight[1])
+        call.bind("weight", 1, own, "out")
+        made = np.tile(own, groups)
         call.ride("bias", made)
         return np.broadcast_to(made[None, :, None, None], (x.shape[0], len(made), *self.out_size(call)))
 
@@ -138,7 +143,7 @@ class ConvTranspose2d(Rule):
 
 
 class Linear(Rule):
-    """Matrix product over the last axis."""
+    """Product with a weight over the last axis: its outputs are units, and so is each of its inputs."""
 
     def trace(self, call: Call) -> Traced:
         x, weight = call.labels("input"), call.spec("weight").shape
@@ -158,6 +163,8 @@ class Linear(Rule):
 
 
 class Embedding(Rule):
+    """Rows of a table: what they hold are units, and the table keeps all of its rows."""
+
     def trace(self, call: Call) -> Traced:
         index, weight = call.labels("indices"), call.spec("weight").shape
         made = call.units.new(weight[1])
@@ -168,58 +175,10 @@ class Embedding(Rule):
         return moving(call, result, "copy", "gather")
 
 
-class Matmul(Rule):
-    """Product of two values; `first` and `second` are ATen's names for them."""
+def _of_each_group(call: Call, channels: LabelArray, groups: int) -> LabelArray:
+    """(channels / groups,) the units of one group, joined with those at the same place of all others.
 
-    def __init__(self, first: str, second: str) -> None:
-        self.first, self.second = first, second
-
-    def trace(self, call: Call) -> Traced:
-        return _contract(call, call.labels(self.first), call.labels(self.second))
-
-    def operator(self, call: Call, result: Traced) -> OpSpec | None:
-        a, b = call.labels(self.first).shape, call.labels(self.second).shape
-        count = math.prod(a[:-2])
-        return OpSpec(
-            kind="matmul", in_channels=count, out_channels=count, in_size=a[-2:], out_size=(a[-2], b[-1])
-        )
-
-
-class Attention(Rule):
-    """softmax(q k^T) v over (…, heads, tokens, width)."""
-
-    def trace(self, call: Call) -> Traced:
-        query, key, value = (call.labels(name) for name in ("query", "key", "value"))
-        if call.node["enable_gqa"] is True:
-            for labels in (query, key, value):
-                call.fix(labels, f"grouped-query attention {call.node.place} has no coupling rule yet")
-            return blank((*query.shape[:-1], value.shape[-1]))
-        scores = _contract(call, query, np.swapaxes(key, -1, -2))
-        if isinstance(call.node["attn_mask"], Value | Tensor):
-            reason = f"attention {call.node.place} masks them with a value that cannot shrink"
-            scores = call.units.meet(scores, call.labels("attn_mask"), reason)
-        return _contract(call, scores, value)
-
-    def operator(self, call: Call, result: Traced) -> OpSpec | None:
-        query, key = call.labels("query").shape, call.labels("key").shape
-        channels = math.prod(query[:-2]) * query[-1]
-        return OpSpec(
-            kind="attention",
-            in_channels=channels,
-            out_channels=channels,
-            kernel=(query[-1],),
-            in_size=(query[-2], key[-2]),
-        )
-
-
-def _contract(call: Call, a: LabelArray, b: LabelArray) -> LabelArray:
-    """Labels of a batched a @ b: units along the contracted axis become one, units along batch axes meet.
-
-    So the heads of an attention are its units: queries and keys of a head are contracted over its width.
+    A weight has one axis for the places in all groups, so that each of them loses the same ones.
     """
-    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
-        raise BundleError(f"node {call.node.name!r} multiplies shapes {a.shape} and {b.shape}")
-    rows, columns = call.units.tie(a, a.ndim - 1), call.units.tie(b, b.ndim - 2)
-    rows = np.broadcast_to(rows, (*a.shape[:-1], 1))
-    columns = np.broadcast_to(columns, (*b.shape[:-2], 1, b.shape[-1]))
-    return call.units.meet(rows, columns, f"{call.node.name} multiplies them with values that cannot shrink")
+    size = len(channels) // groups
+    return np.broadcast_to(call.units.tie(channels.reshape(groups, size), 0)[0], (size,))

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 from hwprofiles.errors import BundleError
 from hwprofiles.ops import OpSpec
-from trials.graph import INT_END, MAX_ELEMENTS, Arg, Batch, Node, Tensor, Value
-from trials.labels import MAX_LABELS, LabelArray, blank, compact, spread, varying, written
+from trials.graph import MAX_ELEMENTS, Arg, Batch, Node, Tensor, Value
+from trials.labels import LabelArray, blank, compact, spread, varying, written
+from trials.oprules.moves import dims_of
 from trials.oprules.rule import Call, Rule, Sizes, Traced, moving, plain, with_args
-
-MAX_PARTS = 4096
-"""Into which one value may be split."""
 
 
 class Move(Rule):
-    """Runs `move` on the labels; `costs` names the copy that the hardware makes, if it makes one."""
+    """Units go where their elements go."""
 
     def __init__(self, move: Callable[..., Any], *, costs: str = "") -> None:
+        """`move` is run on the labels; `costs` names the copy that the hardware makes, if it makes one."""
         self.move, self.costs = move, costs
 
     def trace(self, call: Call) -> Traced:
         try:
-            moved = self.move(*(self._argument(call, arg) for arg in call.node.args.values()))
+            moved = self.move(*(self._argument(call, name, arg) for name, arg in call.node.args.items()))
         except (ValueError, IndexError, TypeError) as error:
             raise BundleError(f"node {call.node.name!r} ({call.node.op}) cannot run: {error}") from None
         parts = moved if isinstance(moved, list) else [moved]
@@ -36,12 +34,13 @@ class Move(Rule):
             call.units.charge(written(part))
         return tuple(spread(part) for part in parts) if isinstance(moved, list) else spread(moved)
 
-    @staticmethod
-    def _argument(call: Call, arg: Arg) -> Any:
-        if isinstance(arg, Value | Tensor):
+    def _argument(self, call: Call, name: str, arg: Arg) -> Any:
+        if isinstance(arg, Tensor) and self.rigid(call.node, len(call.specs[arg.name].shape)):
             return call.of(arg)
+        if isinstance(arg, Value | Tensor):
+            return call.own(name, arg)
         if isinstance(arg, tuple) and any(isinstance(item, Value | Tensor) for item in arg):
-            return [call.of(item) for item in arg]
+            return [call.own(name, item) for item in arg]
         return plain(arg)
 
     def operator(self, call: Call, result: Traced) -> OpSpec | None:
@@ -49,20 +48,22 @@ class Move(Rule):
 
 
 class Reshape(Move):
-    """View, reshape, unflatten, expand: the literal named `sized` holds sizes of the result."""
+    """Units go where their elements go, and the sizes that the call names follow them.
+
+    Where one axis becomes several, such as heads and their width, units stay apart along one of those.
+    """
 
     def __init__(self, move: Callable[..., Any], sized: str, *, costs: str = "") -> None:
+        """`sized` names the literal that holds sizes of the result."""
         super().__init__(move, costs=costs)
         self.sized = sized
 
     def resize(self, node: Node, sizes: Sizes) -> Node:
-        if not isinstance(node["self"], Value):
-            return node
         literals = node[self.sized]
-        start = node["dim"] % sizes.rank(node["self"].name) if "dim" in node.args else 0
+        start = node["dim"] % sizes.rank(node["self"]) if "dim" in node.args else 0
         resized: list[Arg] = []
         for axis, literal in enumerate(literals, start):
-            size = sizes.size(node.name, axis) if literal != -1 else -1
+            size = sizes.size(Value(node.name), axis) if literal != -1 else -1
             resized.append(Batch(size) if isinstance(literal, Batch) else size)
         return with_args(node, **{self.sized: tuple(resized)})
 
@@ -71,23 +72,21 @@ class Squeeze(Move):
     """Only axes of size 1 in the dense value go; one that pruning brings to size 1 stays."""
 
     def resize(self, node: Node, sizes: Sizes) -> Node:
-        if not isinstance(node["self"], Value):
-            return node
-        read, dims = node["self"].name, _dims(node["dim"], sizes.rank(node["self"].name))
-        dropped = tuple(dim for dim in dims if len(sizes.mask(read, dim)) == 1)
+        dims = dims_of(node["dim"], sizes.rank(node["self"]))
+        dropped = tuple(dim for dim in dims if len(sizes.mask(node["self"], dim)) == 1)
         if not dropped:
             return replace(node, op="aten.alias.default", args={"self": node["self"]})
         return replace(node, op="aten.squeeze.dims", args={"self": node["self"], "dim": dropped})
 
 
 class Slice(Move):
+    """Units go where their elements go, and both ends of the slice follow; units along a stride stay."""
+
     def rigid(self, node: Node, rank: int) -> list[int]:
         return [] if node["step"] == 1 else [node["dim"] % rank]
 
     def resize(self, node: Node, sizes: Sizes) -> Node:
-        if not isinstance(node["self"], Value):
-            return node
-        mask = sizes.mask(node["self"].name, node["dim"] % sizes.rank(node["self"].name))
+        mask = sizes.mask(node["self"], node["dim"] % sizes.rank(node["self"]))
         if mask.all():
             return node
         start, end, _ = slice(node["start"], node["end"]).indices(len(mask))
@@ -96,20 +95,18 @@ class Slice(Move):
 
 
 class Pick(Move):
-    """Select and unbind: they count along one axis."""
+    """Select, unbind and roll: they count along their axes, so units there stay."""
 
     def rigid(self, node: Node, rank: int) -> list[int]:
-        return [node["dim"] % rank]
+        return dims_of(node["dims"] if "dims" in node.args else node["dim"], rank)
 
 
 class Split(Move):
-    """chunk and split; after pruning the parts may differ, so both become split_with_sizes."""
+    """Units go where their elements go. Parts may differ in size after pruning."""
 
     def resize(self, node: Node, sizes: Sizes) -> Node:
-        if not isinstance(node["self"], Value):
-            return node
-        dim = node["dim"] % sizes.rank(node["self"].name)
-        mask = sizes.mask(node["self"].name, dim)
+        dim = node["dim"] % sizes.rank(node["self"])
+        mask = sizes.mask(node["self"], dim)
         if mask.all():
             return node
         literal = next(arg for name, arg in node.args.items() if name not in ("self", "dim"))
@@ -134,7 +131,7 @@ class Item(Rule):
 
 
 class Pad(Rule):
-    """Padding. New channels of a constant are units: a sum may join them with a convolution's."""
+    """Units go where their elements go, and new channels of a constant are units that others may join."""
 
     def trace(self, call: Call) -> Traced:
         x = call.labels("self")
@@ -180,8 +177,8 @@ class Pad(Rule):
 
     def resize(self, node: Node, sizes: Sizes) -> Node:
         flat: list[int] = []
-        for axis, (before, after) in enumerate(self.pads(node, sizes.rank(node.name))):
-            mask = sizes.mask(node.name, axis)
+        for axis, (before, after) in enumerate(self.pads(node, sizes.rank(Value(node.name)))):
+            mask = sizes.mask(Value(node.name), axis)
             flat = [int(mask[:before].sum()), int(mask[len(mask) - after :].sum()), *flat]
         return with_args(node, pad=tuple(flat[: len(node["pad"])]))
 
@@ -197,104 +194,3 @@ class Range(Rule):
         if type(start) is not int or type(end) is not int:
             raise BundleError(f"node {call.node.name!r} counts from {start!r} to {end!r}; allowed: integers")
         return blank((max(0, end - start),))
-
-
-# What the moves do to a label array. Most return views; whatever writes labels checks how many first.
-
-
-def reshape(x: LabelArray, size: tuple[int, ...]) -> LabelArray:
-    if x.size <= MAX_LABELS:
-        return x.reshape(size)
-    return x.reshape(size, copy=False)
-
-
-def flatten(x: LabelArray, start: int, end: int) -> LabelArray:
-    start, end = (normalize_axis_index(dim, max(1, x.ndim)) for dim in (start, end))
-    if start > end:
-        raise ValueError(f"flattens from axis {start} to {end}")
-    return reshape(x, (*x.shape[:start], -1, *x.shape[end + 1 :]))
-
-
-def unflatten(x: LabelArray, dim: int, sizes: tuple[int, ...]) -> LabelArray:
-    dim = normalize_axis_index(dim, x.ndim)
-    return reshape(x, (*x.shape[:dim], *sizes, *x.shape[dim + 1 :]))
-
-
-def squeeze(x: LabelArray, dim: int | tuple[int, ...]) -> LabelArray:
-    return x.squeeze(tuple(d for d in _dims(dim, x.ndim) if x.shape[d] == 1))
-
-
-def _dims(dim: int | tuple[int, ...], rank: int) -> list[int]:
-    """One axis or several as axes counted from the front, ascending."""
-    return sorted({normalize_axis_index(d, rank) for d in (dim if isinstance(dim, tuple) else (dim,))})
-
-
-def expand(x: LabelArray, size: tuple[int, ...], implicit: bool = False) -> LabelArray:
-    own = (1,) * (len(size) - x.ndim) + x.shape
-    return np.broadcast_to(x, tuple(o if s == -1 else s for o, s in zip(own, size, strict=True)))
-
-
-def repeat(x: LabelArray, repeats: tuple[int, ...]) -> LabelArray:
-    x = x.reshape((1,) * (len(repeats) - x.ndim) + x.shape)
-    shape = tuple(size * times for size, times in zip(x.shape, repeats, strict=True))
-    small, moved = compact(x), varying(x)
-    times = [count if axis in moved else 1 for axis, count in enumerate(repeats)]
-    if small.size * math.prod(times) > MAX_LABELS:
-        raise ValueError(f"repeats {list(repeats)}, which is too large")
-    return np.broadcast_to(np.tile(small, times), shape)
-
-
-def concatenate(parts: Sequence[LabelArray], dim: int) -> LabelArray:
-    dim = normalize_axis_index(dim, parts[0].ndim)
-    outlines = {(*part.shape[:dim], *part.shape[dim + 1 :]) for part in parts}
-    if len(outlines) > 1:
-        raise ValueError(f"parts of shapes {[part.shape for part in parts]} do not fit")
-    total = sum(part.shape[dim] for part in parts)
-    shape = (*parts[0].shape[:dim], total, *parts[0].shape[dim + 1 :])
-    if not any(compact(part).any() for part in parts):
-        return blank(shape)
-    changing = {dim}.union(*(varying(part) for part in parts))
-    index = tuple(slice(None) if axis in changing else slice(0, 1) for axis in range(len(shape)))
-    thin = [part[index] for part in parts]
-    if sum(part.size for part in thin) > MAX_LABELS:
-        raise ValueError(f"makes a value of shape {shape}, which is too large")
-    return np.broadcast_to(np.concatenate(thin, axis=dim), shape)
-
-
-def stack(parts: Sequence[LabelArray], dim: int) -> LabelArray:
-    return concatenate([np.expand_dims(part, dim) for part in parts], dim)
-
-
-def slice_(x: LabelArray, dim: int, start: int | None, end: int | None, step: int) -> LabelArray:
-    if step < 1:
-        raise ValueError(f"has the step {step}")
-    index = [slice(None)] * x.ndim
-    index[dim] = slice(start, None if end == INT_END else end, step)
-    return x[tuple(index)]
-
-
-def select(x: LabelArray, dim: int, index: int) -> LabelArray:
-    return np.asarray(np.moveaxis(x, dim, 0)[index])
-
-
-def chunk(x: LabelArray, chunks: int, dim: int) -> list[LabelArray]:
-    return split(x, -(-x.shape[dim] // chunks), dim)
-
-
-def split(x: LabelArray, size: int | tuple[int, ...], dim: int) -> list[LabelArray]:
-    total = x.shape[dim]
-    if isinstance(size, int):
-        if size < 1 or total > MAX_PARTS * size:
-            raise ValueError(
-                f"splits {total} positions into parts of {size}; at most {MAX_PARTS} parts are allowed"
-            )
-        size = tuple(min(size, total - start) for start in range(0, total, size))
-    if min(size) < 1 or sum(size) != total:
-        raise ValueError(f"splits {total} positions into parts of {size}")
-    return np.split(x, np.cumsum(size)[:-1], axis=dim)
-
-
-def unbind(x: LabelArray, dim: int) -> list[LabelArray]:
-    if x.shape[dim] > MAX_PARTS:
-        raise ValueError(f"unbinds {x.shape[dim]} parts; at most {MAX_PARTS} are allowed")
-    return [np.asarray(part) for part in np.moveaxis(x, dim, 0)]

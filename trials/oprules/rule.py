@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -59,6 +59,21 @@ class Call:
             return found
         raise BundleError(f"node {self.node.name!r} ({self.node.op}) got {arg!r} where a value belongs")
 
+    def own(self, argument: str, arg: Arg) -> LabelArray:
+        """Labels as `of` gives them, but a tensor that is long along one axis has units of its own there.
+
+        So a gain that a model views as (1, channels, 1, 1) before it multiplies by it goes with the channels.
+        """
+        if not isinstance(arg, Tensor):
+            return self.of(arg)
+        shape = self.specs[arg.name].shape
+        long = [axis for axis, size in enumerate(shape) if size > 1]
+        if len(long) != 1:
+            return blank(shape)
+        line = self.units.new(shape[long[0]])
+        self.axes.append(TensorAxis(arg.name, long[0], line, "along", (self.node.name, argument)))
+        return line.reshape(shape)
+
     def spec(self, argument: str) -> TensorSpec:
         return self.specs[self._stored(argument).name]
 
@@ -72,14 +87,25 @@ class Call:
         return arg
 
     def along(self, labels: LabelArray, axis: int, what: str) -> LabelArray:
-        """(size,) the unit at each position of an axis; units that change along any other axis are fixed."""
+        """(size,) the unit at each position of an axis; those along the others go together."""
         axis = normalize_axis_index(axis, labels.ndim)
-        if set(varying(labels)) - {axis}:
-            self.units.fix(labels, f"{what} {self.node.place} needs whole slices of them")
-            return np.zeros(labels.shape[axis], dtype=np.int64)
-        small = compact(labels)
         others = tuple(other for other in range(labels.ndim) if other != axis)
-        return np.broadcast_to(small.squeeze(others), (labels.shape[axis],))
+        labels = self.tied(labels, others, f"{what} {self.node.place} needs whole slices of them")
+        if set(varying(labels)) - {axis}:
+            return np.zeros(labels.shape[axis], dtype=np.int64)
+        return np.broadcast_to(compact(labels).squeeze(others), (labels.shape[axis],))
+
+    def tied(self, labels: LabelArray, axes: Iterable[int], reason: str) -> LabelArray:
+        """Labels whose units along these axes go together; they stay if no other axis tells them apart."""
+        moved = set(varying(labels))
+        along = moved & {normalize_axis_index(axis, labels.ndim) for axis in axes}
+        if along and along == moved:
+            self.units.fix(labels, reason)
+            return labels
+        tied = labels
+        for axis in along:
+            tied = self.units.tie(tied, axis)
+        return np.broadcast_to(tied, labels.shape)
 
     def bind(self, argument: str, axis: int, labels: LabelArray, role: str) -> None:
         """Record that a tensor's axis belongs to these units; an absent (None) tensor is fine."""
@@ -110,17 +136,17 @@ class Call:
 
 
 class Sizes(Protocol):
-    """Sizes of values after pruning, for `Rule.resize`."""
+    """Sizes of values and tensors after pruning, for `Rule.resize`."""
 
-    def size(self, value: str, axis: int, item: int = 0) -> int:
-        """Kept positions of an axis; `item` picks from a value that is a list."""
+    def size(self, of: Value | Tensor, axis: int) -> int:
+        """Kept positions of an axis."""
         ...
 
-    def mask(self, value: str, axis: int, item: int = 0) -> Mask:
+    def mask(self, of: Value | Tensor, axis: int) -> Mask:
         """(dense size,) True where a position is kept."""
         ...
 
-    def rank(self, value: str) -> int: ...
+    def rank(self, of: Value | Tensor) -> int: ...
 
 
 class Rule:
