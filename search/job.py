@@ -313,9 +313,9 @@ class Finetune(_Table):
     brief_steps: CountOrZero = 0
     final_steps: CountOrZero = 300
     batch_size: Count = 128
-    learning_rate: Positive = 0.02
+    learning_rate: Annotated[float, Field(ge=0, description="a number of 0 or more")] = 0.0
     augment: Literal["none", "shift", "shift+flip"] = "none"
-    distill: Annotated[float, Field(ge=0, le=1, description="a fraction from 0 to 1")] = 0.5
+    distill: Annotated[float, Field(ge=0, le=1, description="a fraction from 0 to 1")] = 1.0
 
 
 def _read_zeros(value: object) -> float | str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -12,14 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hwprofiles.errors import InvariantError, RequestError, TrialError
+from hwprofiles.errors import RequestError, TrialError
 from trials.data import Array, Labels, Split
-from trials.evaluate import Execution, evaluating
+from trials.distill import Distillation
+from trials.evaluate import Execution
 
+LABEL_RATE, PUPIL_RATE = 0.02, 2e-4
+"""Learning rates, where none is asked for, of SGD from labels and of Adam under a teacher."""
 MOMENTUM = 0.9
+BETAS = (0.9, 0.99)
 WEIGHT_DECAY = 5e-4
 WARMUP_FRACTION = 0.05
-TEMPERATURE = 4.0
+AVERAGE_DECAY = 0.97
 
 
 Constraint = Callable[[int, float], None]
@@ -34,11 +38,21 @@ class Augment(StrEnum):
     SHIFT_FLIP = "shift+flip"
 
 
+Loss = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
+"""Of a model on a batch: its inputs and its (rows,) labels."""
+
+
 @dataclass(frozen=True, slots=True)
 class FinetuneResult:
-    """The training loss of every step, before its update."""
+    """What training came to, beside the weights of its last step.
+
+    `losses` has one of each step, before its update. `averaged` is the model's state as an exponential
+    average over the steps, `at_once` how many examples of a batch memory held at a time in the end.
+    """
 
     losses: tuple[float, ...]
+    averaged: Mapping[str, Tensor]
+    at_once: int
 
 
 def finetune(
@@ -48,76 +62,127 @@ def finetune(
     steps: int,
     seed: int,
     batch_size: int = 128,
-    learning_rate: float = 0.02,
-    distill: float = 0.0,
-    teacher: nn.Module | Tensor | None = None,
+    learning_rate: float = 0.0,
+    distillation: Distillation | None = None,
     augment: Augment = Augment.NONE,
     execution: Execution = Execution.FLOAT32,
     constraint: Constraint | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> FinetuneResult:
-    """Train `model` in place by SGD with Nesterov momentum and a cosine schedule; leave it in eval mode.
+    """Train `model` in place with a cosine schedule; leave it in eval mode.
 
-    The same seed gives the same weights on one machine; torch's global generator is left as it was.
+    Labels teach by SGD with Nesterov momentum, a teacher by Adam: steps of SGD long enough to move a repaired
+    network undo its repair first (docs/training.md). The same seed gives the same weights on one machine;
+    torch's global generator is left as it was. When memory runs out, batches go through in parts, each half
+    as large as before: the update and its learning rate stay those of the whole batch.
 
     Args:
-        learning_rate: its peak, after a warm-up of one step in twenty.
-        distill: weight, 0..1, of the divergence from the teacher's softened outputs against the labels' loss.
-        teacher: the dense model, which then sees the same augmented images, or its (rows of the split,
-            classes) logits, which cost nothing per step.
+        learning_rate: its peak, after a warm-up of one step in twenty; 0 is what suits the optimizer.
+        distillation: the loss; without it, that of the labels. Where labels do not count for it, images are
+            mixed two by two. Statistics of batch norms stay as they are with it.
         constraint: what must hold of the weights after each step, such as zeros that stay zero.
         progress: called after each step with the number of steps done and the loss.
 
     Raises:
-        TrialError: a loss is NaN or infinite; says at which step.
-
-    Source: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv:1503.02531, section 2.
+        TrialError: a loss is NaN or infinite, at which step; or memory does not hold one example.
     """
-    if distill and teacher is None:
-        raise InvariantError(f"distill={distill} without a teacher")
-    optimizer = _optimizer(model, learning_rate)
+    loss: Loss = distillation or _label_loss
+    learning_rate = learning_rate or (PUPIL_RATE if distillation else LABEL_RATE)
+    optimizer = _optimizer(model, adaptive=distillation is not None)
     generator = np.random.default_rng(seed)
-    losses = []
+    averaged = {name: value.clone() for name, value in model.state_dict().items()}
+    losses, at_once = [], batch_size
     model.train()
+    if distillation:
+        for norm in model.modules():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                norm.eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout, which takes no generator
         for step, rows in zip(range(steps), _shuffled(len(split), batch_size, generator), strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _schedule(step, steps)
             arrays, classes = split.batch(rows)
-            inputs = execution.tensors(augmented(arrays, augment, generator))
-            labels = torch.from_numpy(classes)
+            arrays = augmented(arrays, augment, generator)
+            if distillation and distillation.weight == 1:
+                arrays = mixed(arrays, generator)
+            inputs, labels = execution.tensors(arrays), torch.from_numpy(classes)
             with execution.autocast():
-                outputs = model(*inputs).float()
-            loss = (1 - distill) * F.cross_entropy(outputs, labels)
-            if distill and teacher is not None:
-                wanted = _teacher_logits(teacher, inputs, rows, execution)
-                loss = loss + distill * _softened_divergence(outputs, wanted)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
+                value, at_once = _backward(model, loss, inputs, labels, at_once)
+            losses.append(value)
+            if not math.isfinite(value):
                 raise TrialError(
-                    f"the training loss became {losses[-1]} at step {step + 1} of {steps} "
+                    f"the training loss became {value} at step {step + 1} of {steps} "
                     f"with learning rate {learning_rate}; lower it"
                 )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without annotations
             optimizer.step()
             if constraint is not None:
                 constraint(step + 1, learning_rate * _schedule(step, steps))
+            _average(averaged, model.state_dict())
             if progress is not None:
-                progress(step + 1, losses[-1])
+                progress(step + 1, value)
     model.eval()
-    return FinetuneResult(tuple(losses))
+    return FinetuneResult(tuple(losses), averaged, at_once)
 
 
-def _optimizer(model: nn.Module, learning_rate: float) -> torch.optim.SGD:
-    """Weight decay pulls on matrices and kernels only: on a norm's scale or a bias it costs accuracy."""
+def _label_loss(model: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    outputs: Tensor = model(*inputs)
+    return F.cross_entropy(outputs.float(), labels)
+
+
+def _backward(
+    model: nn.Module, loss: Loss, inputs: tuple[Tensor, ...], labels: Tensor, at_once: int
+) -> tuple[float, int]:
+    """Put the gradients of a batch's mean loss into the model; returns the loss, and how many fit at once."""
+    while True:
+        model.zero_grad(set_to_none=True)
+        try:
+            total = 0.0
+            for first in range(0, len(labels), at_once):
+                part = slice(first, first + at_once)
+                share = len(labels[part]) / len(labels)
+                value = share * loss(model, tuple(values[part] for values in inputs), labels[part])
+                value.backward()  # type: ignore[no-untyped-call]  # torch ships it without annotations
+                total += value.item()
+            return total, at_once
+        except (MemoryError, RuntimeError) as error:
+            if not _is_short_of_memory(error):
+                raise
+        if at_once == 1:
+            raise TrialError("training runs out of memory with one example at a time; use fewer workers")
+        at_once = -(-min(at_once, len(labels)) // 2)
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    """NumPy has an error of its own for it; torch has words, others on each device."""
+    words = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
+
+
+@torch.no_grad()
+def _average(averaged: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Move an exponential average on by a step."""
+    for name, value in state.items():
+        if value.is_floating_point():
+            averaged[name].lerp_(value, 1 - AVERAGE_DECAY)
+        else:
+            averaged[name].copy_(value)
+
+
+def _optimizer(model: nn.Module, *, adaptive: bool) -> torch.optim.Optimizer:
+    """Weight decay pulls on matrices and kernels only: on a norm's scale or a bias it costs accuracy.
+
+    Source of the adaptive one: Loshchilov and Hutter, Decoupled Weight Decay Regularization,
+    arXiv:1711.05101.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [each for each in trained if each.ndim > 1], "weight_decay": WEIGHT_DECAY},
         {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=learning_rate, momentum=MOMENTUM, nesterov=True)
+    if adaptive:
+        return torch.optim.AdamW(groups, betas=BETAS)
+    return torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True)
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -159,6 +224,22 @@ def augmented(
     return (np.ascontiguousarray(shifted.transpose(0, 3, 1, 2)), *others)
 
 
+def mixed(arrays: tuple[Array, ...], generator: np.random.Generator) -> tuple[Array, ...]:
+    """Blend each example with the next one, in shares drawn evenly; what is no floats, such as tokens, stays.
+
+    Source: Zhang et al., mixup: Beyond Empirical Risk Minimization, arXiv:1710.09412, with alpha = 1.
+    """
+    first, *_ = arrays
+    if any(values.dtype.kind != "f" for values in arrays):
+        return arrays
+    share = generator.random(len(first), dtype=np.float32)
+    shares = [share.reshape(-1, *(1,) * (values.ndim - 1)) for values in arrays]
+    return tuple(
+        own * values + (1 - own) * np.roll(values, 1, axis=0)
+        for own, values in zip(shares, arrays, strict=True)
+    )
+
+
 def shifted(split: Split, seed: int) -> Split:
     """The same images, each moved a little: for judging a model on images that it was trained on.
 
@@ -168,20 +249,3 @@ def shifted(split: Split, seed: int) -> Split:
         return split
     generator = np.random.default_rng(seed)
     return replace(split, inputs=augmented(split.inputs, Augment.SHIFT, generator))
-
-
-def _teacher_logits(
-    teacher: nn.Module | Tensor, inputs: tuple[Tensor, ...], rows: Labels, execution: Execution
-) -> Tensor:
-    if isinstance(teacher, Tensor):
-        return teacher[torch.from_numpy(rows)]
-    with evaluating(teacher), torch.no_grad(), execution.autocast():
-        logits: Tensor = teacher(*inputs).float()
-    return logits
-
-
-def _softened_divergence(outputs: Tensor, wanted: Tensor) -> Tensor:
-    """KL at `TEMPERATURE`, times its square so that gradients keep their size."""
-    softened = F.log_softmax(outputs / TEMPERATURE, dim=1)
-    target = F.log_softmax(wanted / TEMPERATURE, dim=1)
-    return TEMPERATURE**2 * F.kl_div(softened, target, reduction="batchmean", log_target=True)

@@ -24,8 +24,9 @@ from trials.candidate import Candidate, Facts, as_counts
 from trials.costs import Costs
 from trials.criteria import Evidence, score, select
 from trials.data import Split, Splits
-from trials.evaluate import Execution, Judge, evaluate, logits
-from trials.finetune import Augment, Constraint, augmented, finetune, shifted
+from trials.distill import Distillation, common_features
+from trials.evaluate import Execution, Judge, evaluate
+from trials.finetune import Augment, Constraint, FinetuneResult, augmented, finetune, shifted
 from trials.graph import Graph
 from trials.groups import Coupling, Kept, analyse
 from trials.network import Network, build
@@ -54,8 +55,8 @@ class Recipe:
     brief_steps: int = 0
     final_steps: int = 0
     batch_size: int = 128
-    learning_rate: float = 0.02
-    distill: float = 0.5
+    learning_rate: float = 0.0
+    distill: float = 1.0
     augment: str = "none"
     zeros: str | float = 0.0
     zeros_scope: Scope = "global"
@@ -122,6 +123,7 @@ class Workbench:
         """
         seconds: dict[str, float] = {}
         history: dict[str, float] = {}
+        notes: list[str] = []
         started = time.perf_counter()
         judge = self._whole if request.final else self._sample
         network, kept = self._prune_and_repair(request)
@@ -137,8 +139,13 @@ class Workbench:
             evaluation = self._timed_evaluation(network, judge, seconds, last)
             history["sparse"] = evaluation.accuracy
         if steps:
-            trained = self._finetuned(repaired, steps, request.seed, seconds)
-            after = self._timed_evaluation(trained, judge, seconds, request.needed)
+            after, trained = max(
+                (
+                    (self._timed_evaluation(each, judge, seconds, request.needed), each)
+                    for each in self._finetuned(repaired, steps, request.seed, seconds, notes)
+                ),
+                key=lambda found: self._merit(found[0]),
+            )
             history["fine-tuned"] = after.accuracy
             # Fine-tuning a well repaired model can cost accuracy: keep what is better on held-out data.
             if self._merit(after) >= self._merit(evaluation) or not request.final:
@@ -157,6 +164,7 @@ class Workbench:
             images=evaluation.images,
             history=history,
             seconds=seconds,
+            notes=tuple(dict.fromkeys(notes)),
         )
         test = self._test(network) if request.final else None
         if request.folder is not None and not request.folder.exists():
@@ -189,13 +197,14 @@ class Workbench:
         seen = shifted(split, self.recipe.seed) if self.splits.carved else split
         return Judge(seen, self.bundle.network(), execution=self.execution)
 
-    @cached_property
-    def _teacher(self) -> Network | torch.Tensor:
-        """The dense model; where images are not augmented its logits, which cost nothing per step."""
-        network = self.bundle.network().eval()
-        if Augment(self.recipe.augment) is not Augment.NONE:
-            return network
-        return logits(network, self.splits.train, execution=self.execution)
+    def _distillation(self, pupil: Network) -> Distillation | None:
+        """The dense model as the teacher of a pruned one; None if the job asks for labels alone."""
+        if not self.recipe.distill:
+            return None
+        arrays, _ = self.splits.train.batch(slice(1))
+        teacher = self.bundle.network()
+        features = common_features(teacher, pupil, tuple(torch.from_numpy(values) for values in arrays))
+        return Distillation(teacher, weight=self.recipe.distill, features=features)
 
     @cached_property
     def _calibration_split(self) -> Split:
@@ -286,32 +295,40 @@ class Workbench:
             norm.momentum = momentum
         network.eval()
 
-    def _finetuned(self, network: Network, steps: int, seed: int, seconds: dict[str, float]) -> Network:
-        """A fine-tuned copy, with the job's zeros."""
+    def _finetuned(
+        self, network: Network, steps: int, seed: int, seconds: dict[str, float], notes: list[str]
+    ) -> list[Network]:
+        """Fine-tuned copies, with the job's zeros: after the last step and, without zeros, averaged."""
         started = time.perf_counter()
-        trained = _built(network.graph, network.state_dict())
+        trained, batch_size = _built(network.graph, network.state_dict()), self.recipe.batch_size
+        distillation = self._distillation(trained)
 
-        def train(steps: int, constraint: Constraint | None = None) -> None:
-            finetune(
+        def train(steps: int, constraint: Constraint | None = None) -> FinetuneResult:
+            result = finetune(
                 trained,
                 self.splits.train,
                 steps=steps,
                 seed=seed,
-                batch_size=self.recipe.batch_size,
+                batch_size=batch_size,
                 learning_rate=self.recipe.learning_rate,
-                distill=self.recipe.distill,
-                teacher=self._teacher if self.recipe.distill else None,
+                distillation=distillation,
                 augment=Augment(self.recipe.augment),
                 execution=Execution(self.recipe.training),
                 constraint=constraint,
             )
+            if result.at_once < batch_size:
+                notes.append(
+                    f"memory did not hold batches of {batch_size}: trained on {result.at_once} at a time"
+                )
+            return result
 
         if self.sparsity is None:
-            train(steps)
+            found = [trained, _built(trained.graph, train(steps).averaged)]
         else:
             SCHEDULES[self.recipe.schedule](trained, self.sparsity, steps, train)
+            found = [trained]
         seconds["fine-tune"] = time.perf_counter() - started
-        return trained
+        return found
 
     def _timed_evaluation(
         self, network: nn.Module, judge: Judge, seconds: dict[str, float], needed: float = 0.0

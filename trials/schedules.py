@@ -13,7 +13,7 @@ from trials.finetune import Constraint
 from trials.network import Network
 from trials.sparsity import Masks, Sparsity, hide
 
-Train = Callable[[int, Constraint], None]
+Train = Callable[[int, Constraint], object]
 """Trains the network for so many steps, under a constraint."""
 
 ROUNDS = 4

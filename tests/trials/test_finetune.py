@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hwprofiles.errors import InvariantError, RequestError, TrialError
-from tests.models import build
+from hwprofiles.errors import RequestError, TrialError
 from trials.data import DataSpec, Split, load
-from trials.evaluate import evaluate, logits
-from trials.finetune import Augment, _schedule, _shuffled, augmented, finetune
+from trials.evaluate import evaluate
+from trials.finetune import Augment, _optimizer, _schedule, _shuffled, augmented, finetune, mixed
 
 
 class SmallNet(nn.Module):
@@ -75,36 +73,54 @@ def test_one_seed_gives_one_network_whatever_the_global_generator_holds(train: S
     assert not torch.equal(first.linear.weight, other.linear.weight)
 
 
-def test_a_teacher_without_labels_is_imitated(train: Split, validation: Split) -> None:
-    """Labels are shuffled away; all that the pupil can learn comes from the teacher."""
-    teacher = small_net(seed=1)
-    finetune(teacher, train, steps=100, seed=0, batch_size=64, learning_rate=0.05)
-    unlabelled = Split(train.inputs, np.zeros_like(train.labels))
-    by_logits, by_model = small_net(), small_net()
-    recipe: dict[str, Any] = {
-        "steps": 100,
-        "seed": 0,
-        "batch_size": 64,
-        "learning_rate": 0.01,
-        "distill": 1.0,
-    }
-    finetune(by_logits, unlabelled, teacher=logits(teacher, train), **recipe)
-    finetune(by_model, unlabelled, teacher=teacher, **recipe)
-    for pupil in (by_logits, by_model):
-        assert evaluate(pupil, validation).accuracy > 0.9
-    for name, value in by_logits.state_dict().items():
-        torch.testing.assert_close(value, by_model.state_dict()[name], atol=1e-3, rtol=1e-3)
+def test_memory_that_runs_out_halves_what_goes_through_at_once_and_nothing_else(train: Split) -> None:
+    """What a net of linear layers learns does not depend on how its batches are cut."""
+
+    class Greedy(nn.Module):
+        """Asks for 16 TiB for each example above `most`, which no machine gives."""
+
+        def __init__(self, most: int) -> None:
+            super().__init__()
+            self.most, self.linear = most, nn.Linear(64, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch.empty(max(0, len(x) - self.most), 2**44, dtype=torch.uint8)
+            logits: Tensor = self.linear(x.flatten(1))
+            return logits
+
+    models = {}
+    for most in (64, 20):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            models[most] = Greedy(most)
+    results = {most: finetune(model, train, steps=3, seed=0, batch_size=64) for most, model in models.items()}
+    assert (results[64].at_once, results[20].at_once) == (64, 16)
+    assert results[20].losses == pytest.approx(results[64].losses, rel=1e-5)
+    torch.testing.assert_close(models[20].linear.weight, models[64].linear.weight)
+    with pytest.raises(TrialError, match="out of memory with one example at a time"):
+        finetune(Greedy(0), train, steps=1, seed=0)
 
 
-def test_a_perfect_pupil_of_its_own_teacher_has_no_loss(train: Split) -> None:
-    model = build("resnet_pad")
-    images = np.random.default_rng(0).standard_normal((8, 3, 16, 16)).astype(np.float32)
-    for norm in [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]:
-        norm.track_running_stats = False
-        norm.running_mean = norm.running_var = None
-    split = Split((images,), np.arange(8))
-    result = finetune(model, split, steps=1, seed=0, batch_size=8, distill=1.0, teacher=copy.deepcopy(model))
-    assert result.losses[0] == pytest.approx(0, abs=1e-5)
+def test_an_error_that_is_not_about_memory_is_not_taken_for_one(train: Split) -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        finetune(nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), train, steps=1, seed=0)
+
+
+def test_the_average_follows_the_weights_from_where_they_began(train: Split) -> None:
+    model = small_net()
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def follow(step: int, loss: float) -> None:
+        for name, value in model.state_dict().items():
+            expected[name] = (
+                value.clone() if name.endswith("tracked") else 0.97 * expected[name] + 0.03 * value
+            )
+
+    result = finetune(model, train, steps=4, seed=0, batch_size=32, progress=follow)
+    assert result.averaged.keys() == expected.keys()
+    for name, value in result.averaged.items():
+        torch.testing.assert_close(value, expected[name])
+    assert not torch.equal(result.averaged["linear.weight"], model.linear.weight)
 
 
 def test_no_steps_change_nothing(train: Split) -> None:
@@ -122,16 +138,20 @@ def test_a_frozen_parameter_stays(train: Split) -> None:
     assert torch.equal(model.conv.weight, before)
 
 
-def test_weight_decay_leaves_norms_and_biases_alone(train: Split) -> None:
-    """With a teacher that equals the outputs by construction the only force is decay."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    linear = model[1]
-    assert isinstance(linear, nn.Linear)
-    weight, bias = linear.weight.detach().clone(), linear.bias.detach().clone()
-    finetune(model, train, steps=1, seed=0, learning_rate=1.0, distill=1.0, teacher=copy.deepcopy(model))
-    torch.testing.assert_close(linear.bias, bias, atol=1e-5, rtol=0)
-    shrink = 1 - 1.9 * 5e-4  # Nesterov's first step: gradient times (1 + momentum)
-    torch.testing.assert_close(linear.weight, weight * shrink, atol=1e-5, rtol=0)
+@pytest.mark.parametrize(("adaptive", "shrink"), [(False, 1 - 1.9 * 5e-4), (True, 1 - 5e-4)])
+def test_weight_decay_leaves_norms_and_biases_alone(adaptive: bool, shrink: float) -> None:
+    """Without gradients the only force is decay; Nesterov's first step takes it 1 + momentum times."""
+    model = small_net()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = _optimizer(model, adaptive=adaptive)
+    for group in optimizer.param_groups:
+        group["lr"] = 1.0
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        expected = before[name] * (shrink if parameter.ndim > 1 else 1)
+        torch.testing.assert_close(parameter.detach(), expected, atol=1e-6, rtol=0)
 
 
 def test_a_loss_that_is_no_number_ends_the_trial_at_its_step(train: Split) -> None:
@@ -145,9 +165,25 @@ def test_progress_counts_the_steps(train: Split) -> None:
     assert seen == list(zip((1, 2, 3), result.losses, strict=True))
 
 
-def test_distillation_without_a_teacher_is_our_bug(train: Split) -> None:
-    with pytest.raises(InvariantError, match="without a teacher"):
-        finetune(small_net(), train, steps=1, seed=0, distill=0.5)
+@given(count=st.integers(1, 9), seed=st.integers(0, 1000))
+def test_mixed_examples_lie_between_each_and_the_next(count: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    images, scalars = generator.random((count, 2, 3), np.float32), np.arange(count, dtype=np.float32)
+    mixed_images, mixed_scalars = mixed((images, scalars), generator)
+    span = scalars - np.roll(scalars, 1)
+    share = np.divide(
+        mixed_scalars - np.roll(scalars, 1), span, out=np.ones(count, np.float32), where=span != 0
+    )
+    assert ((share >= -1e-5) & (share <= 1 + 1e-5)).all()
+    shares = share[:, None, None]
+    np.testing.assert_allclose(
+        mixed_images, shares * images + (1 - shares) * np.roll(images, 1, 0), atol=1e-5
+    )
+
+
+def test_tokens_are_never_mixed() -> None:
+    tokens, weights = np.arange(6).reshape(2, 3), np.ones((2, 3), np.float32)
+    assert mixed((tokens, weights), np.random.default_rng(0))[0] is tokens
 
 
 class TestAugmentation:

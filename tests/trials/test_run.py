@@ -190,7 +190,7 @@ def test_recalibrated_statistics_are_those_worked_out_by_hand(
 
 
 def test_a_brief_fine_tune_teaches_and_is_written_down(bench: Bench) -> None:
-    facts = trial(bench(repair="none", brief_steps=30, learning_rate=0.05))
+    facts = trial(bench(repair="none", brief_steps=30, learning_rate=0.003))
     assert list(facts.history) == ["repaired", "fine-tuned"]
     assert facts.history["repaired"] + 0.1 < facts.history["fine-tuned"] == facts.accuracy
     assert set(facts.seconds) == {"repair", "evaluate", "fine-tune"}
@@ -298,7 +298,7 @@ def test_a_finalist_of_a_carved_split_stays_trained_if_that_brought_it_nearer_to
 ) -> None:
     """Judged by wrong labels, what imitates its teacher better is less accurate."""
     wrong = replace(splits.validation, labels=(splits.validation.labels + 1) % 10)
-    recipe = Recipe(final_repair="none", final_steps=30, learning_rate=0.05, distill=1.0)
+    recipe = Recipe(final_repair="none", final_steps=30, learning_rate=0.003, distill=1.0)
     stays = {}
     for carved in (True, False):
         workbench = Workbench(bundle, replace(splits, validation=wrong, carved=carved), recipe)
