@@ -95,7 +95,7 @@ class PlainWay:
     @torch.no_grad()
     def __init__(self, model: CifarResNet, bench: Workbench) -> None:
         self.model = model
-        calibration = bench._fast_calibration
+        calibration = bench._calibration
         parts: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = defaultdict(lambda: ([], []))
         by_node = {layer.name: layer for layer in calibration.layers}
         network = build(bench.coupling.graph, bench.bundle.tensors).eval()
@@ -160,10 +160,10 @@ def drawn(bench: Workbench, count: int) -> list[Candidate]:
 
 
 def fast_repair(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]:
-    calibration_s = seconds(lambda: bench._fast_calibration.moments)
+    calibration_s = seconds(lambda: bench._calibration.moments)
     scores = bench._scores
     kept = [select(bench.coupling, scores, candidate) for candidate in candidates]
-    taken_s = [seconds(repair.fast, bench._fast_calibration, one) for one in kept]
+    taken_s = [seconds(repair.fast, bench._calibration, one) for one in kept]
     print(f"fast: {np.median(taken_s):.3f} s a candidate, moments once {calibration_s:.1f} s", flush=True)
     return {"median_s": float(np.median(taken_s)), "moments_s": calibration_s}
 
@@ -202,7 +202,7 @@ def whole_trial(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]
 
 def sequential_repair(bench: Workbench) -> list[dict[str, Any]]:
     """Uniform widths at half the MACs."""
-    calibration = bench._sequential_calibration
+    calibration = bench._calibration
     targets_s = seconds(lambda: calibration.targets)
     space = bench.coupling.space()
     (counts,) = space.round(0.49 * space.sizes[None]).tolist()

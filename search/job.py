@@ -67,6 +67,7 @@ Criterion = Literal[
     "activation",
     "apoz",
     "relevance",
+    "error",
     "random",
 ]
 Repair = Literal["least_squares", "sequential", "batchnorm", "none"]

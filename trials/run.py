@@ -35,8 +35,8 @@ from trials.schedules import SCHEDULES
 from trials.sparsity import Scope, hide, read_sparsity
 
 CALIBRATION_IMAGES = 2_560
-FAST_POSITIONS, SEQUENTIAL_POSITIONS = 8, 10
-"""Places looked at per image and layer by the two repairs."""
+REPAIR_IMAGES = 1_024
+"""2 560 at as many places in all repair no better and take twice as long; benchmarks/repair_speed.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,9 +188,7 @@ class Workbench:
     def _sample(self) -> Judge:
         """By the validation images that a trial is judged by, evenly spaced over all of them."""
         limit, split = self.recipe.validation_images, self.splits.validation
-        if not 0 < limit < len(split):
-            return self._whole
-        return self._judge(split.take(np.linspace(0, len(split), limit, endpoint=False).astype(np.int64)))
+        return self._judge(_evenly(split, limit)) if 0 < limit < len(split) else self._whole
 
     def _judge(self, split: Split) -> Judge:
         """By shifted images where the split is carved: they must not be the ones learnt."""
@@ -225,25 +223,16 @@ class Workbench:
 
     @cached_property
     def _errors(self) -> Mapping[str, np.ndarray]:
-        return repair.importance(self._fast_calibration)
+        return repair.importance(self._calibration)
 
-    def _calibration(self, positions: int) -> repair.Calibration:
+    @cached_property
+    def _calibration(self) -> repair.Calibration:
         """Of augmented images where the job augments: images known by heart are not like new ones."""
-        arrays, _ = self._calibration_split.batch(slice(None))
+        arrays, _ = _evenly(self._calibration_split, REPAIR_IMAGES).batch(slice(None))
         augment = Augment(self.recipe.augment)
         varied = augmented(arrays, augment, np.random.default_rng(self.recipe.seed))
-        inputs = tuple(torch.from_numpy(values) for values in varied)
-        return repair.Calibration(
-            self.coupling, self.bundle.tensors, inputs, positions=positions, seed=self.recipe.seed
-        )
-
-    @cached_property
-    def _fast_calibration(self) -> repair.Calibration:
-        return self._calibration(FAST_POSITIONS)
-
-    @cached_property
-    def _sequential_calibration(self) -> repair.Calibration:
-        return self._calibration(SEQUENTIAL_POSITIONS)
+        inputs = Execution.CHANNELS_LAST.tensors(varied)  # of which repair reads pixel by pixel
+        return repair.Calibration(self.coupling, self.bundle.tensors, inputs, seed=self.recipe.seed)
 
     def _prune_and_repair(self, request: Request) -> tuple[Network, Kept]:
         kept = select(self.coupling, self._scores, request.candidate)
@@ -252,7 +241,7 @@ class Workbench:
         how = self.recipe.final_repair if request.final else self.recipe.repair
         try:
             if how == "least_squares":
-                return _built(*repair.fast(self._fast_calibration, kept)), kept
+                return _built(*repair.fast(self._calibration, kept)), kept
             if how == "sequential":
                 return self._sequential(request.candidate, kept)
         except LinAlgError as error:
@@ -267,16 +256,16 @@ class Workbench:
         the better network, statistics of batch norms as they are or recalibrated."""
         by_error = select(self.coupling, {**self._scores, **self._errors}, candidate)
         tried = [
-            self._judged(_built(*repair.sequential(self._sequential_calibration, units)), units)
+            self._tried(_built(*repair.sequential(self._calibration, units)), units)
             for units in (kept, by_error)
         ]
         _, network, units = max(tried, key=itemgetter(0))
         recalibrated = _built(network.graph, network.state_dict())
         self._recalibrate(recalibrated)
-        _, network, units = max(*tried, self._judged(recalibrated, units), key=itemgetter(0))
+        _, network, units = max(*tried, self._tried(recalibrated, units), key=itemgetter(0))
         return network, units
 
-    def _judged(self, network: Network, kept: Kept) -> tuple[float, Network, Kept]:
+    def _tried(self, network: Network, kept: Kept) -> tuple[float, Network, Kept]:
         return self._merit(self._timed_evaluation(network, self._whole, {})), network, kept
 
     @torch.no_grad()
@@ -348,6 +337,12 @@ class Workbench:
             "loss": found.loss,
             "calibration_error": found.calibration_error,
         }
+
+
+def _evenly(split: Split, count: int) -> Split:
+    """At most so many of its rows, evenly spaced over all of them."""
+    count = min(count, len(split))
+    return split.take(np.linspace(0, len(split), count, endpoint=False).astype(np.int64))
 
 
 def _built(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> Network:

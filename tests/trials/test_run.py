@@ -197,7 +197,7 @@ def test_a_brief_fine_tune_teaches_and_is_written_down(bench: Bench) -> None:
 
 
 def test_a_finalist_that_training_spoils_stays_as_it_was_repaired(bench: Bench, tmp_path: Path) -> None:
-    spoiling = {"learning_rate": 0.5, "distill": 0.0, "batch_size": 64}
+    spoiling = {"learning_rate": 2.0, "distill": 0.0, "batch_size": 64}
     facts = final(bench(final_steps=4, **spoiling), tmp_path / "final")[0].facts
     assert facts.history["fine-tuned"] < facts.history["repaired"] == facts.accuracy
     facts = trial(bench(brief_steps=4, **spoiling))

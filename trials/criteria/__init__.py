@@ -13,6 +13,7 @@ from hwprofiles.errors import RequestError, nearest
 from trials.candidate import Candidate
 from trials.criteria.activations import activation, apoz
 from trials.criteria.chance import random
+from trials.criteria.elimination import error
 from trials.criteria.evidence import Criterion, Evidence, Scores
 from trials.criteria.gradients import fisher, taylor
 from trials.criteria.magnitude import batchnorm, geometric_median, l1, l2, lamp
@@ -32,6 +33,7 @@ CRITERIA: Mapping[str, Criterion] = {
     "activation": activation,
     "apoz": apoz,
     "relevance": relevance,
+    "error": error,
     "random": random,
 }
 """By the names that a job file uses; docs/criteria.md says what each is."""
