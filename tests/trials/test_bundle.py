@@ -248,7 +248,7 @@ def test_a_model_that_is_another_one_in_eval_mode_is_refused_with_the_cause(
         (Module(half_in_use), UnsupportedOpError, "shares its memory"),
         (Module(view_of_a_view_in_use), UnsupportedOpError, "shares its memory"),
         (Module(base_changed_under_a_view), UnsupportedOpError, "shares its memory"),
-        (Module(lambda x: x[x > 0]), UnsupportedOpError, "index"),
+        (Module(lambda x: x[x > 0]), UnsupportedOpError, "picks by a mask"),
         (nn.BatchNorm2d(3, track_running_stats=False), UnsupportedOpError, "track_running_stats=True"),
         (Counter(), UnsupportedOpError, "seen"),
         (FixedBatch(), RequestError, "dynamic batch"),
@@ -263,6 +263,37 @@ def test_a_model_that_no_bundle_can_hold_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(error, match=words):
         export_images(model, 3, 4, 4)
+
+
+def test_what_only_training_does_is_left_out_where_it_cannot_be_exported() -> None:
+    class RandomDepth(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            depth = torch.rand(x.shape[0], 1).round() if self.training else 1.0
+            return x + self.layer(x) * depth
+
+    bundle = export_images(RandomDepth(), 4)
+    assert "aten.dropout.default" in [node.op for node in bundle.graph.nodes]
+    x = torch.ones(64, 4)
+    assert not torch.equal(bundle.network().train()(x), bundle.network().eval()(x))
+
+
+def test_what_buffers_alone_make_is_computed_once_even_by_ops_without_a_rule() -> None:
+    class Tabled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.tensor([3.0, 1.0, 2.0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            order = self.table.argsort()
+            return x * self.table.gather(0, order)
+
+    bundle = export_images(Tabled(), 3)
+    assert [node.op for node in bundle.graph.nodes] == ["aten.mul.Tensor"]
+    assert bundle.tensors["constants.gather"].tolist() == [1.0, 2.0, 3.0]
 
 
 def test_a_model_with_infinite_weights_is_refused_by_their_name() -> None:
@@ -292,9 +323,8 @@ class Returns(nn.Module):
         (lambda m, x: (x, 3), "returns 3; a model must return tensors alone"),
         (lambda m, x: [], "returns nothing; a model must return tensors alone"),
         (lambda m, x: m.linear.weight, r"returns 'linear\.weight' as it is"),
-        (lambda m, x: (x, None) if m.training else x, "returns None as it is"),
     ],
-    ids=["None", "None beside a tensor", "a number", "nothing", "a parameter", "None in training mode"],
+    ids=["None", "None beside a tensor", "a number", "nothing", "a parameter"],
 )
 def test_a_model_that_returns_something_else_than_computed_tensors_is_refused(
     returned: Callable[[Returns, Tensor], Any], words: str

@@ -111,6 +111,14 @@ IMAGES: dict[str, Body] = {
     "aten.ne.Scalar": lambda m, x: x * (F.relu(x) != 0),
     "aten.gt.Scalar": lambda m, x: x * (x > 0),
     "aten.lt.Scalar": lambda m, x: x * (x < 0),
+    "aten.ge.Scalar": lambda m, x: x * (F.relu(x) >= 0.5),
+    "aten.bitwise_and.Tensor": lambda m, x: x * ((x > -1) & (x < 1)),
+    "aten.pow.Scalar": lambda m, x: 2**x,
+    "aten.div.Tensor_mode": lambda m, x: x * torch.div(x, 0.3, rounding_mode="floor"),
+    "aten.index.Tensor": lambda m, x: x[:, :, torch.tensor([0, 2]), torch.tensor([[1], [3]])],
+    "aten.cumsum.default": lambda m, x: x.cumsum(2),
+    "aten.ones.default": lambda m, x: x + torch.ones(x.shape[0], 1, 8, 8),
+    "aten.new_ones.default": lambda m, x: x + x.new_ones(x.shape[0], 1, 1, 8),
     "aten.masked_fill.Scalar": lambda m, x: x.masked_fill(x > 0.5, 0.5),
     "aten.where.self": lambda m, x: torch.where(x > 0, x, m.second(m.x)),
     "aten.where.ScalarOther": lambda m, x: torch.where(x > 0, x, 0.5),
@@ -120,7 +128,7 @@ IMAGES: dict[str, Body] = {
     "aten.feature_dropout.default": lambda m, x: F.dropout2d(x, 0.5, m.training),
     "aten.clone.default": lambda m, x: x.clone() + 1,
     "aten.contiguous.default": lambda m, x: x.transpose(2, 3).contiguous(),
-    "aten.to.dtype": lambda m, x: x.to(torch.float64).to(torch.float32),
+    "aten.to.dtype": lambda m, x: torch.ops.aten.to.device(x.to(torch.float64), "cpu", torch.float32),
     "aten.alias.default": lambda m, x: torch.ops.aten.alias.default(x) + 1,
     "aten.zeros_like.default": lambda m, x: x + torch.zeros_like(x),
     "aten.ones_like.default": lambda m, x: x + torch.ones_like(x),
@@ -322,8 +330,16 @@ def test_an_op_off_the_list_is_refused_with_what_to_do_and_without_a_guess() -> 
     assert "conv2d" not in str(refused.value)
 
 
+NOT_IN_ONNX = {"aten.adaptive_max_pool2d.default"}
+"""Ops that the exporter cannot write."""
+
+
 @pytest.mark.slow
-@every_line
+@pytest.mark.parametrize(
+    ("op", "body", "tokens"),
+    [line for line in LINES if line[0] not in NOT_IN_ONNX],
+    ids=[line[0] for line in LINES if line[0] not in NOT_IN_ONNX],
+)
 def test_pruned_networks_compute_the_same_in_onnx(op: str, body: Body, tokens: bool, tmp_path: Path) -> None:
     bundle = line(body, tokens)
     coupling = analyse(bundle.graph)

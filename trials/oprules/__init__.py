@@ -28,7 +28,7 @@ from trials.oprules.images import (
     Pool2d,
     Resize2d,
 )
-from trials.oprules.movement import Item, Move, Pad, Pick, Range, Reshape, Slice, Split, Squeeze
+from trials.oprules.movement import Fresh, Index, Item, Move, Pad, Pick, Range, Reshape, Slice, Split, Squeeze
 from trials.oprules.norms import BatchNorm, GroupNorm, InstanceNorm, Statistics, normalised
 from trials.oprules.pointwise import Elementwise, Filled, Free, Gated, PRelu, Reduce
 from trials.oprules.rule import Call, Mask, Rule, Sizes, TensorAxis, Traced
@@ -37,12 +37,12 @@ __all__ = ["RULES", "Call", "Mask", "Rule", "Sizes", "TensorAxis", "Traced", "ru
 
 _POINTWISE = (
     "relu.default relu6.default hardtanh.default hardswish.default hardsigmoid.default silu.default "
-    "gelu.default sigmoid.default tanh.default leaky_relu.default elu.default softplus.default mish.default "
-    "clamp.default exp.default log.default sqrt.default rsqrt.default neg.default abs.default sin.default "
-    "cos.default "
-    "pow.Tensor_Scalar add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar mul.Tensor mul.Scalar "
-    "div.Tensor div.Scalar maximum.default minimum.default eq.Scalar ne.Scalar gt.Scalar lt.Scalar "
-    "masked_fill.Scalar where.self where.ScalarOther bitwise_not.default logical_not.default"
+    "gelu.default sigmoid.default tanh.default leaky_relu.default elu.default softplus.default "
+    "mish.default clamp.default exp.default log.default sqrt.default rsqrt.default neg.default "
+    "abs.default sin.default cos.default pow.Tensor_Scalar pow.Scalar add.Tensor add.Scalar sub.Tensor "
+    "sub.Scalar rsub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar div.Tensor_mode maximum.default "
+    "minimum.default eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar masked_fill.Scalar where.self "
+    "where.ScalarOther bitwise_not.default bitwise_and.Tensor logical_not.default"
 )
 _FREE = "dropout.default feature_dropout.default clone.default contiguous.default to.dtype alias.default"
 _FILLED = "zeros_like.default ones_like.default full_like.default"
@@ -101,6 +101,10 @@ RULES: dict[str, Rule] = {
     "aten.split.Tensor": Split(move.split, costs="slice"),
     "aten.split_with_sizes.default": Split(move.split, costs="slice"),
     "aten.pad.default": Pad(),
+    "aten.index.Tensor": Index(),
+    "aten.cumsum.default": Statistics("cumsum", "self", lambda node, rank: [node["dim"]]),
+    "aten.ones.default": Fresh(),
+    "aten.new_ones.default": Fresh(),
     "aten.arange.default": Range(),
     "aten.arange.start": Range(),
     "getitem": Item(),

@@ -186,6 +186,32 @@ class Pad(Rule):
         return moving(call, result, "copy", "pad")
 
 
+class Index(Rule):
+    """Elements picked by indices along some axes: units along those stay, and all others pass through."""
+
+    def trace(self, call: Call) -> Traced:
+        indices = call.node["indices"]
+        picked = [axis for axis, index in enumerate(indices) if index is not None]
+        x = call.own("self", call.node["self"], whole=picked)
+        x = call.tied(x, picked, f"{call.node.name} picks some of them")
+        shape = np.broadcast_shapes(*(call.of(indices[axis]).shape for axis in picked))
+        rest = x[tuple(0 if axis in picked else slice(None) for axis in range(x.ndim))]
+        # Axes of indices that are not beside each other come first, as in PyTorch.
+        place = picked[0] if picked == list(range(picked[0], picked[-1] + 1)) else 0
+        rest = rest[(slice(None),) * place + (None,) * len(shape)]
+        return np.broadcast_to(rest, (*rest.shape[:place], *shape, *rest.shape[place + len(shape) :]))
+
+    def operator(self, call: Call, result: Traced) -> OpSpec | None:
+        return moving(call, result, "copy", "gather")
+
+
+class Fresh(Rule):
+    """A value of one number in a shape of its own: it belongs to no unit."""
+
+    def trace(self, call: Call) -> Traced:
+        return blank(plain(call.node["size"]))
+
+
 class Range(Rule):
     """A range of integers, made from literals alone."""
 

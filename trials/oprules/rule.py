@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -59,20 +59,22 @@ class Call:
             return found
         raise BundleError(f"node {self.node.name!r} ({self.node.op}) got {arg!r} where a value belongs")
 
-    def own(self, argument: str, arg: Arg) -> LabelArray:
+    def own(self, argument: str, arg: Arg, whole: Collection[int] = ()) -> LabelArray:
         """Labels as `of` gives them, but a tensor that is long along one axis has units of its own there.
 
         So a gain that a model views as (1, channels, 1, 1) before it multiplies by it goes with the channels.
+        Axes in `whole` have none.
         """
         if not isinstance(arg, Tensor):
             return self.of(arg)
         shape = self.specs[arg.name].shape
-        long = [axis for axis, size in enumerate(shape) if size > 1]
+        long = [axis for axis, size in enumerate(shape) if size > 1 and axis not in whole]
         if len(long) != 1:
             return blank(shape)
         line = self.units.new(shape[long[0]])
         self.axes.append(TensorAxis(arg.name, long[0], line, "along", (self.node.name, argument)))
-        return line.reshape(shape)
+        line = line.reshape([-1 if axis == long[0] else 1 for axis in range(len(shape))])
+        return np.broadcast_to(line, shape)
 
     def spec(self, argument: str) -> TensorSpec:
         return self.specs[self._stored(argument).name]
