@@ -14,6 +14,9 @@ from latency_models.stairs import Stairs
 from search.report import significant, timed
 from search.tables import folded, latency, numeric, plain
 
+ENOUGH = 5
+"""Networks of which ranks and shares can be told; of fewer, one decides both."""
+_TOLD_APART = ("held_out", "added", "validation", "others", "restless")
 PLOT_WIDTH, PLOT_HEIGHT = 64, 8
 """Characters of a plot of latency over width."""
 
@@ -23,24 +26,50 @@ def profile(found: Mapping[str, Any]) -> list[str]:
     kernels = f"{found['kernels']}, the call itself among them"
     networks = f"{found['networks']} to calibrate on, {found['held_out']} held out"
     if "added" in found:
-        known, there = found["added"], "measured now, {} there before"
+        known, there = found["added"], "new, {} there before"
         kernels += f": {known['kernels']} {there.format(found['kernels'] - known['kernels'])}"
         before = found["networks"] + found["held_out"] - known["networks"]
         networks += f": {known['networks']} {there.format(before)}"
     shown = {**found, "kernels": kernels, "networks": networks}
-    lines = [
-        f"{key:<16} {value}" for key, value in shown.items() if key not in ("held_out", "added", "validation")
-    ]
+    lines = [f"{key:<16} {value}" for key, value in shown.items() if key not in _TOLD_APART]
     proof = found.get("validation")
     if proof:
+        few = proof["networks"] < ENOUGH
         lines += [
-            f"validation       on {proof['networks']} networks of this model that nothing was fitted to:",
+            f"validation       on {counted(proof['networks'], 'network')} of this model that nothing was "
+            "fitted to:",
             f"                 mean error {proof['mean_error']:.1%} (repeated measurements differ by "
-            f"{proof['floor']:.1%}), rank correlation {proof['spearman']:.3f}",
-            f"                 within 5 %: {proof['within_5']:.0%}, within 10 %: {proof['within_10']:.0%}; "
-            f"error bars hold {proof['covered']:.0%}, should {proof['coverage']:.0%}",
+            f"{proof['floor']:.1%})" + (f", rank correlation {proof['spearman']:.3f}" if not few else ""),
+            "                 too few to tell ranks and shares of them"
+            if few
+            else f"                 within 5 %: {proof['within_5']:.0%}, within 10 %: "
+            f"{proof['within_10']:.0%}; error bars hold {proof['covered']:.0%}, should "
+            f"{proof['coverage']:.0%}",
         ]
-    return lines
+    for other in found.get("others", ()):
+        lines.append(
+            f"                 model {other['model']} in this profile, with more kernels to go by: mean "
+            f"error {other['after']['mean_error']:.1%}, {other['before']['mean_error']:.1%} before"
+        )
+    return lines + _disturbed(
+        found.get("restless", ()), found["kernels"] + found["networks"] + found["held_out"]
+    )
+
+
+def _disturbed(restless: Sequence[Mapping[str, Any]], measured: int, most: int = 5) -> list[str]:
+    """The worst of the measurements whose rounds spread far, of so many in all."""
+    if not restless:
+        return []
+    left = f", the worst {most}" if len(restless) > most else ""
+    return [
+        f"{len(restless)} of {counted(measured, 'measurement')} disturbed{left}:",
+        *(f"  {item['name']}: rounds spread by {item['spread']:.0%}" for item in restless[:most]),
+    ]
+
+
+def counted(number: int, thing: str) -> str:
+    """Such as "1 kernel" and "2 kernels"."""
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def devices(found: Sequence[Mapping[str, Any]]) -> Table:
@@ -201,19 +230,17 @@ def checked(found: Mapping[str, Any]) -> list[str]:
     """What `lut.check` found in a table that is whole."""
     repeats = found["repeatability"]
     lines = [
-        f"{found['profile']} is whole: {found['kernels']} kernels of {found['families']} families, "
-        f"{found['networks']} networks of {found['models']} model{'s' * (found['models'] != 1)}",
+        f"{found['profile']} is whole: {counted(found['kernels'], 'kernel')} of {found['families']} "
+        f"families, {counted(found['networks'], 'network')} of {counted(found['models'], 'model')}",
         f"repeated measurements of a kernel differ by {repeats['kernels']:.1%} on average"
         + (f", of a network by {repeats['networks']:.1%}" if repeats["networks"] is not None else ""),
     ]
     if found["validation"]:
         proof = found["validation"]
-        lines.append(f"mean error on {proof['networks']} networks held out: {proof['mean_error']:.1%}")
-    restless = sorted(found["restless"], key=lambda item: -float(item["spread"]))
-    if restless:
-        lines.append(f"{len(restless)} measurements were disturbed, the worst first:")
-        lines += [f"  {item['name']}: rounds spread by {item['spread']:.0%}" for item in restless[:5]]
-    return lines
+        lines.append(
+            f"mean error on {counted(proof['networks'], 'network')} held out: {proof['mean_error']:.1%}"
+        )
+    return lines + _disturbed(found["restless"], found["kernels"] + found["networks"])
 
 
 def compared(found: Comparison) -> str:

@@ -19,6 +19,9 @@ from search.job import DeviceChoice
 
 SHIPPED = Path(hwprofiles.__file__).parent / "shipped"
 
+RESTLESS = 0.25
+"""Spread of the rounds from which a measurement is named as one that was disturbed."""
+
 
 def profile_path(folder: Path, name: str) -> Path:
     """Where the profile of a device of that name is, or would be, kept.
@@ -107,11 +110,31 @@ def list_devices(folder: Path, agents: Iterable[Mapping[str, Any]] = ()) -> list
     return [*here, *(item for agent in agents for item in _agent_facts(agent))]
 
 
+def model_numbers(profile: Profile) -> dict[OpGraph, int]:
+    """The outlines of a profile's models, numbered from 1 in the order in which they were measured."""
+    networks = (*profile.networks, *profile.held_out)
+    return {model: i for i, model in enumerate(dict.fromkeys(net.graph.outline for net in networks), 1)}
+
+
+def disturbed(profile: Profile) -> list[dict[str, Any]]:
+    """The measurements whose rounds spread far, with that spread, the worst first."""
+    numbers = model_numbers(profile)
+    timed = {str(kernel): rounds for kernel, rounds in profile.kernels.items()} | {
+        f"network {net.name!r} of model {numbers[net.graph.outline]}": net.rounds
+        for net in (*profile.networks, *profile.held_out)
+    }
+    spreads = {name: rounds.summary().spread for name, rounds in timed.items()}
+    restless = sorted((name for name in spreads if spreads[name] > RESTLESS), key=lambda name: -spreads[name])
+    return [{"name": name, "spread": spreads[name]} for name in restless]
+
+
 def network_facts(profile: Profile) -> list[dict[str, Any]]:
     """The whole networks of a profile: what each takes, and its energy by rail where the board told it."""
+    numbers = model_numbers(profile)
     roles = [(net, False) for net in profile.networks] + [(net, True) for net in profile.held_out]
     return [
         {
+            "model": numbers[net.graph.outline],
             "network": net.name,
             "held_out": held_out,
             "latency_ms": net.rounds.summary().latency_ms,

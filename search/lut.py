@@ -17,10 +17,7 @@ from latency_models.compare import Comparison, compare
 from latency_models.imports import Imported, import_profile
 from latency_models.stairs import Stairs, operators, stairs
 from latency_models.validate import between_halves, repeatability
-from search.devices import find_profile, network_facts, open_table, profile_path
-
-RESTLESS = 0.25
-"""Spread of the rounds from which a measurement is named as one that was disturbed."""
+from search.devices import disturbed, find_profile, network_facts, open_table, profile_path
 
 
 def show(name: str, folder: Path) -> dict[str, Any]:
@@ -108,7 +105,6 @@ def check(name: str, folder: Path) -> dict[str, Any]:
     for graph in models.values():
         open_table(profile, graph)
     found = validate(profile)
-    timed = [*profile.kernels.items(), *((f"network {net.name!r}", net.rounds) for net in networks)]
     return {
         "profile": str(path),
         "device": profile.device.name,
@@ -121,11 +117,7 @@ def check(name: str, folder: Path) -> dict[str, Any]:
             "networks": repeatability(networks) if networks else None,
         },
         "validation": asdict(found) if found else None,
-        "restless": [
-            {"name": str(thing), "spread": rounds.summary().spread}
-            for thing, rounds in timed
-            if rounds.summary().spread > RESTLESS
-        ],
+        "restless": disturbed(profile),
     }
 
 

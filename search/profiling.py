@@ -23,7 +23,7 @@ from hwprofiles import (
     read_profile,
     write_profile,
 )
-from hwprofiles.errors import NotMeasuredError, ProfileError
+from hwprofiles.errors import NotMeasuredError, ProfileError, TransientError
 from hwprofiles.runtimes import CALL
 from latency_models import (
     LatencyTable,
@@ -35,8 +35,9 @@ from latency_models import (
     plan,
     validate,
 )
+from latency_models.compare import compare
 from search.bench import Bench, Measure, OpenBench, open_here
-from search.devices import fitting_profile, profile_path
+from search.devices import disturbed, fitting_profile, model_numbers, profile_path
 from search.job import DeviceChoice, Job, Search
 from search.model import open_coupling, open_model
 from search.place import Place, hold
@@ -53,6 +54,8 @@ CALIBRATION_NETWORKS = 20
 HELD_OUT_NETWORKS = 10
 """Networks of a device's profile that nothing is fitted to: they say how good its predictions are."""
 PASSES, ROUNDS = 3, 10
+MOVED = 0.1
+"""From there on, as a share, what a profile holds and what is measured now are of a device in two states."""
 DENSE = "dense"
 """The name of the dense model among a profile's networks."""
 
@@ -269,7 +272,8 @@ def profile_device(
 
     Raises:
         RequestError: the source, the name or a key is wrong, or the profile there is of another identity.
-        TransientError: another process measures for this folder or on this machine, or a server is away.
+        TransientError: another process measures for this folder or on this machine, a server is away, or the
+            device is faster or slower now than when it was measured for the models that are there.
     """
     path = profile_path(folder, name)
     known = read_profile(path) if path.exists() else None
@@ -300,7 +304,19 @@ def profile_device(
             "networks": _networks(profile) - (_networks(known) if known else 0),
         },
         "validation": asdict(found) if found else None,
+        "others": _others(known, profile, own) if known else [],
+        "restless": disturbed(profile),
     }
+
+
+def _others(before: Profile, after: Profile, own: Profile) -> list[dict[str, Any]]:
+    """How good the predictions of each other model were and are, where new kernels changed them."""
+    found = []
+    for outline, number in model_numbers(after).items():
+        old, new = (validate(profile.of_model(outline)) for profile in (before, after))
+        if old and new and old != new and outline != own.networks[0].graph.outline:
+            found.append({"model": number, "before": asdict(old), "after": asdict(new)})
+    return found
 
 
 def _grown(
@@ -313,8 +329,12 @@ def _grown(
 ) -> Profile:
     """`known` with all that the subject's model needs; the very same where it lacks nothing.
 
+    Kernels of both share grids, so one known kernel of each family is measured again, and so is the call: a
+    device that is in another state now would leave steps in those grids that no width has.
+
     Raises:
         ProfileError: the device became another while it was measured.
+        TransientError: it is faster or slower now; what was measured is given up.
     """
     costs = Costs(subject.coupling)
     anywhere = subject.space(step=1)
@@ -325,6 +345,8 @@ def _grown(
     networks = {DENSE: anywhere.dense} | {f"calibration {i}": c for i, c in enumerate(fitted)}
     held_out = {f"held out {i}": c for i, c in enumerate(proof) if c not in networks.values()}
     if known:
+        again = {kernel.family: kernel for kernel in sorted(known.kernels)}
+        again = {family: again[family] for family in {kernel.family for kernel in kernels} & again.keys()}
         kernels = missing(kernels, known)
         there = {net.graph for net in (*known.networks, *known.held_out)}
         networks, held_out = (
@@ -333,6 +355,7 @@ def _grown(
         )
         if not (kernels or networks or held_out):
             return known
+        kernels += sorted(again.values())
     more = measured(
         subject.bundle,
         costs,
@@ -348,6 +371,15 @@ def _grown(
     if not known:
         return more
     LatencyTable.from_profile(known).check(more.device)
+    found = compare(known, more)
+    if abs(found.median_change) > MOVED:
+        journal.unlink(missing_ok=True)
+        raise TransientError(
+            f"device {known.device.name!r} is in another state than when its profile was measured: what was "
+            f"measured again takes {found.median_change:+.0%} (median of {found.shared}), so its profile "
+            "stays as it was; repeat this when the machine is at rest, of an agent with other --passes, or "
+            "begin a profile under another name"
+        )
     return extend(known, more)
 
 

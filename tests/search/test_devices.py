@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +21,14 @@ from hwprofiles import (
     OpGraph,
     OpSpec,
     Profile,
-    Rounds,
     lower,
     lowering_of,
     read_profile,
     write_profile,
 )
-from hwprofiles.errors import ProfileError
+from hwprofiles.errors import ProfileError, TransientError
 from hwprofiles.runtimes import CALL
-from latency_models import plan
+from latency_models import NetworkModel, plan
 from latency_models import profiling as measuring
 from search import devices, profiling
 from search.bench import Bench, open_here
@@ -37,6 +36,7 @@ from search.place import Place
 from search.profiling import profile_device
 from search.progress import Silent
 from tests.bundles import export_images
+from tests.latency_models.test_table import rounds_of
 from tests.search.conftest import Prunefront, Ran
 from trials.bundle import read_bundle
 from trials.candidate import Candidate
@@ -67,7 +67,12 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, count in {"ROUNDS": 2, "CALIBRATION_NETWORKS": 3, "HELD_OUT_NETWORKS": 4}.items():
+    for name, count in {
+        "ROUNDS": 2,
+        "CALIBRATION_NETWORKS": 3,
+        "HELD_OUT_NETWORKS": 4,
+        "MOVED": np.inf,
+    }.items():
         monkeypatch.setattr(profiling, name, count)
 
 
@@ -103,7 +108,8 @@ def test_a_profile_is_measured_for_a_bundle_alone_and_proved_on_networks_held_ou
     options = ("--device", "bench", "--model", bundles / "small", "--passes", 2, "--runs", tmp_path)
     shown = prunefront("profile", *options)
     assert shown.code == 0, shown.err
-    assert "networks of this model that nothing was fitted to" in shown.out
+    assert "of this model that nothing was fitted to" in shown.out
+    assert "too few to tell ranks and shares" in shown.out
     assert [path.name for path in (tmp_path / "devices").iterdir()] == ["bench.parquet"]
     profile = read_profile(tmp_path / "devices" / "bench.parquet")
     assert len(profile.networks) == 4
@@ -196,6 +202,40 @@ def test_what_became_another_device_while_it_was_measured_is_not_added(bundles: 
     with pytest.raises(ProfileError, match=r"power_mode .*, not 'another'"):
         profile_device(bundles / "deep", "bench", runs / "devices", {}, 1, Silent(), open_bench)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("pace", "fits"), [(1.0, True), (1.8, False)])
+def test_a_profile_grows_only_while_the_device_is_as_fast_as_it_was(
+    pace: float, fits: bool, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "MOVED", 0.1)
+    device = Device(name="far", runtime="onnxruntime", board="a CPU elsewhere", channel_step=16)
+    path = tmp_path / "far.parquet"
+    write_profile(made_up(bundles / "small", device), path)
+    before = path.read_bytes()
+
+    def measure(kernels: Sequence[OpSpec], networks: Sequence[NetworkModel], **options: Any) -> Profile:
+        def measured(things: Sequence[NetworkModel]) -> tuple[MeasuredNetwork, ...]:
+            return tuple(replace(made_up_network(net.graph, device, pace), name=net.name) for net in things)
+
+        return Profile(
+            device=device,
+            kernels={kernel: rounds_of(pace * made_up_ms([kernel])) for kernel in (CALL, *kernels)},
+            networks=measured(networks),
+            held_out=measured(options["held_out"]),
+            created=datetime.now(UTC),
+        )
+
+    def grow() -> dict[str, Any]:
+        bench = Bench(device, measure)
+        return profile_device(bundles / "deep", "far", tmp_path, {}, 1, Silent(), lambda *_, **way: bench)
+
+    if fits:
+        assert grow()["added"]["kernels"] > 0
+    else:
+        with pytest.raises(TransientError, match=r"takes \+80% .* profile stays as it was"):
+            grow()
+    assert (path.read_bytes() != before) is fits
 
 
 @pytest.mark.parametrize(
@@ -336,22 +376,23 @@ def made_up_ms(kernels: Iterable[OpSpec]) -> float:
     return 0.01 + 1e-3 * sum(kernel.in_channels + kernel.out_channels for kernel in kernels if kernel != CALL)
 
 
+def made_up_network(graph: OpGraph, device: Device, pace: float = 1.0) -> MeasuredNetwork:
+    ms = pace * made_up_ms(kernel for kernels in lower(graph, lowering_of(device)) for kernel in kernels)
+    return MeasuredNetwork(name=str(ms), graph=graph, rounds=rounds_of(ms))
+
+
 def made_up(bundle: Path, device: Device) -> Profile:
     """A profile of a device that is not here: kernels and networks as they would run there, times made up."""
     costs = Costs(analyse(read_bundle(bundle).graph))
     rules = lowering_of(device)
     graphs = [costs.candidate_graph(Candidate((kept,))) for kept in (32, 3, 8, 13, 20, 24, 27)]
 
-    def measured(graph: OpGraph) -> MeasuredNetwork:
-        ms = made_up_ms(kernel for kernels in lower(graph, rules) for kernel in kernels)
-        return MeasuredNetwork(name=str(ms), graph=graph, rounds=Rounds(np.full((1, 2, 3), ms)))
-
     kernels = [CALL, *plan(costs.op_graph, costs.candidate_graph(Candidate((1,))), rules)]
     return Profile(
         device=device,
-        kernels={kernel: Rounds(np.full((1, 2, 3), made_up_ms([kernel]))) for kernel in kernels},
-        networks=tuple(map(measured, graphs[:4])),
-        held_out=tuple(map(measured, graphs[4:])),
+        kernels={kernel: rounds_of(made_up_ms([kernel])) for kernel in kernels},
+        networks=tuple(made_up_network(graph, device) for graph in graphs[:4]),
+        held_out=tuple(made_up_network(graph, device) for graph in graphs[4:]),
         created=datetime.now(UTC),
     )
 

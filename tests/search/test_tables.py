@@ -131,8 +131,8 @@ def test_predictions_say_that_their_memory_is_that_of_fp32_at_80_columns() -> No
 def test_a_profile_tells_what_was_measured_now_and_what_was_there() -> None:
     found = {"kernels": 127, "networks": 42, "held_out": 20, "added": {"kernels": 30, "networks": 31}}
     assert device_tables.profile(found) == [
-        "kernels          127, the call itself among them: 30 measured now, 97 there before",
-        "networks         42 to calibrate on, 20 held out: 31 measured now, 31 there before",
+        "kernels          127, the call itself among them: 30 new, 97 there before",
+        "networks         42 to calibrate on, 20 held out: 31 new, 31 there before",
     ]
 
 
