@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -221,14 +221,18 @@ def analyse(graph: Graph) -> Coupling:
             tensor_axes[axis.tensor, axis.axis] = vector
             bound[vector].append(axis)
     value_axes: dict[tuple[str, int, int], int] = {}
+    alone: set[int] = set()
     for name, traced in values.items():
         for item, part in enumerate(_parts(traced)):
             small = compact(part)
-            for dim in varying(classes[small]):
+            dims = varying(classes[small])
+            if not dims:
+                alone |= set(classes[small].ravel()[:1].tolist())
+            for dim in dims:
                 vector = vector_of(small[tuple(slice(None) if d == dim else 0 for d in range(small.ndim))])
                 if vector is not None:
                     value_axes[name, item, dim] = vector
-    groups, frozen = _collect(vectors, bound)
+    groups, frozen = _collect(vectors, bound, alone)
     return Coupling(
         graph=graph,
         groups=groups,
@@ -323,15 +327,20 @@ def _make_rectangular(units: Units, values: Mapping[str, Traced], rigid: list[_R
 
 
 def _collect(
-    vectors: list[NDArray[np.int64]], bound: Mapping[int, list[TensorAxis]]
+    vectors: list[NDArray[np.int64]], bound: Mapping[int, list[TensorAxis]], alone: Collection[int]
 ) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
-    """Classes that sit in the same axes, equally often, are the units of one group."""
+    """Classes that sit in the same axes, equally often, are the units of one group.
+
+    One that is all of some value, in `alone`, is a group by itself: without it the value would be empty.
+    """
     signature: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for vector, classes in enumerate(vectors):
         found, counts = np.unique(classes, return_counts=True)
         for one, count in zip(found.tolist(), counts.tolist(), strict=True):
             if one:
                 signature[one].append((vector, count))
+    for one in signature.keys() & alone:
+        signature[one].append((-one, 0))
     alike: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
     for one in sorted(signature):
         alike[tuple(signature[one])].append(one)

@@ -295,11 +295,12 @@ def test_a_layer_called_twice_reads_and_makes_the_same_units() -> None:
         (lambda m, x: F.avg_pool2d(x.transpose(1, 2), 2), "needs whole slices"),
         (lambda m, x: F.group_norm(x, 1), "group norm"),
         (lambda m, x: m.depthwise_up(x), "its 8 channels can only go all at once"),
+        (lambda m, x: torch.cat(F.group_norm(x, 2).chunk(2, 1)[::-1], 1), "its 4 channels can only"),
     ],
     ids=[
         "strided slice", "select", "unbind", "padding by copies", "softmax", "mean", "constants",
         "a weight used as a value", "channels in the place of rows", "group norm of one part",
-        "a transposed convolution with one channel a group",
+        "a transposed convolution with one channel a group", "parts that would be empty",
     ],
 )  # fmt: skip
 def test_units_that_cannot_go_are_frozen_with_the_reason(
