@@ -25,6 +25,7 @@ from trials.bundle import Bundle, read_json, read_model
 from trials.graph import Graph
 from trials.network import Network, build
 from trials.onnx_file import write_onnx
+from trials.weights import layer_weights
 
 FORMAT = 1
 MAX_CONFIG_BYTES = 64 * 2**20
@@ -54,6 +55,7 @@ def write_export(folder: Path, *, bundle: Bundle, config: Mapping[str, Any], rep
         **json.loads(json.dumps(dict(config), allow_nan=False)),
         "format": FORMAT,
         "inputs": bundle.graph.to_json()["inputs"],
+        "zero_weights": share_of_zeros(bundle),
         "versions": {**config.get("versions", {}), **_versions()},
     }
     if folder.exists():
@@ -70,6 +72,12 @@ def write_export(folder: Path, *, bundle: Bundle, config: Mapping[str, Any], rep
         written = {**described, "onnx_difference": difference, "sha256": checksums}
         (partial / CONFIG).write_text(json.dumps(written, indent=2))
     return folder
+
+
+def share_of_zeros(bundle: Bundle) -> float:
+    """Of the weights of convolutions and linear layers, the fraction that is zero."""
+    weights = [bundle.tensors[name] for name in layer_weights(bundle.graph)]
+    return sum(int((each == 0).sum()) for each in weights) / max(1, sum(each.numel() for each in weights))
 
 
 def load_network(folder: Path) -> Network:

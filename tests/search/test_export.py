@@ -26,6 +26,7 @@ from tests.models import MODELS, example_input
 from trials.bundle import Bundle
 from trials.onnx_file import write_onnx
 from trials.prune import prune
+from trials.sparsity import Magnitude, hide
 
 CONFIG: Mapping[str, Any] = {
     "job": "digits",
@@ -75,6 +76,16 @@ def test_it_holds_what_was_told_beside_versions_checksums_and_the_difference_fou
     assert set(config["versions"]) == {"prunefront", "torch", "onnx", "onnxruntime"}
     assert set(config["sha256"]) == set(content(written)) - {"config.json"}
     assert 0 <= config["onnx_difference"] <= TOLERANCE
+
+
+def test_the_share_of_weights_that_are_zero_is_told(tmp_path: Path) -> None:
+    network = pruned().network()
+    hide(network, Magnitude(0.25).masks(network))
+    folder = write_export(
+        tmp_path / "sparse", bundle=Bundle(network.graph, network.state_dict()), config=CONFIG
+    )
+    told = json.loads((folder / "config.json").read_text())["zero_weights"]
+    assert told == pytest.approx(0.25, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", MODELS)

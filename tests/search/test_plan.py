@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hwprofiles import Profile, read_profile, write_profile
 from hwprofiles.errors import InvariantError, ProfileError, RequestError
 from search import profiling
-from search.job import Job
+from search.job import Job, Sparsity
 from search.place import Place
 from search.plan import Plan, Prepared, budget_targets, features, prepare, recipe_of
 from search.profiling import open_profile
@@ -79,6 +79,13 @@ def test_a_plan_of_before_training_was_timed_trains_as_it_evaluates(prepared: Pr
     assert plan.dense_calibration_error is None
     recipe = recipe_of(prepared.job, plan.frozen, plan.execution, plan.training)
     assert recipe.training == recipe.execution == "channels_last"
+
+
+def test_the_zeros_that_a_job_asks_for_reach_its_trials(small_job: Path) -> None:
+    sparsity = Sparsity(zeros="2:4", schedule="gradual")
+    job = Job.load(small_job).model_copy(update={"sparsity": sparsity})
+    recipe = recipe_of(job, {}, "float32", "float32")
+    assert (recipe.zeros, recipe.zeros_scope, recipe.schedule) == ("2:4", "global", "gradual")
 
 
 def test_targets_are_shares_of_the_measured_dense_latency(prepared: Prepared) -> None:
