@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
@@ -134,18 +134,14 @@ class Workbench:
         evaluation = self._timed_evaluation(network, judge, seconds, 0.0 if sparsity else last)
         history["repaired"] = evaluation.accuracy
         if sparsity:
-            network = _built(repaired.graph, repaired.state_dict())
-            hide(network, sparsity.masks(network))
-            evaluation = self._timed_evaluation(network, judge, seconds, last)
+            cut = _built(repaired.graph, repaired.state_dict())
+            hide(cut, sparsity.masks(cut))
+            evaluation, network = self._best([cut, self._recalibrated(cut)], judge, seconds, last)
             history["sparse"] = evaluation.accuracy
         if steps:
-            after, trained = max(
-                (
-                    (self._timed_evaluation(each, judge, seconds, request.needed), each)
-                    for each in self._finetuned(repaired, steps, request.seed, seconds, notes)
-                ),
-                key=lambda found: self._merit(found[0]),
-            )
+            start = network if self.recipe.schedule == "one_shot" else repaired
+            tuned = self._finetuned(start, steps, request.seed, seconds, notes)
+            after, trained = self._best(tuned, judge, seconds, request.needed)
             history["fine-tuned"] = after.accuracy
             # Fine-tuning a well repaired model can cost accuracy: keep what is better on held-out data.
             if self._merit(after) >= self._merit(evaluation) or not request.final:
@@ -247,9 +243,7 @@ class Workbench:
         except LinAlgError as error:
             raise TrialError(f"the {how} repair has no solution: {error}") from None
         network = _built(*prune(self.coupling, self.bundle.tensors, kept))
-        if how == "batchnorm":
-            self._recalibrate(network)
-        return network, kept
+        return (self._recalibrated(network) if how == "batchnorm" else network), kept
 
     def _sequential(self, candidate: Candidate, kept: Kept) -> tuple[Network, Kept]:
         """What does best on held-out data: units by the criterion or by the error that each causes, and of
@@ -260,17 +254,17 @@ class Workbench:
             for units in (kept, by_error)
         ]
         _, network, units = max(tried, key=itemgetter(0))
-        recalibrated = _built(network.graph, network.state_dict())
-        self._recalibrate(recalibrated)
-        _, network, units = max(*tried, self._tried(recalibrated, units), key=itemgetter(0))
+        again = self._tried(self._recalibrated(network), units)
+        _, network, units = max(*tried, again, key=itemgetter(0))
         return network, units
 
     def _tried(self, network: Network, kept: Kept) -> tuple[float, Network, Kept]:
         return self._merit(self._timed_evaluation(network, self._whole, {})), network, kept
 
     @torch.no_grad()
-    def _recalibrate(self, network: nn.Module) -> None:
-        """Replace running statistics of batch norms by those of the calibration images."""
+    def _recalibrated(self, before: Network) -> Network:
+        """A copy whose batch norms have the statistics of the calibration images."""
+        network = _built(before.graph, before.state_dict())
         norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]
         network.eval()
@@ -282,12 +276,12 @@ class Workbench:
             network(*(torch.from_numpy(values) for values in arrays))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        network.eval()
+        return network.eval()
 
     def _finetuned(
         self, network: Network, steps: int, seed: int, seconds: dict[str, float], notes: list[str]
     ) -> list[Network]:
-        """Fine-tuned copies, with the job's zeros: after the last step and, without zeros, averaged."""
+        """Fine-tuned copies: after the last step, and averaged or, with the job's zeros, recalibrated."""
         started = time.perf_counter()
         trained, batch_size = _built(network.graph, network.state_dict()), self.recipe.batch_size
         distillation = self._distillation(trained)
@@ -315,9 +309,15 @@ class Workbench:
             found = [trained, _built(trained.graph, train(steps).averaged)]
         else:
             SCHEDULES[self.recipe.schedule](trained, self.sparsity, steps, train)
-            found = [trained]
+            found = [trained, self._recalibrated(trained)]
         seconds["fine-tune"] = time.perf_counter() - started
         return found
+
+    def _best(
+        self, networks: Iterable[Network], judge: Judge, seconds: dict[str, float], needed: float
+    ) -> tuple[Evaluation, Network]:
+        judged = [(self._timed_evaluation(each, judge, seconds, needed), each) for each in networks]
+        return max(judged, key=lambda found: self._merit(found[0]))
 
     def _timed_evaluation(
         self, network: nn.Module, judge: Judge, seconds: dict[str, float], needed: float = 0.0

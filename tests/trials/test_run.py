@@ -28,6 +28,7 @@ from trials.network import Network
 from trials.onnx_file import write_onnx
 from trials.run import Outcome, Recipe, Request, Workbench, merit
 from trials.schedules import SCHEDULES
+from trials.sparsity import Magnitude, hide
 
 HALF = Candidate((8, 8))
 REPAIRS = ("none", "batchnorm", "least_squares", "sequential")
@@ -230,6 +231,15 @@ def test_a_share_of_zeros_holds_for_a_brief_trial_too(bench: Bench, splits: Spli
     dense, sparse = (bench(brief_steps=8, zeros=zeros) for zeros in (0.0, 0.9))
     assert trial(sparse).history["sparse"] < trial(dense).history["repaired"]
     assert list(trial(dense).history) == ["repaired", "fine-tuned"]
+
+
+def test_batch_norms_are_recalibrated_after_weights_went_where_that_helps(
+    bench: Bench, splits: Splits, tmp_path: Path
+) -> None:
+    _, network = final(bench(final_repair="least_squares"), tmp_path / "final")
+    hide(network, Magnitude(0.8).masks(network))
+    facts = trial(bench(zeros=0.8))
+    assert facts.history["sparse"] == facts.accuracy > evaluate(network, splits.validation).accuracy + 0.2
 
 
 # Trials that fail, and requests that come twice.
