@@ -19,7 +19,7 @@ from latency_models.interpolate import Grid
 Costs = NDArray[np.float64]
 """(..., 3): milliseconds with all data in the caches, how much more with none, and megabytes of weights."""
 
-_BYTES_PER_WEIGHT = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+BYTES_PER_WEIGHT = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _LEAST_SHARE_OF_CALL = 0.1  # running a node is never free, even where timing it alone shows only the call
 
 
@@ -43,7 +43,7 @@ class KernelCosts:
             raise ProfileError(
                 f"the profile of {device.name!r} lacks the cost of a call; measure the device again"
             )
-        bytes_per_weight = _BYTES_PER_WEIGHT.get(device.precision, 4)  # an import may name any precision
+        bytes_per_weight = BYTES_PER_WEIGHT.get(device.precision, 4)  # a file may name any precision
         points: dict[OpSpec, dict[tuple[int, int], tuple[float, float, float]]] = defaultdict(dict)
         for kernel, rounds in kernels.items():
             alone = rounds.summary()

@@ -40,12 +40,13 @@ def find_profile(folder: Path, name: str) -> Path:
     """The profile of a device: the one measured here before a shipped one, or a file that is named itself.
 
     Raises:
-        RequestError: there is none.
+        RequestError: there is none, or none can be called so.
     """
     if name.endswith(".parquet"):
         return Path(name)
     known = dict(known_profiles(folder))
     if name not in known:
+        profile_path(folder, name)
         told = f"; {nearest(name, known)}" if known else ""
         raise RequestError(
             f"device {name!r} has no profile in {folder}{told}; measure one with `prunefront profile "

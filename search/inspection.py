@@ -176,6 +176,12 @@ def read_widths(path: Path) -> list[dict[str, int]]:
     except ValueError as error:
         raise RequestError(f"{path} is not JSON: {error}; mend that place") from None
     data = [data] if isinstance(data, dict) else data
-    if not isinstance(data, list) or not data or not all(isinstance(item, dict) for item in data):
+    if not isinstance(data, list) or not data:
         raise RequestError(f'{path} holds no candidates; write a list such as [{{"layer1.0.conv1": 8}}]')
+    for number, item in enumerate(data, start=1):
+        if not isinstance(item, dict):
+            raise RequestError(
+                f"{path}: candidate {number} is {str(item)[:40]}, not counts by group such as "
+                '{"layer1.0.conv1": 8}; mend it'
+            )
     return data

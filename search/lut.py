@@ -18,6 +18,7 @@ from latency_models.imports import Imported, import_profile
 from latency_models.stairs import Stairs, operators, stairs
 from latency_models.validate import between_halves, repeatability
 from search.devices import disturbed, find_profile, network_facts, open_table, profile_path
+from search.job import DeviceChoice
 
 
 def show(name: str, folder: Path) -> dict[str, Any]:
@@ -39,10 +40,13 @@ def import_table(files: Sequence[Path], form: str, device: Device, folder: Path)
     """Make a profile of files that others measured; returns where it is, and what came of them.
 
     Raises:
-        RequestError: there is a profile of that name, the form is not known, or a file cannot be read.
+        RequestError: the name is taken, the form is not known, no device can be described so, or a file
+            cannot be read.
         ProfileError: a file is damaged, or a row is impossible or there twice.
     """
     path = profile_path(folder, device.name)
+    if device.name == (here := DeviceChoice().name):
+        raise RequestError(f"{here!r} is what this machine is called; choose another --device name")
     if path.exists():
         raise RequestError(f"there is a profile {path} already; choose another --device name or remove it")
     imported = import_profile(files, form, device)

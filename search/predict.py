@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hwprofiles import OpGraph, Profile, read_profile
+from hwprofiles.errors import RequestError
 from latency_models import LatencyTable
 from search.bench import OpenBench
 from search.devices import find_profile, open_table
@@ -39,6 +40,10 @@ def predict(
     """
     path = find_profile(folder, name)
     profile = read_profile(path)
+    if open_bench and "source" in profile.device.versions:
+        raise RequestError(
+            f"profile {name!r} was imported: nothing can be measured with it; leave out --measure"
+        )
     subject = open_subject(source)
     costs = Costs(subject.coupling)
     space = subject.space(step=1)

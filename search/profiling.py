@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from hwprofiles import (
     read_profile,
     write_profile,
 )
-from hwprofiles.errors import NotMeasuredError, ProfileError, TransientError
+from hwprofiles.errors import NotMeasuredError, ProfileError, RequestError, TransientError
 from hwprofiles.runtimes import CALL
 from latency_models import (
     LatencyTable,
@@ -245,6 +246,8 @@ def open_subject(path: Path) -> Subject:
     Raises:
         RequestError: the job file or the bundle is wrong, or nothing in the model may be pruned.
     """
+    if not os.path.exists(path):  # unlike Path.exists, False for a name that is too long
+        raise RequestError(f"{path} does not exist; give a job file, or the folder of a bundle")
     if path.is_dir():
         bundle, search, device = read_bundle(path), Search(), DeviceChoice()
     else:
@@ -277,6 +280,11 @@ def profile_device(
     """
     path = profile_path(folder, name)
     known = read_profile(path) if path.exists() else None
+    if known and "source" in known.device.versions:
+        raise RequestError(
+            f"profile {name!r} was imported, and nothing that is measured can join it; choose another "
+            "--device name"
+        )
     listener.stage("exporting")
     subject = open_subject(source)
     usual: Any = known.device if known else subject.device

@@ -10,9 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Read from variables with the prefix PRUNEFRONT_, such as PRUNEFRONT_RUNS."""
+    """Read from variables with the prefix PRUNEFRONT_, such as PRUNEFRONT_RUNS; an empty one is none."""
 
-    model_config = SettingsConfigDict(env_prefix="PRUNEFRONT_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="PRUNEFRONT_", env_ignore_empty=True, frozen=True)
 
     runs: Path = Path("runs")
     """The folder that holds the store and one folder per job."""

@@ -106,6 +106,8 @@ def _collect(paths: Sequence[Path], read: Callable[[Path], Iterator[_Row | str]]
     Args:
         read: yields each layer of a file, or a sentence about one that is left out.
     """
+    if twice := [path for path, times in Counter(paths).items() if times > 1]:
+        raise ProfileError(f"{twice[0]} is given twice; give each file once")
     kernels: dict[OpSpec, list[float]] = {}
     places: dict[OpSpec, str] = {}
     left_out: list[str] = []
@@ -132,14 +134,18 @@ def _collect(paths: Sequence[Path], read: Callable[[Path], Iterator[_Row | str]]
 
 def _check_columns(row: _Row) -> None:
     for column in row.cells:
-        if column not in _COLUMNS:
-            name = str(column)[:40]
-            raise ProfileError(f"{row.place}: column {name!r} is not known; {nearest(name, _COLUMNS)}")
+        _check_column(column, row.place)
     missing = [column for column in _NEEDED if not row.text(column)]
     if missing:
         raise ProfileError(f"{row.place} lacks {', '.join(missing)}; docs/import.md has the columns")
     if sum(bool(row.text(column)) for column in _TO_MS) != 1:
         raise ProfileError(f"{row.place}: a layer has exactly one of {', '.join(_TO_MS)}; mend it")
+
+
+def _check_column(column: object, place: str) -> None:
+    if column not in _COLUMNS:
+        name = str(column)[:40]
+        raise ProfileError(f"{place}: column {name!r} is not known; {nearest(name, _COLUMNS)}")
 
 
 def _spec(row: _Row) -> OpSpec:
@@ -213,15 +219,25 @@ def _windowed(row: _Row, spec: OpSpec) -> OpSpec:
 def _csv_rows(path: Path) -> Iterator[_Row]:
     reader = csv.DictReader(io.StringIO(read_text(path)), strict=True, restkey="a column too many")
     try:
-        columns = Counter(reader.fieldnames)
-        if twice := next((name for name, times in columns.items() if times > 1), None):
-            raise ProfileError(f"{path}, line 1: column {twice[:40]!r} is there twice; leave one out")
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        _check_header(columns, f"{path}, line 1")
+        reader.fieldnames = columns
         for cells in reader:
             yield _Row(f"{path}, line {reader.line_num}", cells)
     except csv.Error as error:
         raise ProfileError(
             f"{path}, line {reader.line_num} is no CSV ({error}); export the table again"
         ) from error
+
+
+def _check_header(columns: Sequence[str], place: str) -> None:
+    for separator in (";", "\t"):
+        if any(separator in name for name in columns):
+            raise ProfileError(f"{place} separates columns by {separator!r}; separate them by commas")
+    for name, times in Counter(columns).items():
+        if times > 1:
+            raise ProfileError(f"{place}: column {name[:40]!r} is there twice; leave one out")
+        _check_column(name, place)
 
 
 def _yaml_rows(path: Path) -> Iterator[_Row | str]:

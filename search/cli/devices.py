@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 Server = Annotated[
     str | None,
-    typer.Option(help="A server, whose agents are devices, too [env: PRUNEFRONT_SERVER]."),
+    typer.Option(help="A server, whose agents are devices, too (env: PRUNEFRONT_SERVER)."),
 ]
-Token = Annotated[str | None, typer.Option(help="A submitter's token [env: PRUNEFRONT_TOKEN].")]
+Token = Annotated[str | None, typer.Option(help="A submitter's token (env: PRUNEFRONT_TOKEN).")]
 
 
 @contextmanager
@@ -76,11 +76,12 @@ def profile(
     ] = "",
     model: Annotated[Path | None, typer.Option(help="With --device: a job file, or a bundle alone.")] = None,
     runtime: Annotated[str | None, typer.Option(help="With --device: such as onnxruntime.")] = None,
-    precision: Annotated[str | None, typer.Option(help="With --device: such as fp32.")] = None,
+    precision: Annotated[str | None, typer.Option(help="With --device: such as fp32 or int8.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="With --device.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="With --device.")] = None,
     passes: Annotated[
-        int | None, typer.Option(min=1, max=100, help="With --device: times everything is measured.")
+        int | None,
+        typer.Option(min=1, max=100, help="With --device: times everything is measured; 3 unless given."),
     ] = None,
     server: Server = None,
     token: Token = None,
@@ -117,7 +118,10 @@ def profile(
         with Bars(out) as bars:
             found = measured(bars)
     except KeyboardInterrupt:
-        say(err, "\ninterrupted; finished passes are kept, and the same command goes on")
+        say(
+            err,
+            "\ninterrupted; finished passes are kept, or the whole profile, and the same command goes on",
+        )
         raise typer.Exit(INTERRUPTED) from None
     for line in device_tables.profile(found):
         say(out, line)
@@ -258,8 +262,10 @@ def lut_import(
     form: Annotated[str, typer.Option("--format", help="csv, yaml or trtexec.")],
     device: Annotated[str, typer.Option(help="What to call the device.")],
     board: Annotated[str, typer.Option(help="The board that it was measured on.")],
-    runtime: Annotated[str, typer.Option(help="The runtime that it was measured with.")] = "tensorrt",
-    precision: Annotated[str, typer.Option(help="Such as fp16.")] = "fp32",
+    runtime: Annotated[
+        str | None, typer.Option(help="The runtime that it was measured with; of trtexec tensorrt.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Such as fp16 or int8.")] = "fp32",
     batch: Annotated[int, typer.Option(min=1)] = 1,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     as_json: AsJson = False,
@@ -267,8 +273,12 @@ def lut_import(
 ) -> None:
     """Make a profile of a table that somebody else measured; docs/import.md says of which."""
     from hwprofiles import Device
+    from search.device_tables import counted
     from search.lut import import_table
 
+    runtime = runtime or ("tensorrt" if form == "trtexec" else None)
+    if runtime is None:
+        raise RequestError("--runtime is missing; say what the table was measured with, such as tflite")
     described = Device(
         name=device, runtime=runtime, board=board, precision=precision, batch=batch, threads=threads
     )
@@ -285,7 +295,8 @@ def lut_import(
         return
     for sentence in imported.left_out:
         say(out, f"left out: {sentence}")
-    say(out, f"{found['kernels']} kernels and {found['networks']} networks are in {path}")
+    kernels, networks = len(imported.profile.kernels), len(imported.profile.networks)
+    say(out, f"{path} holds {counted(kernels, 'kernel')} and {counted(networks, 'network')}")
     if not imported.calibrated:
         say(out, "its predictions have no error bar: that needs two whole networks, and one of 90 % nine")
 

@@ -20,7 +20,7 @@ out, err = Console(width=_width), Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Runs = Annotated[
-    Path | None, typer.Option("--runs", help="Folder of runs [env: PRUNEFRONT_RUNS; default: runs].")
+    Path | None, typer.Option("--runs", help="Folder of runs (env: PRUNEFRONT_RUNS; default: runs).")
 ]
 
 INTERRUPTED = 130

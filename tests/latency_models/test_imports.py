@@ -260,8 +260,18 @@ def test_a_file_without_end_is_refused() -> None:
 def test_a_missing_file_and_an_unknown_form_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"none\.csv cannot be read: No such file"):
         import_profile([tmp_path / "none.csv"], "csv", DEVICE)
-    with pytest.raises(RequestError, match=r"form 'yml'.*did you mean 'yaml'"):
+    with pytest.raises(RequestError, match=r"form 'yml'.*allowed: csv, yaml, trtexec"):
         import_profile([], "yml", DEVICE)
+
+
+def test_a_header_may_have_spaces_and_its_separator_is_the_comma(write: Write) -> None:
+    spaced = import_profile([write("a.csv", table(*ROWS, header=HEADER.replace(",", ", ")))], "csv", DEVICE)
+    assert len(spaced.profile.kernels) == len(ROWS)
+    semicolons = write("b.csv", table(*ROWS).replace(",", ";"))
+    with pytest.raises(ProfileError, match=r"b\.csv, line 1 separates columns by ';'"):
+        import_profile([semicolons], "csv", DEVICE)
+    with pytest.raises(ProfileError, match=r"b\.csv is given twice"):
+        import_profile([semicolons, semicolons], "csv", DEVICE)
 
 
 KEYED = """

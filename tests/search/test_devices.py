@@ -165,7 +165,10 @@ def test_a_measurement_ended_by_ctrl_c_goes_on_and_leaves_no_journal(
 
     monkeypatch.setattr(measuring, "measure", ends_in_the_second_pass)
     ended = prunefront("profile", *options)
-    assert (ended.code, "finished passes are kept, and the same command goes on" in ended.err) == (130, True)
+    assert (
+        ended.code,
+        "finished passes are kept, or the whole profile, and the same command goes on" in ended.err,
+    ) == (130, True)
     assert [path.name for path in (tmp_path / "devices").iterdir()] == ["bench.journal"]
     refused(
         prunefront("profile", *options, "--batch", 2),
@@ -354,6 +357,18 @@ def test_a_prediction_that_cannot_be_is_refused(
         prunefront("predict", bundles / "deep", "--device", "bench", "--runs", runs),
         "a kernel that table 'bench' does not hold",
     )
+    refused(prunefront("predict", small, "--device", "", "--runs", runs), "a device cannot be called ''")
+    refused(
+        prunefront("predict", "nowhere", "--device", "bench", "--runs", runs),
+        "nowhere does not exist; give a job file, or the folder of a bundle",
+    )
+    (tmp_path / "widths.json").write_text("[{}, [1]]")
+    refused(
+        prunefront(
+            "predict", small, "--device", "bench", "--widths", tmp_path / "widths.json", "--runs", runs
+        ),
+        "candidate 2 is [1], not counts by group",
+    )
     (tmp_path / "widths.json").write_text('[{"lost": 3}]')
     refused(
         prunefront(
@@ -365,6 +380,16 @@ def test_a_prediction_that_cannot_be_is_refused(
     elsewhere = replace(profile, device=replace(profile.device, board="another board"))
     write_profile(elsewhere, folder / "bench.parquet")
     assert prunefront("predict", small, "--device", "bench", "--runs", runs).code == 0
+    imported = replace(elsewhere.device, versions={"source": "layers"})
+    write_profile(replace(profile, device=imported), folder / "imported.parquet")
+    refused(
+        prunefront("predict", small, "--device", "imported", "--measure", "--runs", runs),
+        "profile 'imported' was imported: nothing can be measured with it",
+    )
+    refused(
+        prunefront("profile", "--device", "imported", "--model", small, "--runs", runs),
+        "nothing that is measured can join it",
+    )
     refused(
         prunefront("predict", small, "--device", "bench", "--measure", "--runs", runs),
         "board 'another board', not",

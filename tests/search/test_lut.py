@@ -169,24 +169,24 @@ linear,1280,1000,1,,,,,,0.66
 
 
 @pytest.fixture
-def imported(prunefront: Prunefront, runs: Path, tmp_path: Path) -> Callable[[str], Ran]:
+def imported(prunefront: Prunefront, runs: Path, tmp_path: Path) -> Callable[..., Ran]:
     """Import a table as device `phone`."""
 
-    def run(table: str) -> Ran:
+    def run(table: str, *changed: str) -> Ran:
         path = tmp_path / "layers.csv"
         path.write_text(table)
-        device = ("--device", "phone", "--board", "a phone", "--threads", 4)
-        return prunefront("lut", "import", path, "--format", "csv", *device, "--runs", runs)
+        device = ("--device", "phone", "--board", "a phone", "--runtime", "tflite", "--threads", 4)
+        return prunefront("lut", "import", path, "--format", "csv", *device, "--runs", runs, *changed)
 
     return run
 
 
 def test_a_table_of_layers_becomes_a_profile_once_and_says_that_it_has_no_error_bar(
-    imported: Callable[[str], Ran], prunefront: Prunefront, runs: Path
+    imported: Callable[..., Ran], prunefront: Prunefront, runs: Path
 ) -> None:
     ran = imported(LAYERS)
     assert ran.code == 0, ran.err
-    assert f"2 kernels and 0 networks are in {runs / 'devices' / 'phone.parquet'}" in ran.out
+    assert f"{runs / 'devices' / 'phone.parquet'} holds 2 kernels and 0 networks" in ran.out
     assert "its predictions have no error bar" in ran.out
     shown = written_json(prunefront("lut", "show", "phone", "--runs", runs, "--json"))
     assert [family["latency_ms"] for family in shown["families"]] == [[1.92, 1.92], [0.66, 0.66]]
@@ -196,8 +196,28 @@ def test_a_table_of_layers_becomes_a_profile_once_and_says_that_it_has_no_error_
     assert "phone.parquet already; choose another --device name" in again.err
 
 
-def test_a_damaged_table_is_not_imported_at_all(imported: Callable[[str], Ran], runs: Path) -> None:
+def test_a_damaged_table_is_not_imported_at_all(imported: Callable[..., Ran], runs: Path) -> None:
     ran = imported(LAYERS.replace("0.66", "-0.66"))
     assert (ran.code, ran.out) == (2, "")
     assert "layers.csv" in ran.err
     assert not (runs / "devices" / "phone.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (["--device", "this-cpu"], "'this-cpu' is what this machine is called; choose another"),
+        (["--precision", "fp7"], "no device runs in 'fp7'; did you mean 'fp"),
+        (["--board", ""], "the board cannot be called ''"),
+        (["--board", "a\x1b[31m\nboard"], "the board cannot be called"),
+        (["--runtime", ""], "--runtime is missing"),
+        (["--format", "xml"], "allowed: csv, yaml, trtexec"),
+    ],
+)
+def test_a_table_of_a_device_that_cannot_be_is_not_imported(
+    changed: list[str], sentence: str, imported: Callable[..., Ran], runs: Path
+) -> None:
+    ran = imported(LAYERS, *changed)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert sentence in ran.err
+    assert len(list((runs / "devices").iterdir())) == 2

@@ -23,6 +23,11 @@ def test_the_environment_is_read_under_our_prefix_only(monkeypatch: pytest.Monke
     assert (Settings().runs, Settings().ray_address) == (Path("/scratch/runs"), "ray://head:10001")
 
 
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNEFRONT_RUNS", "")
+    assert Settings().runs == Path("runs")
+
+
 def test_a_token_is_read_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNEFRONT_TOKEN", "secret")
     assert Settings().token == "secret"
