@@ -79,7 +79,8 @@ def finetune(
     Args:
         learning_rate: its peak, after a warm-up of one step in twenty; 0 is what suits the optimizer.
         distillation: the loss; without it, that of the labels. Where labels do not count for it, images are
-            mixed two by two. Statistics of batch norms stay as they are with it.
+            mixed two by two. With it the model is run as its teacher is, in eval mode: without dropout, and
+            with the statistics of batch norms that it has, which are not those of mixed images.
         constraint: what must hold of the weights after each step, such as zeros that stay zero.
         progress: called after each step with the number of steps done and the loss.
 
@@ -92,11 +93,7 @@ def finetune(
     generator = np.random.default_rng(seed)
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
     losses, at_once = [], batch_size
-    model.train()
-    if distillation:
-        for norm in model.modules():
-            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-                norm.eval()
+    model.train(mode=distillation is None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout, which takes no generator
         for step, rows in zip(range(steps), _shuffled(len(split), batch_size, generator), strict=False):
