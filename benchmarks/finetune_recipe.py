@@ -30,7 +30,7 @@ from benchmarks.cifar import load_checkpoint, load_splits
 from trials.bundle import Bundle, read_bundle
 from trials.candidate import Candidate, as_counts
 from trials.data import Splits
-from trials.distill import Distillation, common_features, softened_divergence
+from trials.distill import FEATURE_WEIGHT, Distillation, common_features, softened_divergence
 from trials.evaluate import Evaluation, Execution, Judge
 from trials.export import export_model
 from trials.finetune import Augment, _shuffled, augmented, finetune, mixed
@@ -54,7 +54,7 @@ class Trial:
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 2e-4
     mix: bool = True
-    features: float = 5.0
+    features: float = FEATURE_WEIGHT
     labels: float = 0.0
     norms: Literal["frozen", "trained"] = "frozen"
     average: float = 0.97
@@ -65,6 +65,8 @@ class Trial:
 TRIALS = {
     "chosen": Trial(),
     "half the batch": Trial(batch_size=64),
+    "features weigh 5": Trial(features=5.0),
+    "half the batch, features weigh 5": Trial(batch_size=64, features=5.0),
     "without features": Trial(batch_size=64, features=0.0),
     "without mixing": Trial(batch_size=64, mix=False),
     "half by labels": Trial(batch_size=64, mix=False, labels=0.5),

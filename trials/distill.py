@@ -19,8 +19,8 @@ from trials.graph import Node
 from trials.network import Network
 
 TEMPERATURE = 4.0
-FEATURE_WEIGHT = 5.0
-"""Of the relative error of features against the divergence of softened outputs."""
+FEATURE_WEIGHT = 20.0
+"""Of the relative error of features against the divergence of softened outputs; see docs/training.md."""
 
 
 class Distillation:
