@@ -42,12 +42,17 @@ def outputs(result: torch.Tensor | Iterable[torch.Tensor]) -> list[torch.Tensor]
     return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
-@torch.no_grad()
 def largest_difference(
     coupling: Coupling, tensors: Mapping[str, torch.Tensor], kept: Kept, *, seed: int
 ) -> float:
     """Largest absolute difference of masked and pruned outputs, over the largest masked output."""
-    coupling, tensors = replace(coupling, graph=_in_double(coupling.graph)), _awake(tensors, seed)
+    coupling = replace(coupling, graph=_in_double(coupling.graph))
+    return _difference(coupling, _awake(tensors, seed), kept, seed)
+
+
+@torch.no_grad()
+def _difference(coupling: Coupling, tensors: Mapping[str, torch.Tensor], kept: Kept, seed: int) -> float:
+    """`largest_difference` of a graph and tensors that are in double precision and awake."""
     dense = build(coupling.graph, mask(coupling, tensors, kept)).eval()
     inputs = example_inputs(coupling.graph, 2, seed)
     masked = outputs(dense(*inputs))
@@ -101,6 +106,7 @@ def prove(coupling: Coupling, tensors: Mapping[str, torch.Tensor], *, seed: int 
     units that those candidates gave it, which finds the culprits; an exception in the pruned model is a
     failed proof as well.
     """
+    tensors = _awake(tensors, seed)
     rng = np.random.default_rng(seed)
     draws = [
         {group.name: _some_units(rng, group.size, share) for group in coupling.groups}
@@ -129,9 +135,10 @@ def _some_units(rng: np.random.Generator, size: int, share: float) -> np.ndarray
 def _refusal(
     coupling: Coupling, tensors: Mapping[str, torch.Tensor], draws: Sequence[Kept], seed: int
 ) -> str:
-    """Why pruning is not masking for one of these candidates, or ""."""
+    """Why pruning is not masking for one of these candidates, or "". The tensors are awake already."""
+    coupling = replace(coupling, graph=_in_double(coupling.graph))
     try:
-        difference = max(largest_difference(coupling, tensors, kept, seed=seed) for kept in draws)
+        difference = max(_difference(coupling, tensors, kept, seed) for kept in draws)
     except (PrunefrontError, RuntimeError, ValueError, TypeError, IndexError) as error:
         return f"the pruned model does not run: {one_line(str(error))[:200]}"
     if not difference <= TOLERANCE:
