@@ -66,6 +66,7 @@ TRIALS = {
     "chosen": Trial(),
     "half the batch": Trial(batch_size=64),
     "features weigh 5": Trial(features=5.0),
+    "half the batch, features weigh 20": Trial(batch_size=64, features=20.0),
     "half the batch, features weigh 5": Trial(batch_size=64, features=5.0),
     "without features": Trial(batch_size=64, features=0.0),
     "without mixing": Trial(batch_size=64, mix=False),

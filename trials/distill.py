@@ -19,7 +19,7 @@ from trials.graph import Node
 from trials.network import Network
 
 TEMPERATURE = 4.0
-FEATURE_WEIGHT = 20.0
+FEATURE_WEIGHT = 80.0
 """Of the relative error of features against the divergence of softened outputs; see docs/training.md."""
 
 
