@@ -49,7 +49,7 @@ def run_agent(server: str, token: str, *, name: str, folder: Path) -> Never:
     """
     with _only_agent(folder) as holder, Remote(server, token, headers={HOLDER: holder}) as remote:
         agent = _Agent(remote, name, folder)
-        _log.info("agent %s waits for measurements of %s", name, remote.url)
+        _log.info("agent %s asks %s for measurements", name, remote.url)
         while True:
             if not agent.work():
                 time.sleep(POLL_S)

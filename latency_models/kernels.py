@@ -88,5 +88,6 @@ class KernelCosts:
         )
         return NotMeasuredError(
             f"the model runs {kernel}, outside what table {self.device.name!r} holds; nearest measured "
-            f"is {kernel.with_channels(*near)}: stay within measured widths, or measure the device again"
+            f"is {kernel.with_channels(*near)}: keep more units, or measure the device for a job that may "
+            "keep as few (search.lowest_keep)"
         )

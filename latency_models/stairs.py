@@ -45,7 +45,13 @@ class Stairs:
 
 
 def operators(profile: Profile) -> list[OpSpec]:
-    """The operators of a profile's networks, each at its widest, in running order."""
+    """The operators of a profile's networks, each at its widest, in running order.
+
+    Of an imported table without networks, whose kernels are layers as a model has them, the widest of each.
+    """
+    if not profile.networks and "source" in profile.device.versions:
+        by_width = sorted(profile.kernels, key=lambda kernel: kernel.in_channels * kernel.out_channels)
+        return list({kernel.family: kernel for kernel in by_width}.values())
     widest: dict[OpSpec, tuple[int, int]] = {}
     for network in (*profile.networks, *profile.held_out):
         for spec in network.graph.operators:

@@ -111,23 +111,18 @@ def _ago(seconds: float) -> str:
 
 def predictions(found: Mapping[str, Any]) -> Table:
     """Candidates as `predict.predict` tells them: latency, how restless it was when measured, and memory."""
-    headings = (
-        "no.",
-        "predicted ms",
-        timed(found["modelled"]),
-        "spread",
-        "fp32 activations MB",
-        "fp32 weights MB",
-    )
-    table = plain(*map(numeric, headings))
-    for number, item in enumerate(found["candidates"], start=1):
+    # What is worked out of memory is that of fp32, and says nothing of a network in bytes.
+    memory = {"activations MB": "peak_bytes", "weights MB": "weight_bytes"}
+    memory = memory if found["precision"] in ("fp32", "tf32") else {}
+    table = plain(*map(numeric, ("no.", "predicted ms", timed(found["modelled"]), "spread", *memory)))
+    for number, item in _predicted(found):
         predicted, measured = item["predicted"], item.get("measured")
         table.add_row(
             str(number),
             latency(predicted["latency_ms"], predicted["error_ms"]),
             significant(measured["latency_ms"]) if measured else "–",
             f"{measured['spread']:.1%}" if measured else "–",
-            *(significant(item["memory"][key] / 1e6) for key in ("peak_bytes", "weight_bytes")),
+            *(significant(item["memory"][key] / 1e6) for key in memory.values()),
         )
     bars = (
         f"error bars are for {found['coverage']:.0%} of candidates and were calibrated on "
@@ -138,23 +133,45 @@ def predictions(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def _predicted(found: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """Candidates that were predicted, by their numbers."""
+    return [(i, item) for i, item in enumerate(found["candidates"], start=1) if "failed" not in item]
+
+
+def doubts(found: Mapping[str, Any]) -> list[str]:
+    """What keeps a prediction from being one, or from being compared with what was measured beside it."""
+    lines = [
+        f"candidate {number}: {item['failed']}"
+        for number, item in enumerate(found["candidates"], start=1)
+        if "failed" in item
+    ]
+    dense = found["dense"]
+    if dense and not found["modelled"] and abs(dense["change"]) > found["relative_error"]:
+        lines.append(
+            f"the dense model takes {significant(dense['now_ms'])} ms now, and took "
+            f"{significant(dense['then_ms'])} ms when the profile was measured ({dense['change']:+.0%}): the "
+            "machine is in another state, and what is measured now differs from predictions by as much"
+        )
+    return lines
+
+
 def operators(found: Mapping[str, Any], most: int = 4) -> Table:
     """What each operator takes, in the order in which they run, for the first candidates."""
-    shown = found["candidates"][:most]
-    table = plain(
-        folded("layer"),
-        *(numeric(f"{n} ms") for n in range(1, len(shown) + 1)),
-        numeric("share"),
-    )
-    for row in zip(*(item["operators"] for item in shown), strict=True):
+    known = _predicted(found)
+    shown = known[:most]
+    table = plain(folded("layer"), *(numeric(f"{number} ms") for number, _ in shown), numeric("share"))
+    for row in zip(*(item["operators"] for _, item in shown), strict=True):
         table.add_row(
             Text(row[0]["name"]),
             *(significant(operator["latency_ms"]) for operator in row),
             f"{row[0]['share']:.1%}",
         )
-    left = len(found["candidates"]) - len(shown)
+    first, item = shown[0]
+    rest = 1 - sum(operator["share"] for operator in item["operators"])
+    whole = f"; the other {rest:.1%} are the call, and what whole networks take beyond their kernels"
+    left = len(known) - len(shown)
     more = f"; {left} more candidates with --json" if left else ""
-    table.caption = f"shares are those of candidate 1; what is missing from 100 % is the call itself{more}"
+    table.caption = f"shares are those of candidate {first}{whole if rest > 5e-4 else ''}{more}"
     return table
 
 
@@ -176,11 +193,12 @@ def families(found: Mapping[str, Any]) -> Table:
 def whole_networks(found: Mapping[str, Any]) -> Table:
     """The networks in a table, as `lut.show` tells them, with the energy of an inference at each rail."""
     rails = sorted({rail for network in found["networks"] for rail in network["energy_mj"]})
-    table = plain(folded("network"), numeric("ms"), *(numeric(f"mJ {rail}") for rail in rails))
+    table = plain("model", folded("network"), numeric("ms"), *(numeric(f"mJ {rail}") for rail in rails))
     for network in found["networks"]:
         energy_mj = network["energy_mj"]
         told = (significant(energy_mj[rail]) if rail in energy_mj else "–" for rail in rails)
-        table.add_row(Text(network["network"]), significant(network["latency_ms"]), *told)
+        number = str(network["model"])
+        table.add_row(number, Text(network["network"]), significant(network["latency_ms"]), *told)
     return table
 
 
@@ -192,7 +210,7 @@ def numbered(names: Sequence[str]) -> Table:
 
 
 def stairs(found: Stairs) -> list[Text]:
-    """A plot of an operator's latency over its width, as lines; cliffs are yellow, • is measured."""
+    """A plot of an operator's latency over its width, as lines; • is measured, and ^ is a cliff."""
     each = -(-len(found.widths) // PLOT_WIDTH)
     columns = [slice(start, start + each) for start in range(0, len(found.widths), each)]
     tallest = found.latency_ms.max()
@@ -206,8 +224,12 @@ def stairs(found: Stairs) -> list[Text]:
         lines.append(line)
     marks = "".join("•" if found.measured[c].any() else "─" for c in columns)
     lines.append(Text(f"{'':>11} └{marks}", style="dim"))
+    if found.cliffs.any():
+        under = "".join("^" if found.cliffs[c].any() else " " for c in columns)
+        lines.append(Text(f"{'':>12} {under}", style="yellow"))
     first, last = str(found.widths[0]), str(found.widths[-1])
-    lines.append(Text(f"{'':>12} {first}{last:>{max(1, len(columns) - len(first))}}", style="dim"))
+    ends = first if first == last else f"{first}{last:>{max(1, len(columns) - len(first))}}"
+    lines.append(Text(f"{'':>12} {ends}", style="dim"))
     told = f"• {timed(found.modelled)}, the rest interpolated" + (
         f"; a column is the worst of {each} widths" * (each > 1)
     )
@@ -218,7 +240,7 @@ def stairs(found: Stairs) -> list[Text]:
         wider = worst + int(np.argmin(found.latency_ms[worst:]))
         lines.append(
             Text(
-                f"{len(cliffs)} of {len(found.widths)} widths cost more than a wider one (yellow): "
+                f"{len(cliffs)} of {len(found.widths)} widths cost more than a wider one (^): "
                 f"{found.widths[worst]} takes {significant(found.latency_ms[worst])} ms, "
                 f"{found.widths[wider]} takes {significant(found.latency_ms[wider])} ms"
             )

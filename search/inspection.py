@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 from hwprofiles import Device, Profile, Runtime, Summary, measure
 from hwprofiles.errors import RequestError, TrialError
 from hwprofiles.foreign import parse_json
-from latency_models import LatencyTable
+from latency_models import LatencyTable, validate
 from latency_models.stairs import NOTICEABLE
+from search.devices import disturbed
 from search.job import Job
 from search.model import open_coupling, open_model, open_splits
 from search.place import Place
@@ -109,7 +110,13 @@ def profile_job(job: Job, place: Place, listener: Listener) -> dict[str, Any]:
     bundle, coupling = _model(job)
     listener.stage("profiling")
     profile, table = _profile(job, place, bundle, coupling, listener)
-    return {"profile": str(place.profile), **told(profile, table)}
+    found = validate(profile)
+    return {
+        "profile": str(place.profile),
+        **told(profile, table),
+        "validation": asdict(found) if found else None,
+        "restless": disturbed(profile),
+    }
 
 
 def try_candidates(

@@ -6,13 +6,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hwprofiles import OpGraph, Profile, read_profile
-from hwprofiles.errors import RequestError
+from hwprofiles import MeasuredNetwork, OpGraph, Profile, read_profile
+from hwprofiles.errors import NotMeasuredError, RequestError
 from latency_models import LatencyTable
 from search.bench import OpenBench
 from search.devices import find_profile, open_table
 from search.inspection import read_widths
-from search.profiling import measured, open_subject
+from search.profiling import DENSE, measured, open_subject
 from search.progress import Silent
 from search.score import Scorer
 from trials.candidate import Candidate, as_counts
@@ -27,6 +27,9 @@ def predict(
 ) -> dict[str, Any]:
     """Predict candidates on the device whose profile goes by `name`, and the memory that they take in fp32.
 
+    One that runs a kernel that the profile does not hold says so under "failed". With what is measured the
+    dense model is measured again if the profile holds it: under "dense" stands what it took then and now.
+
     Args:
         source: a job file or a bundle.
         folder: of the profiles of devices.
@@ -35,7 +38,7 @@ def predict(
 
     Raises:
         RequestError: a file or a name is wrong, or the profile is one of another device.
-        NotMeasuredError: a candidate runs a kernel that the profile does not hold.
+        NotMeasuredError: every candidate runs a kernel that the profile does not hold.
         TransientError: another process measures on this machine, or a server is away.
     """
     path = find_profile(folder, name)
@@ -56,12 +59,16 @@ def predict(
     counts, memory = as_counts(candidates), Memory(costs)
     peak_bytes = memory.peak_bytes(counts, batch=profile.device.batch).tolist()
     weight_bytes = memory.weight_bytes(counts).tolist()
-    found: list[dict[str, Any]] = []
-    scores = Scorer(costs, table).score(candidates)
-    for candidate, score, peak, weights in zip(candidates, scores, peak_bytes, weight_bytes, strict=True):
-        found.append(
+    found: list[dict[str, Any]] = [{"widths": space.named(candidate)} for candidate in candidates]
+    scorer = Scorer(costs, table)
+    for item, candidate, peak, weights in zip(found, candidates, peak_bytes, weight_bytes, strict=True):
+        try:
+            (score,) = scorer.score([candidate])
+        except NotMeasuredError as error:
+            item["failed"] = str(error)
+            continue
+        item.update(
             {
-                "widths": space.named(candidate),
                 "predicted": {
                     "latency_ms": score.latency_ms,
                     "error_ms": score.error_ms if table.calibration.networks else None,
@@ -70,13 +77,22 @@ def predict(
                 "operators": _operators(costs, candidate, table, score.latency_ms),
             }
         )
+    if all("failed" in item for item in found):
+        raise NotMeasuredError(found[0]["failed"])
+    dense: dict[str, float] | None = None
     if open_bench:
+        good = [
+            (item, candidate)
+            for item, candidate in zip(found, candidates, strict=True)
+            if "failed" not in item
+        ]
+        named = {f"candidate {number}": candidate for number, (_, candidate) in enumerate(good, start=1)}
         with TemporaryDirectory() as temporary:
             networks = measured(
                 subject.bundle,
                 costs,
                 [],
-                {f"candidate {number}": candidate for number, candidate in enumerate(candidates, start=1)},
+                named | {DENSE: space.dense},
                 {},
                 bench.measure,
                 passes=PASSES,
@@ -84,7 +100,7 @@ def predict(
                 journal=Path(temporary) / "journal",
                 listener=Silent(),
             ).networks
-        for item, network in zip(found, networks, strict=True):
+        for (item, _), network in zip(good, networks[:-1], strict=True):
             summary = network.rounds.summary()
             item["measured"] = {
                 "latency_ms": summary.latency_ms,
@@ -93,14 +109,27 @@ def predict(
                 "p99_ms": summary.p99_ms,
                 "spread": summary.spread,
             }
+        dense = _then_and_now(profile, networks[-1])
     return {
         "device": profile.device.name,
+        "precision": profile.device.precision,
         "modelled": profile.device.modelled,
         "profile": str(path),
         "coverage": table.calibration.coverage,
+        "relative_error": table.calibration.relative_error,
         "calibrated_on": _calibrated_on(table, profile, costs.op_graph),
+        "dense": dense,
         "candidates": found,
     }
+
+
+def _then_and_now(profile: Profile, now: MeasuredNetwork) -> dict[str, float] | None:
+    """What a network took when the profile was measured, and what it takes; `None` if it is not in there."""
+    for then in (*profile.networks, *profile.held_out):
+        if then.graph == now.graph:
+            then_ms, now_ms = (net.rounds.summary().latency_ms for net in (then, now))
+            return {"then_ms": then_ms, "now_ms": now_ms, "change": now_ms / then_ms - 1}
+    return None
 
 
 def _calibrated_on(table: LatencyTable, profile: Profile, model: OpGraph) -> str | None:
@@ -115,7 +144,10 @@ def _calibrated_on(table: LatencyTable, profile: Profile, model: OpGraph) -> str
 def _operators(
     costs: Costs, candidate: Candidate, table: LatencyTable, latency_ms: float
 ) -> list[dict[str, Any]]:
-    """Every operator in running order, with what it takes and its share; what is left is the call itself."""
+    """Every operator in running order, with what it takes and its share.
+
+    What is left is the call, and what whole networks take beyond their kernels; see `LatencyTable.breakdown`.
+    """
     graph = costs.candidate_graph(candidate)
     return [
         {"name": operator.name, "operator": str(spec), "latency_ms": ms, "share": ms / latency_ms}

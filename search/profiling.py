@@ -182,7 +182,10 @@ def open_profile(
                 raise ProfileError(f"{error}; or run job {job.name!r} under another name") from None
             listener.note(f"measuring this device again: {error}")
     journal = path.with_suffix(".journal")
-    profile = _from_device(place, Costs(coupling), space, runtime, device) or measure_profile(
+    known = _from_device(place, Costs(coupling), space, runtime, device)
+    if known:
+        listener.note(f"not measured: {place.devices} has a profile of this device that knows this model")
+    profile = known or measure_profile(
         bundle, coupling, space, runtime, device, job.search.seed, journal, listener
     )
     write_profile(profile, path)

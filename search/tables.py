@@ -179,11 +179,12 @@ def dear(found: Mapping[str, Any], most: int = 6) -> list[str]:
     for group in known[:most]:
         more, step = group["dear"], found["step"]
         others = len(more["counts"]) - 1
+        ragged = not any(count % step == 0 for count in more["counts"])
         lines.append(
             f"pruning does not pay: {group['name']}: {group['size']}→{more['worst']} costs more than "
             f"{group['size']} ({significant(more['worst_ms'])} instead of {significant(more['whole_ms'])} ms)"
             + (f", as do {others} other counts" if others else "")
-            + ("" if any(count % step == 0 for count in more["counts"]) else f"; multiples of {step} do not")
+            + (f"; multiples of {step} do not" if ragged and step < group["size"] else "")
         )
     if left := known[most:]:
         lines.append(f"pruning does not pay for some counts of {len(left)} more groups; --json names them")
@@ -191,12 +192,12 @@ def dear(found: Mapping[str, Any], most: int = 6) -> list[str]:
 
 
 def small(found: Mapping[str, Any]) -> list[str]:
-    """A line for the groups that the device cannot run any faster with fewer units; see `groups`."""
+    """A line for the groups that the device runs no faster with fewer units, but for those in `dear`."""
     step = found["step"]
     named = [
         f"{group['name']} ({group['size']} units)"
         for group in found["groups"]
-        if group["kind"] == "channels" and group["size"] <= step
+        if group["kind"] == "channels" and group["size"] <= step and not group["dear"]
     ]
     if not named:
         return []

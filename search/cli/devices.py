@@ -179,6 +179,8 @@ def predict(
         return
     out.print(device_tables.predictions(found))
     out.print(device_tables.operators(found))
+    for line in device_tables.doubts(found):
+        say(out, line)
 
 
 lut = typer.Typer(help="Look at latency tables.", no_args_is_help=True)
@@ -207,8 +209,10 @@ def lut_show(
             print_json(found)
             return
         out.print(device_tables.families(found))
-        out.print(device_tables.whole_networks(found))
-        out.print(device_tables.numbered(found["operators"]))
+        if found["networks"]:
+            out.print(device_tables.whole_networks(found))
+        if found["operators"]:
+            out.print(device_tables.numbered(found["operators"]))
         return
     stairs = show_operator(device, devices_folder(runs), operator)
     if svg:

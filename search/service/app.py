@@ -23,9 +23,9 @@ from hwprofiles.wire import (
     Failure,
     Measurement,
     Message,
+    Name,
     Pass,
     Sha256,
-    Text,
 )
 from search.service.auth import OnlyToHosts, needs
 from search.service.errors import answer_with_problems
@@ -71,7 +71,7 @@ router = APIRouter(prefix=API, route_class=PlainJson)
 class TokenRequest(Message):
     """A token to be made: for whom, what for, and how long it holds."""
 
-    name: Text
+    name: Name
     role: Role
     days: Annotated[float, Field(gt=0, le=3650)] = 90
 

@@ -27,7 +27,9 @@ def needs(*roles: Role) -> Callable[..., Token]:
         if token is None:
             raise HTTPException(
                 401,
-                "this call needs a token that is known, not expired and not revoked",
+                "the token of this call is not known, has expired or was revoked"
+                if credentials
+                else "this call needs a token, and comes without one",
                 {"WWW-Authenticate": "Bearer"},
             )
         if token.role not in (*roles, Role.ADMIN):

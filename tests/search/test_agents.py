@@ -214,7 +214,7 @@ def test_an_agent_with_a_wrong_token_ends_in_a_sentence(address: str, tmp_path: 
         _, said = running.communicate(timeout=60)
     assert (running.returncode, said.splitlines()[-1]) == (
         2,
-        "error: this call needs a token that is known, not expired and not revoked",
+        "error: the token of this call is not known, has expired or was revoked",
     )
 
 

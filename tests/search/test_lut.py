@@ -191,6 +191,9 @@ def test_a_table_of_layers_becomes_a_profile_once_and_says_that_it_has_no_error_
     shown = written_json(prunefront("lut", "show", "phone", "--runs", runs, "--json"))
     assert [family["latency_ms"] for family in shown["families"]] == [[1.92, 1.92], [0.66, 0.66]]
     assert read_profile(runs / "devices" / "phone.parquet").device.threads == 4
+    assert "network" not in prunefront("lut", "show", "phone", "--runs", runs).out
+    stairs = written_json(prunefront("lut", "show", "phone", "--operator", 2, "--runs", runs, "--json"))
+    assert [(each["widths"], each["latency_ms"]) for each in stairs] == [([1000], [0.66]), ([1280], [0.66])]
     again = imported(LAYERS)
     assert (again.code, again.out) == (2, "")
     assert "phone.parquet already; choose another --device name" in again.err

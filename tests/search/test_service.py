@@ -108,6 +108,7 @@ def test_every_route_but_health_wants_a_token(address: str) -> None:
 def test_expired_revoked_and_altered_tokens_are_as_good_as_none(
     store: Store, address: str, admin: httpx.Client
 ) -> None:
+    assert admin.post("/tokens", json={"name": "a/b", "role": "agent"}).status_code == 422
     good = admin.post("/tokens", json={"name": "me", "role": "submitter"}).json()
     expired = Tokens(store).make("old", Role.ADMIN, lifetime_s=-1)[1]
     altered = good["token"][:-2] + ("AA" if good["token"][-2:] != "AA" else "BB")

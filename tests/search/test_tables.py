@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from rich.console import Console
 from rich.table import Table
 
@@ -116,16 +117,49 @@ def test_a_device_and_how_it_runs_networks_are_whole_at_80_columns() -> None:
     assert ends == ["      –", "2 h ago"]
 
 
-def test_predictions_say_that_their_memory_is_that_of_fp32_at_80_columns() -> None:
+def test_predictions_tell_memory_only_where_it_is_that_of_fp32_at_80_columns() -> None:
     candidate = {
         "predicted": {"latency_ms": 1234.5, "error_ms": 123.4},
         "measured": {"latency_ms": 1234.5, "spread": 0.123},
         "memory": {"peak_bytes": 123_456_789, "weight_bytes": 123_456_789},
     }
-    found = {"device": "int8", "modelled": False, "coverage": 0.9, "calibrated_on": "this model"}
-    lines = printed(device_tables.predictions({**found, "candidates": [candidate]}))
-    assert lines[1].strip().split("  ")[-2:] == ["fp32 activations MB", "fp32 weights MB"]
-    assert lines[3].split() == ["1", "1234±123", "1234", "12.3%", "123", "123"]
+    found = {
+        "device": "bench",
+        "modelled": False,
+        "coverage": 0.9,
+        "calibrated_on": "this model",
+        "candidates": [{"failed": "too thin"}, candidate],
+    }
+    lines = printed(device_tables.predictions({**found, "precision": "fp32"}))
+    assert lines[1].strip().split("  ")[-2:] == ["activations MB", "weights MB"]
+    assert lines[3].split() == ["2", "1234±123", "1234", "12.3%", "123", "123"]
+    lines = printed(device_tables.predictions({**found, "precision": "int8"}))
+    assert lines[3].split() == ["2", "1234±123", "1234", "12.3%"]
+
+
+@pytest.mark.parametrize(("change", "doubted"), [(0.8, True), (-0.4, True), (0.02, False)])
+def test_what_is_measured_beside_predictions_is_doubted_if_the_dense_model_moved(
+    change: float, doubted: bool
+) -> None:
+    dense = {"then_ms": 1.0, "now_ms": 1 + change, "change": change}
+    found = {"candidates": [], "modelled": False, "relative_error": 0.03, "dense": dense}
+    told = device_tables.doubts(found)
+    assert ["in another state" in line for line in told] == [True] * doubted
+    assert (
+        device_tables.doubts({**found, "modelled": True})
+        == device_tables.doubts({**found, "dense": None})
+        == []
+    )
+
+
+def test_a_few_networks_tell_an_error_and_no_ranks() -> None:
+    shares = ("mean_error", "floor", "spearman", "within_5", "within_10", "covered", "coverage")
+    found = {"kernels": 1, "networks": 9, "held_out": 4}
+    for networks, told in ((4, False), (5, True)):
+        proof = {"networks": networks, **dict.fromkeys(shares, 0.5)}
+        lines = "\n".join(device_tables.profile({**found, "validation": proof}))
+        assert ("rank correlation" in lines, "error bars hold" in lines) == (told, told)
+        assert ("too few to tell" in lines) is not told
 
 
 def test_a_profile_tells_what_was_measured_now_and_what_was_there() -> None:
@@ -171,7 +205,9 @@ def test_predicted_stands_beside_measured() -> None:
 
 def test_groups_within_one_step_of_the_device_are_said_to_be_no_faster_with_fewer_units() -> None:
     kinds = {"stem": ("channels", 8), "body": ("channels", 17), "attention": ("heads", 4)}
-    found = {"groups": [{"name": n, "kind": kind, "size": size} for n, (kind, size) in kinds.items()]}
+    groups = [{"name": n, "kind": kind, "size": size, "dear": None} for n, (kind, size) in kinds.items()]
+    dear = {"name": "neck", "kind": "channels", "size": 16, "dear": {"worst": 8}}
+    found = {"groups": [*groups, dear]}
     assert tables.small({**found, "step": 16}) == [
         "no faster with fewer: stem (8 units): within one step of the device, which is 16 units"
     ]
