@@ -389,7 +389,7 @@ def _grown(
             f"device {known.device.name!r} is in another state than when its profile was measured: what was "
             f"measured again takes {found.median_change:+.0%} (median of {found.shared}), so its profile "
             "stays as it was; repeat this when the machine is at rest, of an agent with other --passes, or "
-            "begin a profile under another name"
+            "if it was not at rest before, begin a profile under another name"
         )
     return extend(known, more)
 

@@ -130,6 +130,16 @@ def test_a_job_may_say_how_torch_computes(prepared: Prepared, place: Place) -> N
         assert again.plan.execution == again.recipe.execution == execution
 
 
+class Noting(Silent):
+    """Keeps what it is told to show."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 class MeasuredError(Exception):
     """A profile was about to be measured."""
 
@@ -173,8 +183,12 @@ def test_a_profile_of_the_device_is_the_jobs_if_it_holds_all_that_the_job_needs(
     place.profile.unlink()
     of_another_name = replace(profile, device=replace(profile.device, name="bench"))
     write_profile(of_another_name, place.devices / "bench.parquet")
-    found, _ = open_profile(place, prepared.job, prepared.bundle, prepared.coupling, Silent(), planned=False)
+    listener = Noting()
+    found, _ = open_profile(place, prepared.job, prepared.bundle, prepared.coupling, listener, planned=False)
     assert found == profile == read_profile(place.profile)
+    assert listener.notes == [
+        f"not measured: {place.devices} has a profile of this device that knows this model"
+    ]
 
 
 @pytest.mark.parametrize("change", ["another device", "without a kernel", "of another model", "damaged"])
