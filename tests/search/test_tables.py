@@ -203,6 +203,15 @@ def test_predicted_stands_beside_measured() -> None:
     assert lines[-2].split() == "finalist 97.00±1.00 95.00±1.00 1.00±0.060 1.05 80.0 M 850 k".split()
 
 
+def test_multiples_of_the_step_are_advised_only_to_groups_of_more_than_one() -> None:
+    more = {"counts": [9], "worst": 9, "worst_ms": 2.0, "whole_ms": 1.0}
+    groups = [{"name": name, "size": size, "dear": more} for name, size in (("stem", 16), ("body", 17))]
+    advised = [
+        line.endswith("; multiples of 16 do not") for line in tables.dear({"groups": groups, "step": 16})
+    ]
+    assert advised == [False, True]
+
+
 def test_groups_within_one_step_of_the_device_are_said_to_be_no_faster_with_fewer_units() -> None:
     kinds = {"stem": ("channels", 8), "body": ("channels", 17), "attention": ("heads", 4)}
     groups = [{"name": n, "kind": kind, "size": size, "dear": None} for n, (kind, size) in kinds.items()]
