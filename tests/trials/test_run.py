@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -316,3 +318,20 @@ def test_a_finalist_of_a_carved_split_stays_trained_if_that_brought_it_nearer_to
         assert facts.history["fine-tuned"] < facts.history["repaired"]
         stays[carved] = next(stage for stage, found in facts.history.items() if found == facts.accuracy)
     assert stays == {True: "fine-tuned", False: "repaired"}
+
+
+@pytest.mark.slow
+def test_two_hundred_trials_leave_no_memory_behind(bench: Bench) -> None:
+    def held_mb() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    workbench = bench(brief_steps=2, batch_size=32)
+    # The same ten widths again and again: of new ones torch keeps compiled kernels, up to 1 024 of them.
+    candidates = [Candidate((2 + width, 13 - width)) for width in range(10)]
+    held = []
+    for seed in range(200):
+        trial(workbench, candidates[seed % 10], seed)
+        gc.collect()
+        held.append(held_mb())
+    assert max(held[-20:]) - max(held[20:40]) < 5
