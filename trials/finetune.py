@@ -139,7 +139,7 @@ def _backward(
                 part = slice(first, first + at_once)
                 share = len(labels[part]) / len(labels)
                 value = share * loss(model, tuple(values[part] for values in inputs), labels[part])
-                value.backward()  # type: ignore[no-untyped-call]  # torch ships it without annotations
+                value.backward()
                 total += value.item()
             return total, at_once
         except (MemoryError, RuntimeError) as error:

@@ -35,8 +35,6 @@ from trials.schedules import SCHEDULES
 from trials.sparsity import Scope, hide, read_sparsity
 
 CALIBRATION_IMAGES = 2_560
-REPAIR_IMAGES = 1_024
-"""2 560 at as many places in all repair no better and take twice as long; benchmarks/repair_speed.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +222,7 @@ class Workbench:
     @cached_property
     def _calibration(self) -> repair.Calibration:
         """Of augmented images where the job augments: images known by heart are not like new ones."""
-        arrays, _ = _evenly(self._calibration_split, REPAIR_IMAGES).batch(slice(None))
+        arrays, _ = _evenly(self._calibration_split, repair.EXAMPLES).batch(slice(None))
         augment = Augment(self.recipe.augment)
         varied = augmented(arrays, augment, np.random.default_rng(self.recipe.seed))
         inputs = Execution.CHANNELS_LAST.tensors(varied)  # of which repair reads pixel by pixel

@@ -8,8 +8,6 @@ from trials import repair
 from trials.criteria.evidence import Evidence, Scores
 from trials.criteria.magnitude import l1
 
-EXAMPLES = 1_024
-
 
 def error(evidence: Evidence) -> Scores:
     """The place in which a unit goes when units go one by one, each time the one that is missed least.
@@ -20,7 +18,7 @@ def error(evidence: Evidence) -> Scores:
     Source: `trials.repair`.
     """
     rows = len(evidence.labels)
-    some = np.linspace(0, rows, min(EXAMPLES, rows), endpoint=False).astype(np.int64)
+    some = np.linspace(0, rows, min(repair.EXAMPLES, rows), endpoint=False).astype(np.int64)
     inputs = [x[some] for x in evidence.inputs]
     calibration = repair.Calibration(evidence.coupling, evidence.tensors, inputs, seed=evidence.seed)
     return {**l1(evidence), **repair.importance(calibration)}

@@ -54,5 +54,5 @@ def _gradients(evidence: Evidence, rows: int) -> Iterator[Tensors]:
     for inputs, labels in evidence.batches(rows):
         network.zero_grad()
         loss: torch.Tensor = F.cross_entropy(network(*inputs), labels)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without annotations
+        loss.backward()
         yield {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}

@@ -12,11 +12,21 @@ elimination, Hassibi and Stork, Optimal Brain Surgeon, NIPS 1992, in blocks as i
 Optimal Brain Compression, arXiv 2208.11580, section 4.
 """
 
-from trials.repair.calibration import Calibration
+from trials.repair.calibration import EXAMPLES, Calibration
 from trials.repair.elimination import importance
 from trials.repair.fast import fast
 from trials.repair.layers import Layer, layers
 from trials.repair.moments import Moments, moments_of
 from trials.repair.sequential import sequential
 
-__all__ = ["Calibration", "Layer", "Moments", "fast", "importance", "layers", "moments_of", "sequential"]
+__all__ = [
+    "EXAMPLES",
+    "Calibration",
+    "Layer",
+    "Moments",
+    "fast",
+    "importance",
+    "layers",
+    "moments_of",
+    "sequential",
+]
