@@ -19,8 +19,8 @@ from rich.console import Console
 
 from benchmarks.zoo import ZOO
 from search.devices import SHIPPED
+from search.growth import profile_device
 from search.place import Place
-from search.profiling import profile_device
 from search.progress import Bars
 from trials.export import export_model
 

@@ -11,8 +11,9 @@ from hwprofiles.errors import NotMeasuredError, RequestError
 from latency_models import LatencyTable
 from search.bench import OpenBench
 from search.devices import find_profile, open_table
+from search.growth import open_subject
 from search.inspection import read_widths
-from search.profiling import DENSE, measured, open_subject
+from search.profiling import DENSE, measured
 from search.progress import Silent
 from search.score import Scorer
 from trials.candidate import Candidate, as_counts

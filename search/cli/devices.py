@@ -90,9 +90,10 @@ def profile(
 ) -> None:
     """Measure for a model: this machine for a job, as `run` would, or a device for its growing profile."""
     from search import device_tables
+    from search.growth import profile_device
     from search.inspection import profile_job
     from search.job import Job
-    from search.profiling import PASSES, profile_device
+    from search.profiling import PASSES
     from search.progress import Bars, Listener, Silent
 
     chosen = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}

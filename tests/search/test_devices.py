@@ -32,8 +32,8 @@ from latency_models import NetworkModel, plan
 from latency_models import profiling as measuring
 from search import device_tables, devices, profiling
 from search.bench import Bench, open_here
+from search.growth import profile_device
 from search.place import Place
-from search.profiling import profile_device
 from search.progress import Silent
 from tests.bundles import export_images
 from tests.latency_models.test_table import rounds_of
