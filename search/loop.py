@@ -8,7 +8,7 @@ goes on by asking and telling its stored trials again.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -40,7 +40,12 @@ class Workers(Protocol):
 class Requests(Protocol):
     """How a trial becomes a request to a worker, and an answer facts."""
 
-    def request(self, trial: Trial) -> Any: ...
+    def request(self, trial: Trial, needed: float) -> Any:
+        """
+        Args:
+            needed: a merit short of which the trial is of no use, or 0.
+        """
+        ...
 
     def facts(self, value: Any) -> Facts: ...
 
@@ -56,6 +61,8 @@ class Loop:
         baselines: proposals that every job tries first, told to the controller like its own.
         trials: how many trials there will be in all, baselines included.
         in_flight: see the module; stored with the job, as the candidates depend on it.
+        finalists: how many trials will be chosen. What falls short of as many others that were made for its
+            target, and told before it was asked for, is of no use.
         add_to_front: called with each trial that is told as done, and its merit; returns what to say of the
             front so far.
     """
@@ -72,6 +79,7 @@ class Loop:
         cost: Cost,
         trials: int,
         in_flight: int,
+        finalists: int,
         seed: int,
         requests: Requests,
         add_to_front: Callable[[Trial, float], str],
@@ -79,7 +87,7 @@ class Loop:
     ) -> None:
         self.store, self.job, self.controller, self.name = store, job, controller, name
         self.baselines, self.space, self.cost = baselines, space, cost
-        self.total, self.in_flight, self.seed = trials, in_flight, seed
+        self.total, self.in_flight, self.finalists, self.seed = trials, in_flight, finalists, seed
         self.requests, self.add_to_front, self.listener = requests, add_to_front, listener
         store.requeue_running(job)
         self.trials: list[Trial] = store.trials(job)
@@ -88,6 +96,9 @@ class Loop:
         self._asked = self._told = 0
         self._ended = False
         self._best: float | None = None
+        self._merits: dict[float, list[float]] = defaultdict(list)
+        """Target → the best merits told so far, as many as there will be finalists."""
+        self._needed: list[float] = []
         self._front = ""
 
     def run(self, workers: Workers) -> list[Trial]:
@@ -121,7 +132,7 @@ class Loop:
         while waiting and workers.free > 0:
             number = waiting.pop(0)
             trial = self._save(self.trials[number].start())
-            workers.submit(number, self.requests.request(trial))
+            workers.submit(number, self.requests.request(trial, self._needed[number]))
             running.add(number)
 
     def _advance(self) -> list[int]:
@@ -155,6 +166,8 @@ class Loop:
             self.store.add_trials(self.job, [trial])
             self.trials.append(trial)
         self._tried.add(proposal.candidate)
+        best = self._merits[proposal.target]
+        self._needed.append(best[-1] if len(best) == self.finalists else 0.0)
         self._asked += 1
         return True
 
@@ -166,6 +179,9 @@ class Loop:
         self._told += 1
         if merit is not None:
             self._best = merit if self._best is None else max(self._best, merit)
+            if trial.number >= len(self.baselines):  # which take no finalist's place
+                best = self._merits[trial.target]
+                self._merits[trial.target] = sorted([*best, merit], reverse=True)[: self.finalists]
             self._front = self.add_to_front(trial, merit)
 
     def _next(self) -> Proposal | None:

@@ -167,8 +167,10 @@ class TrialRequests:
     def __init__(self, carved: bool) -> None:
         self.carved = carved
 
-    def request(self, trial: Trial) -> Request:
-        return Request(candidate=trial.candidate, seed=trial.seed)
+    def request(self, trial: Trial, needed: float) -> Request:
+        # On a carved split merit is no accuracy.
+        needed = 0.0 if self.carved else needed
+        return Request(candidate=trial.candidate, seed=trial.seed, needed=needed)
 
     def facts(self, value: Outcome) -> Facts:
         return value.facts
@@ -208,6 +210,7 @@ def make_loop(prepared: Prepared, store: Store, listener: Listener) -> Loop:
         cost=cost,
         trials=job.search.trials,
         in_flight=prepared.plan.in_flight,
+        finalists=job.search.finalists,
         seed=job.search.seed,
         requests=TrialRequests(prepared.splits.carved),
         add_to_front=FrontSoFar(prepared.scorer, prepared.plan.dense_ms).add,

@@ -95,9 +95,13 @@ class FakeWorkers:
 
 
 class CandidateRequests:
-    """A trial's request is its candidate, and so is the answer."""
+    """A trial's request is its candidate, and so is the answer; `needed` by candidate."""
 
-    def request(self, trial: Trial) -> Candidate:
+    def __init__(self) -> None:
+        self.needed: dict[Candidate, float] = {}
+
+    def request(self, trial: Trial, needed: float) -> Candidate:
+        self.needed[trial.candidate] = needed
         return trial.candidate
 
     def facts(self, value: Candidate) -> Facts:
@@ -159,12 +163,19 @@ def new_store() -> MortalStore:
 
 
 def make_loop(
-    store: Store, controller: Any, *, in_flight: int = 3, trials: int = TRIALS, listener: Notes | None = None
+    store: Store,
+    controller: Any,
+    *,
+    in_flight: int = 3,
+    trials: int = TRIALS,
+    finalists: int = 2,
+    listener: Notes | None = None,
+    requests: CandidateRequests | None = None,
 ) -> Loop:
     return Loop(
         store, "toy", controller, BASELINES, name="historian", space=SPACE, cost=cost, trials=trials,
-        in_flight=in_flight, seed=7, requests=CandidateRequests(), add_to_front=lambda trial, merit: "",
-        listener=listener or Notes(),
+        in_flight=in_flight, finalists=finalists, seed=7, requests=requests or CandidateRequests(),
+        add_to_front=lambda trial, merit: "", listener=listener or Notes(),
     )  # fmt: skip
 
 
@@ -218,6 +229,24 @@ def test_killed_at_any_change_it_goes_on_as_if_nothing_had_happened(
     resumed = make_loop(store, controller).run(FakeWorkers(seed))
     assert outcome(resumed) == outcome(undisturbed) == outcome(store.trials("toy"))
     assert [told.proposal.candidate for told in controller.told] == [trial.candidate for trial in resumed]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 3))
+def test_a_trial_needs_what_the_last_finalist_of_its_target_had_when_it_was_asked_for(
+    seed: int, in_flight: int, finalists: int
+) -> None:
+    requests = CandidateRequests()
+    loop = make_loop(
+        new_store(), Historian(), in_flight=in_flight, finalists=finalists, trials=20, requests=requests
+    )
+    trials = loop.run(FakeWorkers(seed))
+    for trial in trials:
+        told = trials[len(BASELINES) : max(0, trial.number - in_flight + 1)]
+        merits = sorted(t.facts.accuracy for t in told if t.facts and t.target == trial.target)
+        place = merits[-finalists] if len(merits) >= finalists else 0.0
+        assert requests.needed[trial.candidate] == place
+    assert any(requests.needed.values())
 
 
 def test_a_job_that_is_through_runs_nothing_again(store: Store) -> None:
@@ -309,7 +338,7 @@ def test_progress_says_which_trial_what_is_best_the_front_and_what_failed(store:
     listener = Notes()
     loop = Loop(
         store, "toy", Historian(), BASELINES, name="historian", space=SPACE, cost=cost, trials=TRIALS,
-        in_flight=3, seed=7, requests=CandidateRequests(),
+        in_flight=3, finalists=2, seed=7, requests=CandidateRequests(),
         add_to_front=lambda trial, merit: f"front of {trial.number} at {merit:.2f}", listener=listener,
     )  # fmt: skip
     trials = loop.run(FakeWorkers(0))
