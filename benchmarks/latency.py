@@ -241,7 +241,7 @@ def evaluate(name: str, options: argparse.Namespace) -> dict[str, Any]:
     measured_ms = run.measured_ms
     profiles = {points: profile_of(run, device, runtime, points) for points in POINTS}
     tables = {points: LatencyTable.from_profile(profile) for points, profile in profiles.items()}
-    channels = run.costs.channels(run.counts)
+    channels = run.costs.dense.channels(run.counts)
     predictions = {points: table.predict(run.costs.op_graph, *channels) for points, table in tables.items()}
     ours = runtime.points
     prediction = predictions[ours]

@@ -149,10 +149,11 @@ def _operators(
 
     What is left is the call, and what whole networks take beyond their kernels; see `LatencyTable.breakdown`.
     """
-    graph = costs.candidate_graph(candidate)
+    variant = costs.variant(candidate)
+    graph = variant.candidate_graph(candidate)
     return [
         {"name": operator.name, "operator": str(spec), "latency_ms": ms, "share": ms / latency_ms}
         for operator, spec, ms in zip(
-            costs.operators, graph.operators, table.breakdown(graph).tolist(), strict=True
+            variant.operators, graph.operators, table.breakdown(graph).tolist(), strict=True
         )
     ]

@@ -40,9 +40,10 @@ class Scorer:
         """(candidates,) predicted milliseconds and their error bars."""
         latency_ms, error_ms = np.empty((2, len(counts)))
         for start in range(0, len(counts), CHUNK):
-            rows = slice(start, start + CHUNK)
-            prediction = self.table.predict(self.costs.op_graph, *self.costs.channels(counts[rows]))
-            latency_ms[rows], error_ms[rows] = prediction.latency_ms, prediction.error_ms
+            chunk = slice(start, start + CHUNK)
+            for rows, variant in self.costs.variants(counts[chunk]):
+                prediction = self.table.predict(variant.op_graph, *variant.channels(counts[chunk][rows]))
+                latency_ms[chunk][rows], error_ms[chunk][rows] = prediction.latency_ms, prediction.error_ms
         return latency_ms, error_ms
 
     def score(self, candidates: Sequence[Candidate]) -> list[Score]:

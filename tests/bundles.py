@@ -24,9 +24,9 @@ def exported(name: str) -> Bundle:
 
 
 @cache
-def coupled(name: str) -> Coupling:
-    """The groups of a model, not yet proved."""
-    return analyse(exported(name).graph)
+def coupled(name: str, *, blocks: bool = False) -> Coupling:
+    """The groups of a model, not yet proved; with or without its residual blocks."""
+    return analyse(exported(name).graph, blocks=blocks)
 
 
 def export_images(model: nn.Module, *shape: int) -> Bundle:

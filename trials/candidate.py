@@ -21,7 +21,8 @@ Counts = NDArray[np.int64]
 class Axis:
     """One group as the search sees it: how many units it has and which counts may be kept.
 
-    Allowed counts are the multiples of `step` from `lowest` upwards, and always `size`.
+    Allowed counts are the multiples of `step` from `lowest` upwards, and always `size`. Only of a group that
+    may go altogether, a block, the lowest is 0.
     """
 
     name: str
@@ -75,19 +76,18 @@ class Space:
     def parse(self, widths: Mapping[str, int]) -> Candidate:
         """Read `{group: kept}`; a group left out stays whole.
 
-        Any count from 1 to the group's size is taken, on the step or not: the user said so.
+        Any count from 1 to the group's size is taken, on the step or not: the user said so. Of a block 0 is.
 
         Raises:
             RequestError: an unknown group, or a count out of range.
         """
-        sizes = {axis.name: axis.size for axis in self.axes}
+        axes = {axis.name: axis for axis in self.axes}
         for name, kept in widths.items():
-            if name not in sizes:
-                raise RequestError(
-                    f"widths name {name!r}, which is no prunable group; {nearest(name, sizes)}"
-                )
-            if not isinstance(kept, int) or isinstance(kept, bool) or not 1 <= kept <= sizes[name]:
-                raise RequestError(f"widths keep {kept!r} of group {name!r}; allowed: 1 to {sizes[name]}")
+            if name not in axes:
+                raise RequestError(f"widths name {name!r}, which is no prunable group; {nearest(name, axes)}")
+            least, most = min(1, axes[name].lowest), axes[name].size
+            if not isinstance(kept, int) or isinstance(kept, bool) or not least <= kept <= most:
+                raise RequestError(f"widths keep {kept!r} of group {name!r}; allowed: {least} to {most}")
         return Candidate(tuple(int(widths.get(axis.name, axis.size)) for axis in self.axes))
 
     def round(self, wanted: NDArray[np.float64]) -> Counts:

@@ -10,15 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprofiles.errors import BundleError, RequestError, nearest
+from trials.blocks import Block, find_blocks
 from trials.candidate import Axis, Candidate, Space
 from trials.graph import MAX_ELEMENTS, Graph, Tensor, Value, module_of
 from trials.labels import LabelArray, Units, blank, compact, lines, varying, written
 from trials.oprules import Call, Rule, TensorAxis, Traced, rule_of
 
 MAX_VALUE_RANK = 10
+BLOCK = "block"
+"""The kind of a group that is a whole residual block."""
 
 Kept = Mapping[str, NDArray[np.int64]]
-"""Group name → indices of the units that stay, ascending; a group left out stays whole."""
+"""Group name → indices of the units that stay, ascending; a group left out stays whole.
+
+Of a block none may be left.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +34,8 @@ class Group:
     `units` (size,) are label classes in the order of the first tensor that makes them. `members` are the
     tensor axes that shrink, as "name:axis"; `width` is how many positions of the first one unit owns. `kind`
     is "heads" where some of those are neighbours, and "channels" elsewhere, as in a gated unit of two halves.
+
+    A whole residual block is a group of one unit, of kind "block", that has no label and may go as well.
     """
 
     name: str
@@ -54,7 +62,8 @@ class Coupling:
     `vectors` are the distinct label vectors of all axes that can shrink, as classes; `tensor_axes` maps
     (tensor, axis) and `value_axes` maps (value, item, axis) to an index into them. `traced` keeps the label
     array of every value, for its dense shape. `made` are the tensor axes that make units, `contracted` those
-    that read them. `sized` are the positions of the nodes whose literals may change.
+    that read them. `sized` are the positions of the nodes whose literals may change. `blocks` are those that
+    may be dropped whole, each beside a group of its name.
     """
 
     graph: Graph
@@ -68,15 +77,19 @@ class Coupling:
     traced: Mapping[str, Traced]
     classes: int
     sized: tuple[int, ...]
+    blocks: tuple[Block, ...] = ()
 
     def space(self, *, step: int = 1, lowest_keep: float = 0.1) -> Space:
         """The candidates a search may propose: one axis per group, counts in steps of `step`.
 
         Heads go one by one. A group smaller than two steps takes the largest divisor of the step that leaves
-        it a choice.
+        it a choice. A block is kept or not.
         """
         axes = []
         for group in self.groups:
+            if group.kind == BLOCK:
+                axes.append(Axis(name=group.name, size=1, lowest=0))
+                continue
             divisors = [size for size in range(1, step + 1) if step % size == 0]
             own = max((size for size in divisors if 2 * size <= group.size), default=1)
             own = 1 if group.kind == "heads" else own
@@ -98,7 +111,12 @@ class Coupling:
             Frozen(name=g.name, size=g.size, reason=refused[g.name]) for g in self.groups if g.name in refused
         ]
         groups = tuple(g for g in self.groups if g.name not in refused)
-        return replace(self, groups=groups, frozen=(*self.frozen, *frozen))
+        blocks = tuple(b for b in self.blocks if b.name not in refused)
+        return replace(self, groups=groups, blocks=blocks, frozen=(*self.frozen, *frozen))
+
+    def dropped(self, kept: Kept) -> tuple[Block, ...]:
+        """The blocks of which nothing is kept."""
+        return tuple(block for block in self.blocks if block.name in kept and not len(kept[block.name]))
 
     def alive(self, kept: Kept) -> NDArray[np.bool_]:
         """(classes + 1,) True where a class of units stays.
@@ -109,10 +127,14 @@ class Coupling:
         alive = np.ones(self.classes + 1, dtype=np.bool_)
         for name, indices in kept.items():
             group = self.group(name)
-            if not len(indices) or min(indices) < 0 or max(indices) >= group.size:
+            whole = group.kind == BLOCK
+            out_of_range = min(indices, default=0) < 0 or max(indices, default=0) >= group.size
+            if out_of_range or not (whole or len(indices)):
                 raise RequestError(
                     f"group {name!r} keeps units {list(indices)[:5]}; allowed: some of 0 to {group.size - 1}"
                 )
+            if whole:  # it has no labels
+                continue
             alive[group.units] = False
             alive[group.units[indices]] = True
         return alive
@@ -190,8 +212,11 @@ def _parts(traced: Traced) -> tuple[LabelArray, ...]:
     return traced if isinstance(traced, tuple) else (traced,)
 
 
-def analyse(graph: Graph) -> Coupling:
+def analyse(graph: Graph, *, blocks: bool = False) -> Coupling:
     """Find the groups of a graph, named by the user's own parameter names, in running order.
+
+    Args:
+        blocks: whether whole residual blocks may go, too; they come behind all other groups.
 
     Raises:
         UnsupportedOpError: an op without a rule.
@@ -233,9 +258,10 @@ def analyse(graph: Graph) -> Coupling:
                 if vector is not None:
                     value_axes[name, item, dim] = vector
     groups, frozen = _collect(vectors, bound, alone)
+    found = find_blocks(graph, values, {group.name for group in groups}) if blocks else ()
     return Coupling(
         graph=graph,
-        groups=groups,
+        groups=(*groups, *map(_group_of, found)),
         frozen=(*_fixed(units, classes, axes), *frozen),
         vectors=tuple(vectors),
         tensor_axes=tensor_axes,
@@ -245,7 +271,13 @@ def analyse(graph: Graph) -> Coupling:
         traced=values,
         classes=len(classes) - 1,
         sized=tuple(i for i, node in enumerate(graph.nodes) if _resizes(rule_of(node.op))),
+        blocks=found,
     )
+
+
+def _group_of(block: Block) -> Group:
+    no_units = np.zeros(0, dtype=np.int64)
+    return Group(name=block.name, kind=BLOCK, size=1, width=1, units=no_units, members=())
 
 
 def _with_role(role: str, bound: Mapping[int, list[TensorAxis]]) -> frozenset[tuple[str, int]]:

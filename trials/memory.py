@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwprofiles.ops import OpSpec
 from trials.candidate import Counts
-from trials.costs import Costs, TensorSizes
+from trials.costs import Costs, TensorSizes, Variant
 from trials.folding import foldable
 from trials.graph import Graph
 
@@ -35,7 +35,7 @@ class Memory:
     """
 
     def __init__(self, costs: Costs) -> None:
-        self._alive = _alive(costs)
+        self._costs = costs
         stored = _stored(costs.coupling.graph)
         self._stored = TensorSizes(costs.coupling, stored)
         self._bytes = [_BYTES[costs.coupling.graph.tensors[name].dtype] for name in stored]
@@ -48,8 +48,10 @@ class Memory:
 
         Inputs count all the time, because they are the caller's, and outputs from their step to the end.
         """
-        constants, rates = self._alive
-        numbers = (constants + counts @ rates).max(axis=1, initial=0)
+        numbers = np.empty(len(counts))
+        for rows, variant in self._costs.variants(counts):
+            constants, rates = _alive(variant)
+            numbers[rows] = (constants + counts[rows] @ rates).max(axis=1, initial=0)
         peak_bytes: NDArray[np.int64] = (
             np.rint(numbers).astype(np.int64) * _BYTES["float32"] + self._input_bytes
         )
@@ -57,19 +59,20 @@ class Memory:
 
     def weight_bytes(self, counts: Counts) -> NDArray[np.int64]:
         """(candidates,) bytes of the tensors in an export, where convolutions hold the norms behind them."""
-        weight_bytes: NDArray[np.int64] = (self._stored.numbers(counts) @ self._bytes).astype(np.int64)
+        numbers = self._costs.stored(self._stored, counts)
+        weight_bytes: NDArray[np.int64] = (numbers @ self._bytes).astype(np.int64)
         return weight_bytes
 
 
-def _alive(costs: Costs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _alive(variant: Variant) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Numbers of one sample that are alive while each operator runs: (steps,), and for each unit that is kept
     (groups, steps) more.
     """
-    sources, steps = costs.op_graph.sources, len(costs.operators)
+    sources, steps = variant.op_graph.sources, len(variant.operators)
     until = {source: step for step, read in enumerate(sources) for source in read}
-    until |= dict.fromkeys(costs.op_graph.outputs, steps - 1)
-    constants, rates = np.zeros(steps), np.zeros((len(costs.coupling.groups), steps))
-    for step, operator in enumerate(costs.operators):
+    until |= dict.fromkeys(variant.op_graph.outputs, steps - 1)
+    constants, rates = np.zeros(steps), np.zeros((variant.groups, steps))
+    for step, operator in enumerate(variant.operators):
         span, size = slice(step, until.get(step, step) + 1), _numbers_per_channel(operator.spec)
         constants[span] += operator.out_constant * size
         rates[:, span] += operator.out_coefficients[:, None] * size

@@ -14,7 +14,7 @@ import torch
 
 from hwprofiles.errors import PrunefrontError, one_line
 from trials.graph import Arg, Dtype, Graph
-from trials.groups import Coupling, Kept
+from trials.groups import BLOCK, Coupling, Kept
 from trials.network import build
 from trials.prune import mask, prune
 
@@ -53,7 +53,7 @@ def largest_difference(
 @torch.no_grad()
 def _difference(coupling: Coupling, tensors: Mapping[str, torch.Tensor], kept: Kept, seed: int) -> float:
     """`largest_difference` of a graph and tensors that are in double precision and awake."""
-    dense = build(coupling.graph, mask(coupling, tensors, kept)).eval()
+    dense = build(*mask(coupling, tensors, kept)).eval()
     inputs = example_inputs(coupling.graph, 2, seed)
     masked = outputs(dense(*inputs))
     if not all(bool(output.isfinite().all()) for output in masked):
@@ -102,25 +102,34 @@ def _awake(tensors: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.Te
 def prove(coupling: Coupling, tensors: Mapping[str, torch.Tensor], *, seed: int = 0) -> Coupling:
     """Freeze every group whose proof fails.
 
-    Some random candidates prove all groups at once. Where one fails, each group is proved alone with the
-    units that those candidates gave it, which finds the culprits; an exception in the pruned model is a
-    failed proof as well.
+    Some random candidates prove all groups at once, then some more that drop every other block, and all.
+    Where one fails, each group is proved alone with the units that those candidates gave it, which finds the
+    culprits; an exception in the pruned model is a failed proof as well.
     """
     tensors = _awake(tensors, seed)
     rng = np.random.default_rng(seed)
     draws = [
-        {group.name: _some_units(rng, group.size, share) for group in coupling.groups}
+        {group.name: _some_units(rng, group.size, share) for group in coupling.groups if group.kind != BLOCK}
         for share in (*[0.5] * DRAWS, 0.0)
+    ]
+    blocks = [block.name for block in coupling.blocks]
+    nothing = np.zeros(0, dtype=np.int64)
+    draws += [
+        draw | dict.fromkeys(some, nothing)
+        for draw, some in zip(draws, (blocks[::2], blocks[1::2], blocks), strict=False)
+        if some
     ]
     if not _refusal(coupling, tensors, draws, seed):
         return coupling
     refused = {}
     for group in coupling.groups:
-        reason = _refusal(coupling, tensors, [{group.name: draw[group.name]} for draw in draws], seed)
+        alone = [{group.name: draw[group.name]} for draw in draws if group.name in draw]
+        reason = _refusal(coupling, tensors, alone, seed)
         if reason:
             refused[group.name] = reason
     proved = coupling.without(refused)
-    left = [{group.name: draw[group.name] for group in proved.groups} for draw in draws]
+    names = {group.name for group in proved.groups}
+    left = [{name: units for name, units in draw.items() if name in names} for draw in draws]
     reason = _refusal(proved, tensors, left, seed)
     if reason:
         return proved.without({group.name: f"together with the others, {reason}" for group in proved.groups})

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from trials.blocks import with_silent_branches, without_blocks
 from trials.graph import Graph
 from trials.groups import Coupling, Kept, PrunedSizes
 from trials.oprules import rule_of
@@ -16,7 +17,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def prune(coupling: Coupling, tensors: Tensors, kept: Kept) -> tuple[Graph, dict[str, torch.Tensor]]:
-    """Remove every unit that is not kept.
+    """Remove every unit, and every block, that is not kept.
 
     Tensors that no removed unit touches are shared with the input, not copied.
 
@@ -34,13 +35,14 @@ def prune(coupling: Coupling, tensors: Tensors, kept: Kept) -> tuple[Graph, dict
     nodes = list(graph.nodes)
     for position in coupling.sized:
         nodes[position] = rule_of(nodes[position].op).resize(nodes[position], sizes)
-    return replace(graph, nodes=tuple(nodes), tensors=specs), pruned
+    graph = without_blocks(replace(graph, nodes=tuple(nodes), tensors=specs), coupling.dropped(kept))
+    return graph, {name: tensor for name, tensor in pruned.items() if name in graph.tensors}
 
 
-def mask(coupling: Coupling, tensors: Tensors, kept: Kept) -> dict[str, torch.Tensor]:
-    """The dense tensors with every weight that reads a removed unit set to zero.
+def mask(coupling: Coupling, tensors: Tensors, kept: Kept) -> tuple[Graph, dict[str, torch.Tensor]]:
+    """The dense model with every weight that reads a removed unit, and every dropped branch, set to zero.
 
-    The masked dense model computes what the pruned one does, at the dense size: the oracle of `trials.proof`.
+    The masked model computes what the pruned one does, at the dense size: the oracle of `trials.proof`.
     """
     alive = coupling.alive(kept)
     masked = dict(tensors)
@@ -48,4 +50,4 @@ def mask(coupling: Coupling, tensors: Tensors, kept: Kept) -> dict[str, torch.Te
         dead = ~alive[coupling.vectors[coupling.tensor_axes[name, axis]]]
         if dead.any():
             masked[name] = masked[name].index_fill(axis, torch.from_numpy(np.flatnonzero(dead)), 0.0)
-    return masked
+    return with_silent_branches(coupling.graph, coupling.dropped(kept)), masked

@@ -128,7 +128,7 @@ def test_a_pruned_u_net_costs_what_its_kernels_cost_whatever_it_keeps(rules: Low
     kinds = {kernel.kind.partition("2d")[0] for kernels in lowered for kernel in kernels}
     assert {"conv_transpose", "resize"} <= kinds
     wanted_ms = [sum(kernel_ms(kernel) - CALL_MS for kernel in kernels) for kernels in lowered]
-    assert population.costs(*costs.channels(counts))[:, 0] == pytest.approx(wanted_ms, rel=1e-5)
+    assert population.costs(*costs.dense.channels(counts))[:, 0] == pytest.approx(wanted_ms, rel=1e-5)
 
 
 def test_the_breakdown_and_one_call_add_up_to_the_prediction() -> None:

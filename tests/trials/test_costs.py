@@ -25,8 +25,8 @@ names = pytest.mark.parametrize("name", MODELS)
 
 
 @cache
-def costs_of(name: str) -> Costs:
-    return Costs(coupled(name))
+def costs_of(name: str, *, blocks: bool = False) -> Costs:
+    return Costs(coupled(name, blocks=blocks))
 
 
 class Small(nn.Module):
@@ -102,14 +102,14 @@ def test_the_dense_model_has_the_parameters_that_pytorch_counts(name: str) -> No
 
 @st.composite
 def candidates(draw: st.DrawFn, space: Space, lowest: int = 1) -> Candidate:
-    return Candidate(tuple(draw(st.integers(lowest, axis.size)) for axis in space.axes))
+    return Candidate(tuple(draw(st.integers(lowest if axis.lowest else 0, axis.size)) for axis in space.axes))
 
 
 @names
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_a_candidate_costs_what_the_pruned_model_costs(name: str, data: st.DataObject) -> None:
-    coupling, costs = coupled(name), costs_of(name)
+    coupling, costs = coupled(name, blocks=True), costs_of(name, blocks=True)
     candidate = data.draw(candidates(coupling.space()))
     graph, tensors = prune(coupling, exported(name).tensors, even_kept(coupling, candidate))
     counts = as_counts([candidate])
@@ -122,18 +122,19 @@ def test_a_candidate_costs_what_the_pruned_model_costs(name: str, data: st.DataO
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_a_candidate_runs_the_operators_of_the_pruned_model(name: str, data: st.DataObject) -> None:
-    coupling = coupled(name)
+    coupling = coupled(name, blocks=True)
     # One channel left of a depthwise convolution makes it a plain one, so two is the least to compare.
     candidate = data.draw(candidates(coupling.space(), lowest=2))
     graph, _ = prune(coupling, exported(name).tensors, even_kept(coupling, candidate))
-    assert costs_of(name).candidate_graph(candidate) == Costs(analyse(graph)).op_graph
+    assert costs_of(name, blocks=True).candidate_graph(candidate) == Costs(analyse(graph)).op_graph
 
 
 @names
 def test_a_population_costs_what_its_candidates_cost_one_by_one(name: str) -> None:
-    space, costs = coupled(name).space(), costs_of(name)
+    space, costs = coupled(name, blocks=True).space(), costs_of(name, blocks=True)
     rng = np.random.default_rng(0)
-    counts = rng.integers(1, space.sizes + 1, size=(20, len(space.axes)))
+    least = [min(1, axis.lowest) for axis in space.axes]
+    counts = rng.integers(least, space.sizes + 1, size=(20, len(space.axes)))
     for row, macs, parameters in zip(counts, costs.macs(counts), costs.parameters(counts), strict=True):
         one = as_counts([Candidate(tuple(row.tolist()))])
         assert (costs.macs(one)[0], costs.parameters(one)[0]) == (macs, parameters)
@@ -154,6 +155,14 @@ def test_the_share_of_a_group_is_that_of_the_operators_it_shrinks() -> None:
     costs = Costs(analyse(export_images(Small(), 3, 6, 6).graph))
     conv, depthwise, point, linear, (total, _) = 36 * 9 * 3 * 8, 81 * 8, 9 * 8 * 4, 9 * 4 * 5, by_hand(8, 4)
     assert costs.macs_shares() * total == pytest.approx([conv + depthwise + point, point + linear])
+
+
+def test_the_share_of_a_block_is_that_of_all_that_goes_with_it() -> None:
+    costs = costs_of("resnet_pad", blocks=True)
+    shares = dict(zip([g.name for g in costs.coupling.groups], costs.macs_shares(), strict=True))
+    macs = {op.name: op.spec.macs for op in costs.operators}
+    own = macs["layer2.1.conv1"] + macs["layer2.1.conv2"]
+    assert shares["layer2.1"] == pytest.approx(own / sum(macs.values()))
 
 
 def test_macs_agree_with_pytorchs_own_counter() -> None:

@@ -19,7 +19,7 @@ from tests.bundles import coupled, export_images, exported
 from tests.models import MODELS, example_input
 from trials.candidate import Candidate, Counts, as_counts
 from trials.costs import Costs
-from trials.groups import analyse, even_kept
+from trials.groups import BLOCK, analyse, even_kept
 from trials.memory import Memory
 from trials.onnx_file import write_onnx
 from trials.prune import prune
@@ -161,3 +161,13 @@ def test_removing_units_never_takes_more(name: str) -> None:
     dense = as_counts([space.dense])
     assert (memory.peak_bytes(fewer) <= memory.peak_bytes(dense)).all()
     assert (memory.weight_bytes(fewer) < memory.weight_bytes(dense)).all()
+
+
+@pytest.mark.parametrize("name", ["resnet_pad", "mobilenet_v2", "vit"])
+def test_a_model_without_some_blocks_takes_what_the_pruned_one_does(name: str) -> None:
+    coupling = coupled(name, blocks=True)
+    kept = Candidate(tuple(int(i % 2) if g.kind == BLOCK else g.size for i, g in enumerate(coupling.groups)))
+    pruned = Costs(analyse(prune(coupling, exported(name).tensors, even_kept(coupling, kept))[0]))
+    dense = as_counts([pruned.coupling.space().dense])
+    for takes in (Memory.peak_bytes, Memory.weight_bytes):
+        assert takes(Memory(Costs(coupling)), as_counts([kept]))[0] == takes(Memory(pruned), dense)[0]

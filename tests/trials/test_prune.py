@@ -26,9 +26,7 @@ names = pytest.mark.parametrize("name", MODELS)
 def run(name: str, kept: Kept, how: str) -> torch.Tensor:
     """The output of an example model, "masked" or "pruned"."""
     coupling, tensors = coupled(name), exported(name).tensors
-    graph, changed = (
-        prune(coupling, tensors, kept) if how == "pruned" else (coupling.graph, mask(coupling, tensors, kept))
-    )
+    graph, changed = (prune if how == "pruned" else mask)(coupling, tensors, kept)
     with torch.no_grad():
         result: torch.Tensor = build(graph, changed).eval()(example_input(name))
     return result

@@ -14,18 +14,23 @@ from tests.trials.test_onnx_file import assert_same_outputs
 from trials.bundle import Bundle
 from trials.candidate import Candidate, as_counts
 from trials.costs import Costs
-from trials.groups import Coupling, analyse, even_kept
+from trials.groups import BLOCK, Coupling, analyse, even_kept
 from trials.onnx_file import write_onnx
 from trials.proof import prove
 from trials.prune import prune
 
 
 def assert_proved_and_counted(program: Program) -> tuple[Bundle, Coupling, Candidate]:
-    """Every group stands its proof, and half of each costs what the network with half of each does."""
+    """Every group stands its proof, and half of all costs what the network with half of all does."""
     bundle = export_images(RandomNetwork(program).eval(), *IMAGE)
-    coupling = analyse(bundle.graph)
+    coupling = analyse(bundle.graph, blocks=True)
     assert prove(coupling, bundle.tensors).frozen == coupling.frozen
-    half = Candidate(tuple(-(-group.size // 2) for group in coupling.groups))
+    half = Candidate(
+        tuple(
+            position % 2 if group.kind == BLOCK else -(-group.size // 2)
+            for position, group in enumerate(coupling.groups)
+        )
+    )
     graph, _ = prune(coupling, bundle.tensors, even_kept(coupling, half))
     macs = sum(operator.spec.macs for operator in Costs(analyse(graph)).operators)
     assert Costs(coupling).macs(as_counts([half])).tolist() == [macs]

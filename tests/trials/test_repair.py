@@ -406,7 +406,8 @@ def test_nothing_a_layer_reads_explains_what_sequential_repair_leaves_of_its_err
     checked = 0
     for node, values in walk(build(graph, repaired).eval(), calibration.chunks):
         if node.name in by_node:
-            read[node.name] = torch.cat(list(calibration.read(by_node[node.name], values)))
+            source = values[node["input"].name]
+            read[node.name] = torch.cat(list(calibration.read(by_node[node.name], source)))
         if node.name not in by_target:
             continue
         layer = by_target[node.name]
@@ -437,6 +438,48 @@ def test_sequential_repair_leaves_less_error_than_fast_repair(name: str) -> None
             for repair in (fast, sequential)
         )
         assert together < apart
+
+
+class Chain(nn.Module):
+    """Two blocks of one layer each in a row, and a layer that reads both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(4, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+        self.head = nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.one(x)
+        result: torch.Tensor = self.head(x + self.two(x))
+        return result
+
+
+@pytest.mark.usefixtures("hardly_any_ridge")
+@pytest.mark.parametrize("dropped", [["one"], ["two"], ["one", "two"]])
+def test_the_next_layer_makes_up_for_a_dropped_block_in_sequential_repair(dropped: list[str]) -> None:
+    bundle, inputs = seeded(Chain, 4, 5, 5), normal(64, 4, 5, 5)
+    coupling = analyse(bundle.graph, blocks=True)
+    kept = dict.fromkeys(dropped, np.zeros(0, dtype=np.int64))
+    calibration = Calibration(coupling, bundle.tensors, [inputs])
+    dense = run(coupling, bundle.tensors, inputs)
+    cut = run(coupling, bundle.tensors, inputs, kept)
+    assert (cut - dense).abs().mean() > 0.1
+    torch.testing.assert_close(run_pruned(fast(calibration, kept), inputs), cut)
+    made_up = run_pruned(sequential(calibration, kept), inputs)
+    torch.testing.assert_close(made_up, dense, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["resnet_pad", "mobilenet_v2", "vit"])
+def test_with_blocks_dropped_and_units_gone_sequential_repair_leaves_less_error_than_pruning(
+    name: str,
+) -> None:
+    coupling, x = coupled(name, blocks=True), example_input(name, 128)
+    calibration = Calibration(coupling, exported(name).tensors, [x])
+    kept = random_kept(coupled(name), 0) | {coupling.blocks[0].name: np.zeros(0, dtype=np.int64)}
+    dense = run(coupling, calibration.tensors, x)
+    cut, repaired = run(coupling, calibration.tensors, x, kept), run_pruned(sequential(calibration, kept), x)
+    assert (repaired - dense).square().mean() < (cut - dense).square().mean()
 
 
 # Units chosen by the error that they cause.

@@ -18,7 +18,7 @@ from trials.criteria.evidence import Criterion, Evidence, Scores
 from trials.criteria.gradients import fisher, taylor
 from trials.criteria.magnitude import batchnorm, geometric_median, l1, l2, lamp
 from trials.criteria.relevance import relevance
-from trials.groups import Coupling, Kept
+from trials.groups import BLOCK, Coupling, Kept
 
 __all__ = ["CRITERIA", "Criterion", "Evidence", "Scores", "score", "select"]
 
@@ -51,10 +51,15 @@ def score(criterion: str, evidence: Evidence) -> Scores:
 
 
 def select(coupling: Coupling, scores: Scores, candidate: Candidate) -> Kept:
-    """Keep the highest-scored units of each group; of equal scores, the first. Whole groups are left out."""
+    """Keep the highest-scored units of each group; of equal scores, the first. Whole groups are left out.
+
+    A block is kept or not as the candidate says: it has no score.
+    """
     kept = {}
     for group, count in zip(coupling.groups, candidate.kept, strict=True):
-        if count < group.size:
+        if group.kind == BLOCK and not count:
+            kept[group.name] = np.zeros(0, dtype=np.int64)
+        elif count < group.size:
             order = np.argsort(-scores[group.name], kind="stable")
             kept[group.name] = np.sort(order[:count])
     return kept

@@ -83,9 +83,9 @@ class Calibration:
                     found[layer.name].append(outputs_at(layer, values[node.name][0], pick))
         return found
 
-    def read(self, layer: Layer, values: Values) -> Iterator[torch.Tensor]:
-        """(samples, features) of each chunk."""
-        for value, pick in zip(values[_source(layer)], self._picks[layer.name], strict=True):
+    def read(self, layer: Layer, chunks: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """(samples, features) of each chunk of a value that the layer reads."""
+        for value, pick in zip(chunks, self._picks[layer.name], strict=True):
             yield inputs_at(layer, value, pick, self._made(layer))
 
     def made(self, layer: Layer, chunks: Sequence[torch.Tensor]) -> list[torch.Tensor]:

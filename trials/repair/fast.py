@@ -19,7 +19,7 @@ def fast(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, torch.T
     alive = coupling.alive(kept)
     for layer in calibration.layers:
         inputs = layer.inputs(coupling, alive)
-        if inputs.all():
+        if inputs.all() or layer.weight not in tensors:  # whole, or gone with its block
             continue
         for name in layer.changes:
             tensors[name] = tensors[name].clone()

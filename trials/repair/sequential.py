@@ -20,8 +20,8 @@ from trials.repair.moments import Sums
 def sequential(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, torch.Tensor]]:
     """Prune, and refit layer by layer in running order.
 
-    From the first layer that loses inputs on, every layer is refitted, also one that keeps all of its own: it
-    reads what the layers before it made a little different.
+    From the first layer that loses inputs, or that reads behind a dropped block, on, every layer is refitted,
+    also one that keeps all of its own: it reads what the layers before it made a little different.
     """
     coupling = calibration.coupling
     graph, pruned = prune(coupling, calibration.tensors, kept)
@@ -29,21 +29,25 @@ def sequential(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, t
     network = build(graph, tensors).eval()
     alive = coupling.alive(kept)
     by_node = {layer.name: layer for layer in calibration.layers}
+    dense = {node.name: node.values for node in coupling.graph.nodes}
+    stands_for = {
+        own: name for node in graph.nodes for own, name in zip(dense[node.name], node.values, strict=True)
+    }
     changed = False
 
     def repair(node: Node, values: Values) -> None:
         nonlocal changed
         layer = by_node.get(node.name)
-        if layer is None:
-            return
-        changed = changed or not layer.inputs(coupling, alive).all()
-        if not changed:
+        changed = changed or node.values != dense[node.name]
+        changed = changed or (layer is not None and not layer.inputs(coupling, alive).all())
+        if layer is None or not changed:
             return
         outputs = torch.from_numpy(np.flatnonzero(layer.outputs(coupling, alive)))
         sums = Sums(shift=bool(layer.intercept))
+        beside = stands_for.get(layer.beside, "")
         for x, y in zip(
-            calibration.read(layer, values),
-            _wanted(calibration, layer, outputs, network, values, tensors),
+            calibration.read(layer, values[node["input"].name]),
+            _wanted(calibration, layer, beside, outputs, network, values, tensors),
             strict=True,
         ):
             sums.add(x, y)
@@ -57,18 +61,23 @@ def sequential(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, t
 def _wanted(
     calibration: Calibration,
     layer: Layer,
+    beside: str,
     outputs: torch.Tensor,
     network: Network,
     values: Values,
     tensors: Mapping[str, torch.Tensor],
 ) -> Iterator[torch.Tensor]:
-    """(samples, outputs) of each chunk that the layer should make for its target to be the dense one's."""
+    """(samples, outputs) of each chunk that the layer should make for its target to be the dense one's.
+
+    Args:
+        beside: what adds to its output now, "" if nothing does.
+    """
     targets = [target[:, outputs] for target in calibration.targets[layer.name]]
-    if not layer.beside:
+    if not beside:
         yield from targets
         return
-    beside = values.get(layer.beside) or run_chunks(network, layer.beside, values, calibration.chunks)
-    for target, other in zip(targets, calibration.made(layer, beside), strict=True):
+    added = values.get(beside) or run_chunks(network, beside, values, calibration.chunks)
+    for target, other in zip(targets, calibration.made(layer, added), strict=True):
         yield _before_norm(layer, target - other, tensors)
 
 
