@@ -1,4 +1,4 @@
-"""What `hwprofiles.lower` says of one network, for thousands of its candidates at once."""
+"""What `hwprofiles.lower` says of a network, for thousands of its candidates at once."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ Layouts = int | NDArray[np.intp]
 
 
 class Population:
-    """Candidates of one network under one runtime.
+    """Candidates of networks under one runtime.
+
+    What it has worked out of an operator serves all networks that have it.
 
     Args:
-        graph: the network; its own channel counts do not matter.
-        kernels: what each kernel costs that the runtime makes of it.
+        kernels: what each kernel costs that the runtime makes of them.
     """
 
-    def __init__(self, graph: OpGraph, runtime: Lowering, kernels: KernelCosts) -> None:
-        self.graph = graph
+    def __init__(self, runtime: Lowering, kernels: KernelCosts) -> None:
         self._runtime = runtime
         self._kernels = kernels
-        self._families = [spec.family for spec in graph.operators]
         self._plain = runtime.layouts.index(PLAIN)
         self._sheets: dict[tuple[OpSpec | Size, int], Sheet] = {}
         self._ways: list[tuple[int, int, int]] = []
@@ -37,8 +36,11 @@ class Population:
         """Memory that looking up takes, in bytes."""
         return sum(sheet.nbytes for sheet in self._sheets.values())
 
-    def costs(self, in_channels: Counts, out_channels: Counts) -> NDArray[np.float64]:
-        """(candidates, 3) summed costs, from (candidates, operators) channel counts."""
+    def costs(self, graph: OpGraph, in_channels: Counts, out_channels: Counts) -> NDArray[np.float64]:
+        """(candidates, 3) summed costs of one network, from (candidates, operators) channel counts.
+
+        The network's own channel counts do not matter.
+        """
         total = np.zeros((len(in_channels), 3), dtype=np.float32)
         lies: dict[int, Layouts] = {INPUT: self._plain}
         reordered: dict[tuple[int, bool], NDArray[np.bool_]] = {}
@@ -49,7 +51,7 @@ class Population:
             if np.array_equal(is_plain, wants_plain):
                 return
             channels = in_channels[:, reader] if source == INPUT else out_channels[:, source]
-            _, size = shape_of(self.graph, source, self.graph.operators[reader])
+            _, size = shape_of(graph, source, graph.operators[reader])
             for to_plain in (True, False):
                 misses = np.broadcast_to((wants_plain == to_plain) & (is_plain != to_plain), channels.shape)
                 done = reordered.get((source, to_plain), np.zeros(channels.shape, dtype=np.bool_))
@@ -59,10 +61,10 @@ class Population:
                     costs, _ = self._reorder(size, to_plain).look_up(channels[rows], channels[rows])
                     total[rows] += costs
 
-        for position, family in enumerate(self._families):
-            own, joined = self.graph.own(position), self.graph.joined(position)
+        for position, spec in enumerate(graph.operators):
+            own, joined = graph.own(position), graph.joined(position)
             layout = self._together([lies[source] for source in joined])
-            ways = self._run(family, layout, in_channels[:, position], out_channels[:, position], total)
+            ways = self._run(spec.family, layout, in_channels[:, position], out_channels[:, position], total)
             if isinstance(ways, int):
                 reads, joins, lies[position] = self._ways[ways]
             else:
@@ -71,7 +73,7 @@ class Population:
                 bring(source, reads, position)
             for source in joined:
                 bring(source, joins, position)
-        for source in self.graph.outputs:
+        for source in graph.outputs:
             bring(source, self._plain, source)
         return total.astype(np.float64)
 

@@ -36,7 +36,7 @@ class LatencyTable:
     calibration on whole networks says how cold their caches are and scales the sum, and its error bar speaks
     for candidates like those networks.
     Between measured channel counts of a kernel it interpolates; beyond them, or for a kernel that was not
-    measured, it raises. It keeps what it has worked out of the latest network: one thread at a time.
+    measured, it raises. It keeps what it has worked out of operators: one thread at a time.
     """
 
     def __init__(self, rules: Lowering, kernels: KernelCosts, calibration: Calibration) -> None:
@@ -45,7 +45,7 @@ class LatencyTable:
         self.calibration = calibration
         self._rules = rules
         self._kernels = kernels
-        self._population: Population | None = None
+        self._population = Population(rules, kernels)
 
     @classmethod
     def from_profile(cls, profile: Profile) -> Self:
@@ -73,8 +73,8 @@ class LatencyTable:
 
     @property
     def nbytes(self) -> int:
-        """Memory that scoring the latest network takes, in bytes; grows with the counts that were met."""
-        return self._population.nbytes if self._population else 0
+        """Memory that scoring takes, in bytes; grows with the operators and counts that were met."""
+        return self._population.nbytes
 
     def check(self, device: Device) -> None:
         """Refuse to speak for another device.
@@ -104,9 +104,7 @@ class LatencyTable:
             return Prediction(np.zeros(0), np.zeros(0))
         if min(in_channels.min(), out_channels.min()) < 1:
             raise ValueError("a candidate has an operator of less than one channel")
-        if self._population is None or self._population.graph is not graph:
-            self._population = Population(graph, self._rules, self._kernels)
-        costs = self._population.costs(in_channels, out_channels)
+        costs = self._population.costs(graph, in_channels, out_channels)
         latency_ms = self.calibration.latency_ms(self._sums(costs))
         return Prediction(latency_ms, latency_ms * self.calibration.relative_error)
 

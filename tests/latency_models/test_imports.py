@@ -24,7 +24,7 @@ from search import cli
 from tests.bundles import export_images
 from tests.contracts.runtime import conv, resized, transposed
 from tests.latency_models.conftest import Write
-from trials.costs import _EPILOGUES
+from trials.operators import _EPILOGUES
 from trials.oprules import RULES
 from trials.oprules.movement import Move
 from trials.oprules.pointwise import Elementwise, Reduce

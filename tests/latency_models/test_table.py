@@ -123,12 +123,13 @@ def test_a_pruned_u_net_costs_what_its_kernels_cost_whatever_it_keeps(rules: Low
         costs.candidate_graph(Candidate(tuple(row))) for row in (counts.min(0).tolist(), *counts.tolist())
     )
     kernels = {kernel: rounds_of(kernel_ms(kernel)) for kernel in [CALL, *plan(costs.op_graph, least, rules)]}
-    population = Population(costs.op_graph, rules, KernelCosts(DEVICE, kernels))
+    population = Population(rules, KernelCosts(DEVICE, kernels))
     lowered = [[kernel for kernels in lower(graph, rules) for kernel in kernels] for graph in graphs]
     kinds = {kernel.kind.partition("2d")[0] for kernels in lowered for kernel in kernels}
     assert {"conv_transpose", "resize"} <= kinds
     wanted_ms = [sum(kernel_ms(kernel) - CALL_MS for kernel in kernels) for kernels in lowered]
-    assert population.costs(*costs.dense.channels(counts))[:, 0] == pytest.approx(wanted_ms, rel=1e-5)
+    found_ms = population.costs(costs.op_graph, *costs.dense.channels(counts))[:, 0]
+    assert found_ms == pytest.approx(wanted_ms, rel=1e-5)
 
 
 def test_the_breakdown_and_one_call_add_up_to_the_prediction() -> None:
