@@ -15,6 +15,7 @@ from trials.graph import Graph, Node, Tensor
 from trials.groups import Coupling
 
 TRANSPOSED = "aten.conv_transpose2d"
+EVERYWHERE = (-math.inf, math.inf)
 _KINDS = ("aten.conv2d", TRANSPOSED, "aten.linear")
 
 
@@ -26,7 +27,8 @@ class Layer:
 
     `norm` is the batch norm that follows it alone. `target` is the value that should stay as in the dense
     model: the layer's own output, or the residual sum behind it, to which `beside` adds; "" if none does.
-    `shape` is that of its weight in the dense model.
+    `passes` is the range in which alone an activation right behind it tells numbers apart, of what its norm
+    makes; everywhere without one. `shape` is that of its weight in the dense model.
     """
 
     node: Node
@@ -35,6 +37,7 @@ class Layer:
     norm: Node | None
     target: str
     beside: str
+    passes: tuple[float, float]
     shape: tuple[int, ...]
 
     @property
@@ -130,7 +133,7 @@ def layers(coupling: Coupling) -> list[Layer]:
             or node.args.get("groups", 1) != 1
         ):
             continue
-        norm, target, beside = _aim(graph, consumers, node)
+        norm, target, beside, passes = _aim(graph, consumers, node)
         layer = Layer(
             node=node,
             weight=weight.name,
@@ -138,6 +141,7 @@ def layers(coupling: Coupling) -> list[Layer]:
             norm=norm,
             target=target,
             beside=beside,
+            passes=passes,
             shape=tuple(graph.tensors[weight.name].shape),
         )
         reads_units = (weight.name, layer.input_axis) in coupling.contracted
@@ -146,8 +150,10 @@ def layers(coupling: Coupling) -> list[Layer]:
     return found
 
 
-def _aim(graph: Graph, consumers: Mapping[str, list[Node]], layer: Node) -> tuple[Node | None, str, str]:
-    """`norm`, `target` and `beside` of a layer: follow its output for as long as one node alone reads it."""
+def _aim(
+    graph: Graph, consumers: Mapping[str, list[Node]], layer: Node
+) -> tuple[Node | None, str, str, tuple[float, float]]:
+    """`norm`, `target`, `beside` and `passes`: follow its output for as long as one node alone reads it."""
     outputs = {value.name for value in graph.outputs}
     norm, tail = None, layer.name
     while len(consumers[tail]) == 1 and tail not in outputs:
@@ -155,14 +161,20 @@ def _aim(graph: Graph, consumers: Mapping[str, list[Node]], layer: Node) -> tupl
         if _is_residual_sum(after):
             other = next((name for name in after.values if name != tail), tail)
             if _ready_before(graph, other, layer.name):
-                return norm, after.name, other
+                return norm, after.name, other, EVERYWHERE
             break
         if norm is None and _is_norm(after):
             norm = after
         elif after.op != "aten.dropout.default":
-            break
+            return norm, layer.name, "", _passes(after)
         tail = after.name
-    return norm, layer.name, ""
+    return norm, layer.name, "", EVERYWHERE
+
+
+def _passes(node: Node) -> tuple[float, float]:
+    if node.op == "aten.relu.default":
+        return 0.0, math.inf
+    return (node["min_val"], node["max_val"]) if node.op == "aten.hardtanh.default" else EVERYWHERE
 
 
 def _is_residual_sum(node: Node) -> bool:

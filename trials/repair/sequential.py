@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,8 +14,14 @@ from trials.groups import Kept
 from trials.network import Network, build
 from trials.prune import prune
 from trials.repair.calibration import Calibration, Values, run_chunks, walk
-from trials.repair.layers import Layer
+from trials.repair.layers import EVERYWHERE, Layer
 from trials.repair.moments import Sums
+
+REAIMED = 4
+"""Times that a layer in front of an activation which cuts off is solved again, for what passes it."""
+
+Samples = Iterable[tuple[torch.Tensor, torch.Tensor]]
+"""Of each chunk what a layer reads, (samples, features), and should make, (samples, outputs)."""
 
 
 @torch.no_grad()
@@ -21,7 +29,12 @@ def sequential(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, t
     """Prune, and refit layer by layer in running order.
 
     From the first layer that loses inputs, or that reads behind a dropped block, on, every layer is refitted,
-    also one that keeps all of its own: it reads what the layers before it made a little different.
+    also one that keeps all of its own: it reads what the layers before it made a little different. In front
+    of a rectifier only what passes counts: where the dense model passes nothing, a layer need not make the
+    same, as long as nothing passes either.
+
+    Source of the latter: Zhang et al., Efficient and Accurate Approximations of Nonlinear Convolutional
+    Networks, arXiv 1411.4229, section 2.2.
     """
     coupling = calibration.coupling
     graph, pruned = prune(coupling, calibration.tensors, kept)
@@ -43,19 +56,45 @@ def sequential(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, t
         if layer is None or not changed:
             return
         outputs = torch.from_numpy(np.flatnonzero(layer.outputs(coupling, alive)))
-        sums = Sums(shift=bool(layer.intercept))
         beside = stands_for.get(layer.beside, "")
-        for x, y in zip(
-            calibration.read(layer, values[node["input"].name]),
-            _wanted(calibration, layer, beside, outputs, network, values, tensors),
-            strict=True,
-        ):
-            sums.add(x, y)
-        layer.write(tensors, *sums.moments().solve(layer.matrix(tensors[layer.weight])))
+        wanted = list(_wanted(calibration, layer, beside, outputs, network, values, tensors))
+        old = layer.matrix(tensors[layer.weight])
+
+        def samples() -> Samples:
+            return zip(calibration.read(layer, values[node["input"].name]), wanted, strict=True)
+
+        solution = _solved(layer, samples(), old)
+        for _ in range(REAIMED if layer.passes != EVERYWHERE else 0):
+            solution = _solved(layer, _reaimed(layer, samples(), solution, tensors), old)
+        layer.write(tensors, *solution)
 
     for _ in walk(network, calibration.chunks, repair):
         pass
     return graph, tensors
+
+
+def _solved(layer: Layer, samples: Samples, old: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    sums = Sums(shift=bool(layer.intercept))
+    for x, y in samples:
+        sums.add(x, y)
+    return sums.moments().solve(old)
+
+
+def _reaimed(
+    layer: Layer,
+    samples: Samples,
+    solution: tuple[torch.Tensor, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """What a solution makes takes the place of what is wanted wherever the activation makes the same of both,
+    and else the end of what passes."""
+    norm, (low, high) = _Norm.of(layer, tensors), layer.passes
+    for x, y in samples:
+        weights, intercept = (part.to(x.dtype) for part in solution)
+        wanted, made = norm(y), norm(x @ weights.T + intercept)
+        wanted = torch.where(wanted < low, made.clamp(max=low), wanted)
+        wanted = torch.where(wanted > high, made.clamp(min=high), wanted)
+        yield x, norm.undone(wanted)
 
 
 def _wanted(
@@ -73,22 +112,37 @@ def _wanted(
         beside: what adds to its output now, "" if nothing does.
     """
     targets = [target[:, outputs] for target in calibration.targets[layer.name]]
-    if not beside:
+    if layer.target == layer.name:
         yield from targets
         return
-    added = values.get(beside) or run_chunks(network, beside, values, calibration.chunks)
-    for target, other in zip(targets, calibration.made(layer, added), strict=True):
-        yield _before_norm(layer, target - other, tensors)
+    if beside:
+        added = values.get(beside) or run_chunks(network, beside, values, calibration.chunks)
+        pairs = zip(targets, calibration.made(layer, added), strict=True)
+        targets = [target - other for target, other in pairs]
+    yield from map(_Norm.of(layer, tensors).undone, targets)
 
 
-def _before_norm(layer: Layer, wanted: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """What a layer must make for its norm to make what is wanted."""
-    if layer.norm is None:
-        return wanted
-    shift, scale, mean, variance = (
-        tensors[layer.norm[name].name] for name in ("bias", "weight", "running_mean", "running_var")
-    )
-    gain = scale / torch.sqrt(variance + layer.norm["eps"])
-    # An output that its norm all but silences cannot be inverted; a floor keeps it finite and harmless.
-    gain = torch.where(gain.abs() < 1e-4, torch.full_like(gain, 1e-4), gain)
-    return (wanted - shift) / gain + mean
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """What the batch norm behind a layer makes of its outputs, if there is one: a gain and an offset each."""
+
+    gain: torch.Tensor
+    offset: torch.Tensor
+
+    @classmethod
+    def of(cls, layer: Layer, tensors: Mapping[str, torch.Tensor]) -> Self:
+        if layer.norm is None:
+            return cls(torch.ones(1), torch.zeros(1))
+        shift, scale, mean, variance = (
+            tensors[layer.norm[name].name] for name in ("bias", "weight", "running_mean", "running_var")
+        )
+        gain = scale / torch.sqrt(variance + layer.norm["eps"])
+        # An output that its norm all but silences cannot be inverted; a floor keeps it finite and harmless.
+        gain = torch.where(gain.abs() < 1e-4, torch.full_like(gain, 1e-4), gain)
+        return cls(gain, shift - gain * mean)
+
+    def __call__(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs * self.gain + self.offset
+
+    def undone(self, made: torch.Tensor) -> torch.Tensor:
+        return (made - self.offset) / self.gain
