@@ -62,6 +62,7 @@ def finetune(
     steps: int,
     seed: int,
     batch_size: int = 128,
+    at_once: int | None = None,
     learning_rate: float = 0.0,
     distillation: Distillation | None = None,
     augment: Augment = Augment.NONE,
@@ -77,6 +78,7 @@ def finetune(
     as large as before: the update and its learning rate stay those of the whole batch.
 
     Args:
+        at_once: examples of a batch that go through together at most.
         learning_rate: its peak, after a warm-up of one step in twenty; 0 is what suits the optimizer.
         distillation: the loss; without it, that of the labels. Where labels do not count for it, images are
             mixed two by two. With it the model is run as its teacher is, in eval mode: without dropout, and
@@ -92,7 +94,7 @@ def finetune(
     optimizer = _optimizer(model, adaptive=distillation is not None)
     generator = np.random.default_rng(seed)
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    losses, at_once = [], batch_size
+    losses, at_once = [], min(batch_size, at_once or batch_size)
     model.train(mode=distillation is None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout, which takes no generator

@@ -27,6 +27,8 @@ _BYTES = {
 class Memory:
     """Memory of candidates of one model as it was exported, in bytes. A population is `Counts`.
 
+    `input_bytes` is what the inputs of one sample take.
+
     This is what the model itself asks for, with every result in memory of its own. At 224 pixels ONNX Runtime
     asks its arena for just that in networks of convolutions, and for 0.9 of it in a DeiT-Ti, or twice where
     it keeps buffers for tensors to come, as it does by default. What the arena holds of the system is 1.8 to
@@ -39,7 +41,7 @@ class Memory:
         stored = _stored(costs.coupling.graph)
         self._stored = TensorSizes(costs.coupling, stored)
         self._bytes = [_BYTES[costs.coupling.graph.tensors[name].dtype] for name in stored]
-        self._input_bytes = sum(
+        self.input_bytes = sum(
             math.prod(item.shape) * _BYTES[item.dtype] for item in costs.coupling.graph.inputs
         )
 
@@ -53,9 +55,18 @@ class Memory:
             constants, rates = _alive(variant)
             numbers[rows] = (constants + counts[rows] @ rates).max(axis=1, initial=0)
         peak_bytes: NDArray[np.int64] = (
-            np.rint(numbers).astype(np.int64) * _BYTES["float32"] + self._input_bytes
+            np.rint(numbers).astype(np.int64) * _BYTES["float32"] + self.input_bytes
         )
         return peak_bytes * batch
+
+    def result_bytes(self, counts: Counts) -> NDArray[np.int64]:
+        """(candidates,) bytes of all results of one sample, in fp32: what training keeps for its way back."""
+        numbers = np.empty(len(counts))
+        for rows, variant in self._costs.variants(counts):
+            _, channels = variant.channels(counts[rows])
+            numbers[rows] = channels @ [_numbers_per_channel(each.spec) for each in variant.operators]
+        result_bytes: NDArray[np.int64] = np.rint(numbers).astype(np.int64) * _BYTES["float32"]
+        return result_bytes
 
     def weight_bytes(self, counts: Counts) -> NDArray[np.int64]:
         """(candidates,) bytes of the tensors in an export, where convolutions hold the norms behind them."""

@@ -31,6 +31,7 @@ from trials.graph import Graph
 from trials.groups import Coupling, Kept, analyse
 from trials.network import Network, build
 from trials.prune import prune
+from trials.room import Room
 from trials.schedules import SCHEDULES
 from trials.sparsity import Scope, hide, read_sparsity
 
@@ -110,6 +111,7 @@ class Workbench:
         self.bundle, self.splits, self.recipe = bundle, splits, recipe
         self.coupling: Coupling = analyse(bundle.graph).without(recipe.frozen)
         self.costs = Costs(self.coupling)
+        self.room = Room.of(self.costs)
         self.execution = Execution(recipe.execution)
         self.sparsity = read_sparsity(recipe.zeros, recipe.zeros_scope) if recipe.zeros else None
 
@@ -187,7 +189,8 @@ class Workbench:
     def _judge(self, split: Split) -> Judge:
         """By shifted images where the split is carved: they must not be the ones learnt."""
         seen = shifted(split, self.recipe.seed) if self.splits.carved else split
-        return Judge(seen, self.bundle.network(), execution=self.execution)
+        network = self.bundle.network()
+        return Judge(seen, network, execution=self.execution, batch_size=self.room.forward)
 
     def _distillation(self, pupil: Network) -> Distillation | None:
         """The dense model as the teacher of a pruned one; None if the job asks for labels alone."""
@@ -200,19 +203,21 @@ class Workbench:
 
     @cached_property
     def _calibration_split(self) -> Split:
-        count = min(CALIBRATION_IMAGES, len(self.splits.train))
+        count = min(CALIBRATION_IMAGES, self.room.inputs, len(self.splits.train))
         rows = np.random.default_rng(self.recipe.seed).permutation(len(self.splits.train))[:count]
         return self.splits.train.take(np.sort(rows))
 
     @cached_property
-    def _calibration_batch(self) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        arrays, labels = self._calibration_split.batch(slice(None))
-        return tuple(torch.from_numpy(values) for values in arrays), torch.from_numpy(labels)
-
-    @cached_property
     def _scores(self) -> Mapping[str, np.ndarray]:
-        inputs, labels = self._calibration_batch
-        evidence = Evidence(self.coupling, self.bundle.tensors, inputs, labels, seed=self.recipe.seed)
+        arrays, labels = self._calibration_split.batch(slice(None))
+        evidence = Evidence(
+            self.coupling,
+            self.bundle.tensors,
+            tuple(torch.from_numpy(values) for values in arrays),
+            torch.from_numpy(labels),
+            at_once=self.room.backward,
+            seed=self.recipe.seed,
+        )
         return score(self.recipe.criterion, evidence)
 
     @cached_property
@@ -222,11 +227,20 @@ class Workbench:
     @cached_property
     def _calibration(self) -> repair.Calibration:
         """Of augmented images where the job augments: images known by heart are not like new ones."""
-        arrays, _ = _evenly(self._calibration_split, repair.EXAMPLES).batch(slice(None))
+        examples = min(repair.EXAMPLES, self.room.held)
+        arrays, _ = _evenly(self._calibration_split, examples).batch(slice(None))
         augment = Augment(self.recipe.augment)
         varied = augmented(arrays, augment, np.random.default_rng(self.recipe.seed))
         inputs = Execution.CHANNELS_LAST.tensors(varied)  # of which repair reads pixel by pixel
-        return repair.Calibration(self.coupling, self.bundle.tensors, inputs, seed=self.recipe.seed)
+        return repair.Calibration(
+            self.coupling,
+            self.bundle.tensors,
+            inputs,
+            # Of few examples so much more is looked at that there are as many samples.
+            positions=repair.POSITIONS * repair.EXAMPLES // len(inputs[0]),
+            chunk=self.room.forward,
+            seed=self.recipe.seed,
+        )
 
     def _prune_and_repair(self, request: Request) -> tuple[Network, Kept]:
         kept = select(self.coupling, self._scores, request.candidate)
@@ -270,7 +284,7 @@ class Workbench:
             norm.reset_running_stats()
             norm.momentum = None
             norm.train()
-        for arrays, _ in self._calibration_split.batches(256):
+        for arrays, _ in self._calibration_split.batches(self.room.forward):
             network(*(torch.from_numpy(values) for values in arrays))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -291,13 +305,14 @@ class Workbench:
                 steps=steps,
                 seed=seed,
                 batch_size=batch_size,
+                at_once=self.room.backward,
                 learning_rate=self.recipe.learning_rate,
                 distillation=distillation,
                 augment=Augment(self.recipe.augment),
                 execution=Execution(self.recipe.training),
                 constraint=constraint,
             )
-            if result.at_once < batch_size:
+            if result.at_once < min(batch_size, self.room.backward):
                 notes.append(
                     f"memory did not hold batches of {batch_size}: trained on {result.at_once} at a time"
                 )

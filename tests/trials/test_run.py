@@ -20,6 +20,7 @@ from torch import nn
 
 from hwprofiles.errors import TrialError
 from tests.digits import digits, digits_bundle
+from trials import room
 from trials.answers import score
 from trials.bundle import Bundle, read_bundle
 from trials.candidate import Candidate, Facts
@@ -142,6 +143,30 @@ def test_a_trial_that_falls_short_of_what_is_needed_ends_as_soon_as_that_is_clea
     }
     assert facts[0.95].images < len(labels) == facts[0.0].images
     assert facts[0.95].accuracy == pytest.approx(facts[0.0].accuracy, abs=0.05)
+
+
+def test_with_room_for_few_examples_at_a_time_a_finalist_comes_out_almost_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"final_steps": 10, "final_repair": "batchnorm"}
+    request = Request(candidate=HALF, seed=0, final=True)
+    whole = bench(**settings)(request).facts
+    monkeypatch.setattr(room, "WORKING_BYTES", 2**20)
+    workbench = bench(**settings)
+    assert max(workbench.room.forward, workbench.room.backward) < 64
+    assert workbench(request).facts.loss == pytest.approx(whole.loss, rel=1e-2)
+    assert workbench(request).facts.notes == ()
+
+
+def test_with_room_for_few_examples_repair_learns_from_these(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unrepaired = trial(bench(repair="none"))
+    monkeypatch.setattr(room, "WORKING_BYTES", 2**20)
+    for repair in ("least_squares", "sequential"):
+        workbench = bench(repair=repair)
+        assert trial(workbench).accuracy > unrepaired.accuracy
+        assert sum(len(chunk[0]) for chunk in workbench._calibration.chunks) == workbench.room.held < 200
 
 
 def test_the_dense_model_is_judged_as_it_is(bench: Bench, bundle: Bundle, splits: Splits) -> None:

@@ -39,16 +39,21 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The dense model, its groups, and calibration examples: `inputs` of (rows, …) each, `labels` (rows,)."""
+    """The dense model, its groups, and calibration examples: `inputs` of (rows, …) each, `labels` (rows,).
+
+    At most `at_once` of them go through the model together.
+    """
 
     coupling: Coupling
     tensors: Tensors
     inputs: tuple[torch.Tensor, ...]
     labels: torch.Tensor
+    at_once: int = 256
     seed: int = 0
 
     def batches(self, rows: int) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
         """All examples in their order, at most so many at a time."""
+        rows = min(rows, self.at_once)
         for start in range(0, len(self.labels), rows):
             part = slice(start, start + rows)
             yield tuple(x[part] for x in self.inputs), self.labels[part]

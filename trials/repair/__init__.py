@@ -12,7 +12,7 @@ elimination, Hassibi and Stork, Optimal Brain Surgeon, NIPS 1992, in blocks as i
 Optimal Brain Compression, arXiv 2208.11580, section 4.
 """
 
-from trials.repair.calibration import EXAMPLES, Calibration
+from trials.repair.calibration import EXAMPLES, POSITIONS, Calibration
 from trials.repair.elimination import importance
 from trials.repair.fast import fast
 from trials.repair.layers import Layer, layers
@@ -21,6 +21,7 @@ from trials.repair.sequential import sequential
 
 __all__ = [
     "EXAMPLES",
+    "POSITIONS",
     "Calibration",
     "Layer",
     "Moments",

@@ -15,9 +15,9 @@ from trials.repair.layers import Layer, layers
 from trials.repair.moments import Moments, Sums
 from trials.repair.sampling import inputs_at, outputs_at
 
-CHUNK = 256
-EXAMPLES = 1_024
-"""Inputs that a calibration needs: 2 560 at as many places in all repair no better, in twice the time."""
+EXAMPLES, POSITIONS = 1_024, 16
+"""Inputs that a calibration needs, and places looked at in each: 2 560 at as many places in all repair no
+better, in twice the time."""
 
 Tensors = Mapping[str, torch.Tensor]
 Values = dict[str, list[torch.Tensor]]
@@ -27,7 +27,8 @@ Values = dict[str, list[torch.Tensor]]
 class Calibration:
     """Inputs, the places looked at in each layer, and what the dense model computes there.
 
-    `positions` places of each layer's output are looked at per input, the same for all inputs of a chunk.
+    `positions` places of each layer's output are looked at per input, the same for all inputs of a chunk;
+    inputs go through a layer in chunks of so many.
     """
 
     def __init__(
@@ -36,11 +37,12 @@ class Calibration:
         tensors: Tensors,
         inputs: Sequence[torch.Tensor],
         *,
-        positions: int = 16,
+        positions: int = POSITIONS,
+        chunk: int = 256,
         seed: int = 0,
     ) -> None:
         self.coupling, self.tensors = coupling, tensors
-        self.chunks = [tuple(x[i : i + CHUNK] for x in inputs) for i in range(0, len(inputs[0]), CHUNK)]
+        self.chunks = [tuple(x[i : i + chunk] for x in inputs) for i in range(0, len(inputs[0]), chunk)]
         self.layers = layers(coupling)
         generator = torch.Generator().manual_seed(seed)
         self._picks = {
