@@ -33,7 +33,17 @@ from trials.data import Splits
 from trials.distill import FEATURE_WEIGHT, Distillation, common_features, softened_divergence
 from trials.evaluate import Evaluation, Execution, Judge
 from trials.export import export_model
-from trials.finetune import Augment, _shuffled, augmented, finetune, mixed
+from trials.finetune import (
+    BETAS,
+    MOMENTUM,
+    Augment,
+    _decayed,
+    _shuffled,
+    _under_a_teacher,
+    augmented,
+    finetune,
+    mixed,
+)
 from trials.graph import Input
 from trials.groups import analyse
 from trials.network import Network, build
@@ -51,7 +61,7 @@ LEVELS = (0.5, 0.25)
 class Trial:
     """A recipe. `norms` are the statistics of batch norms, `features` the weight of their relative error."""
 
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["muon", "adam", "sgd"] = "muon"
     learning_rate: float = 2e-4
     mix: bool = True
     features: float = FEATURE_WEIGHT
@@ -65,14 +75,15 @@ class Trial:
 TRIALS = {
     "chosen": Trial(),
     "half the batch": Trial(batch_size=64),
-    "features weigh 5": Trial(features=5.0),
-    "half the batch, features weigh 20": Trial(batch_size=64, features=20.0),
-    "half the batch, features weigh 5": Trial(batch_size=64, features=5.0),
-    "without features": Trial(batch_size=64, features=0.0),
-    "without mixing": Trial(batch_size=64, mix=False),
-    "half by labels": Trial(batch_size=64, mix=False, labels=0.5),
-    "statistics trained": Trial(batch_size=64, norms="trained"),
-    "five times the rate": Trial(batch_size=64, learning_rate=1e-3),
+    "half the rate": Trial(batch_size=64, learning_rate=1e-4),
+    "by Adam": Trial(batch_size=64, optimizer="adam"),
+    "by Adam, features weigh 20": Trial(batch_size=64, optimizer="adam", features=20.0),
+    "by Adam, features weigh 5": Trial(batch_size=64, optimizer="adam", features=5.0),
+    "by Adam, without features": Trial(batch_size=64, optimizer="adam", features=0.0),
+    "by Adam, without mixing": Trial(batch_size=64, optimizer="adam", mix=False),
+    "by Adam, half by labels": Trial(batch_size=64, optimizer="adam", mix=False, labels=0.5),
+    "by Adam, statistics trained": Trial(batch_size=64, optimizer="adam", norms="trained"),
+    "by Adam, five times the rate": Trial(batch_size=64, optimizer="adam", learning_rate=1e-3),
     "by SGD": Trial(batch_size=64, optimizer="sgd", learning_rate=1e-3),
 }
 """Batches of half the size tell as well which of two recipes is better."""
@@ -127,15 +138,7 @@ def run(
     rng = np.random.default_rng(0)
     images, _ = splits.train.batch(slice(1))
     names = common_features(teacher, pupil, (torch.from_numpy(images[0]),)) if trial.features else ()
-    groups = [
-        {"params": [each for each in pupil.parameters() if each.ndim > 1], "weight_decay": 5e-4},
-        {"params": [each for each in pupil.parameters() if each.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = (
-        torch.optim.AdamW(groups, betas=(0.9, 0.99))
-        if trial.optimizer == "adam"
-        else torch.optim.SGD(groups, momentum=0.9, nesterov=True)
-    )
+    optimizers = _optimizers(trial, pupil)
     averaged = {name: value.clone() for name, value in pupil.state_dict().items()}
     pupil.train()
     for norm in pupil.modules():
@@ -144,8 +147,8 @@ def run(
     batches = _shuffled(len(splits.train), trial.batch_size, rng)
     for step, rows in zip(range(trial.steps), batches, strict=False):
         rate = min(1.0, (step + 1) / (0.05 * trial.steps)) * (1 + math.cos(math.pi * step / trial.steps)) / 2
-        for group in optimizer.param_groups:
-            group["lr"] = trial.learning_rate * rate
+        for group in (group for each in optimizers for group in each.param_groups):
+            group["lr"] = group["times"] * trial.learning_rate * rate
         arrays, classes = splits.train.batch(rows)
         arrays = augmented(arrays, Augment.SHIFT_FLIP, rng)
         inputs = execution.tensors(mixed(arrays, rng) if trial.mix else arrays)
@@ -157,14 +160,24 @@ def run(
         loss = loss + trial.labels * F.cross_entropy(outputs, torch.from_numpy(classes))
         for feature, target in zip(features, targets, strict=True):
             loss = loss + trial.features / len(names) * F.mse_loss(feature, target) / target.var()
-        optimizer.zero_grad(set_to_none=True)
+        pupil.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without annotations
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         with torch.no_grad():
             for name, value in pupil.state_dict().items():
                 if value.is_floating_point():
                     averaged[name].lerp_(value, 1 - trial.average)
     return averaged
+
+
+def _optimizers(trial: Trial, pupil: Network) -> list[torch.optim.Optimizer]:
+    if trial.optimizer == "muon":
+        return _under_a_teacher(pupil)
+    groups = _decayed(list(pupil.parameters()))
+    if trial.optimizer == "adam":
+        return [torch.optim.AdamW(groups, betas=BETAS)]
+    return [torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True)]
 
 
 def watched(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,12 @@ from hwprofiles.errors import RequestError, TrialError
 from trials.data import Array, Labels, Split
 from trials.distill import Distillation
 from trials.evaluate import Execution
+from trials.muon import Muon, matrices
 
 LABEL_RATE, PUPIL_RATE = 0.02, 2e-4
 """Learning rates, where none is asked for, of SGD from labels and of Adam under a teacher."""
+MATRIX_RATE = 20
+"""Times the rate of Adam is that of Muon, which counts it in shares of a matrix's norm."""
 MOMENTUM = 0.9
 BETAS = (0.9, 0.99)
 WEIGHT_DECAY = 5e-4
@@ -72,14 +76,16 @@ def finetune(
 ) -> FinetuneResult:
     """Train `model` in place with a cosine schedule; leave it in eval mode.
 
-    Labels teach by SGD with Nesterov momentum, a teacher by Adam: steps of SGD long enough to move a repaired
-    network undo its repair first (docs/training.md). The same seed gives the same weights on one machine;
-    torch's global generator is left as it was. When memory runs out, batches go through in parts, each half
-    as large as before: the update and its learning rate stay those of the whole batch.
+    Labels teach by SGD with Nesterov momentum, a teacher by Muon and, where weights are no matrices, by Adam:
+    steps of SGD long enough to move a repaired network undo its repair first (docs/training.md). The same
+    seed gives the same weights on one machine; torch's global generator is left as it was. When memory runs
+    out, batches go through in parts, each half as large as before: the update and its learning rate stay
+    those of the whole batch.
 
     Args:
         at_once: examples of a batch that go through together at most.
-        learning_rate: its peak, after a warm-up of one step in twenty; 0 is what suits the optimizer.
+        learning_rate: its peak, after a warm-up of one step in twenty; that of Muon is `MATRIX_RATE` times
+            as high. 0 is what suits the optimizer.
         distillation: the loss; without it, that of the labels. Where labels do not count for it, images are
             mixed two by two. With it the model is run as its teacher is, in eval mode: without dropout, and
             with the statistics of batch norms that it has, which are not those of mixed images.
@@ -91,7 +97,7 @@ def finetune(
     """
     loss: Loss = distillation or _label_loss
     learning_rate = learning_rate or (PUPIL_RATE if distillation else LABEL_RATE)
-    optimizer = _optimizer(model, adaptive=distillation is not None)
+    optimizers = _under_a_teacher(model) if distillation else _by_labels(model)
     generator = np.random.default_rng(seed)
     averaged = {name: value.clone() for name, value in model.state_dict().items()}
     losses, at_once = [], min(batch_size, at_once or batch_size)
@@ -99,8 +105,8 @@ def finetune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # for dropout, which takes no generator
         for step, rows in zip(range(steps), _shuffled(len(split), batch_size, generator), strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * _schedule(step, steps)
+            for group in (group for each in optimizers for group in each.param_groups):
+                group["lr"] = group["times"] * learning_rate * _schedule(step, steps)
             arrays, classes = split.batch(rows)
             arrays = augmented(arrays, augment, generator)
             if distillation and distillation.weight == 1:
@@ -114,7 +120,8 @@ def finetune(
                     f"the training loss became {value} at step {step + 1} of {steps} "
                     f"with learning rate {learning_rate}; lower it"
                 )
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             if constraint is not None:
                 constraint(step + 1, learning_rate * _schedule(step, steps))
             _average(averaged, model.state_dict())
@@ -168,20 +175,34 @@ def _average(averaged: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Non
             averaged[name].copy_(value)
 
 
-def _optimizer(model: nn.Module, *, adaptive: bool) -> torch.optim.Optimizer:
-    """Weight decay pulls on matrices and kernels only: on a norm's scale or a bias it costs accuracy.
+def _by_labels(model: nn.Module) -> list[torch.optim.Optimizer]:
+    return [torch.optim.SGD(_decayed(_trained(model)), momentum=MOMENTUM, nesterov=True)]
 
-    Source of the adaptive one: Loshchilov and Hutter, Decoupled Weight Decay Regularization,
-    arXiv:1711.05101.
+
+def _under_a_teacher(model: nn.Module) -> list[torch.optim.Optimizer]:
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [each for each in trained if each.ndim > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
+    Source of AdamW: Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101.
+    """
+    mixing = matrices(model)
+    others = [each for each in _trained(model) if all(each is not weight for weight in mixing)]
+    found: list[torch.optim.Optimizer] = []
+    if mixing:
+        found.append(Muon([{"params": mixing, "times": MATRIX_RATE}]))
+    if others:
+        found.append(torch.optim.AdamW(_decayed(others), betas=BETAS))
+    return found
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _decayed(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+    """Weight decay pulls on matrices and kernels only: on a norm's scale or a bias it costs accuracy."""
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY, "times": 1},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "times": 1},
     ]
-    if adaptive:
-        return torch.optim.AdamW(groups, betas=BETAS)
-    return torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True)
 
 
 def _schedule(step: int, steps: int) -> float:
