@@ -5,6 +5,7 @@ from latency_models.plan_measurements import plan
 from latency_models.profiling import NetworkModel, build_profile, covers, extend, missing
 from latency_models.table import LatencyTable, Prediction
 from latency_models.validate import Validation, validate
+from latency_models.warm_start import shortened
 
 __all__ = [
     "Calibration",
@@ -17,5 +18,6 @@ __all__ = [
     "extend",
     "missing",
     "plan",
+    "shortened",
     "validate",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import hwprofiles
 from hwprofiles import Device, OpGraph, Profile, open_runtime, read_profile
-from hwprofiles.errors import PrunefrontError, RequestError, nearest
+from hwprofiles.errors import ProfileError, PrunefrontError, RequestError, nearest
 from hwprofiles.wire import LEASE_S, Announcement
 from latency_models import LatencyTable, validate
 from search.job import DeviceChoice
@@ -53,6 +53,41 @@ def find_profile(folder: Path, name: str) -> Path:
             f"--device {name} --model job.toml`"
         )
     return known[name]
+
+
+def find_like(folder: Path, name: str, device: Device) -> Profile:
+    """The profile of another device that shows what need not be measured of `device`.
+
+    Raises:
+        RequestError: there is none of that name, or other kernels run on its device.
+    """
+    first = read_profile(find_profile(folder, name))
+    asked, own = _rules(device), _rules(first.device)
+    if differing := ", ".join(
+        f"{key} {own[key]!r}, not {asked[key]!r}" for key in asked if own[key] != asked[key]
+    ):
+        fitting = ", ".join(alike(folder, device))
+        raise RequestError(
+            f"profile {name!r} is one of {differing}, and says nothing of the kernels of {device.name!r}; "
+            + (f"those that do: {fitting}" if fitting else "none here does: leave out --like")
+        )
+    return first
+
+
+def alike(folder: Path, device: Device) -> list[str]:
+    """The names of other devices whose profiles hold kernels such as run on `device`."""
+    found = []
+    for name, path in known_profiles(folder):
+        with suppress(ProfileError):
+            if name != device.name and _rules(read_profile(path).device) == _rules(device):
+                found.append(name)
+    return found
+
+
+def _rules(device: Device) -> dict[str, Any]:
+    """What decides which kernels operators become: equal of devices whose `lowering_of` is."""
+    keys = ("runtime", "precision", "channel_step")
+    return {key: getattr(device, key) for key in keys} | {"source": device.versions.get("source")}
 
 
 def known_profiles(folder: Path) -> Iterator[tuple[str, Path]]:

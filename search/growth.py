@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from hwprofiles import Profile, lowering_of, read_profile, write_profile
+from hwprofiles import Lowering, OpSpec, Profile, lowering_of, read_profile, write_profile
 from hwprofiles.errors import RequestError, TransientError
-from latency_models import LatencyTable, extend, missing, validate
+from latency_models import LatencyTable, extend, missing, shortened, validate
 from latency_models.compare import compare
 from search import profiling
 from search.bench import Bench, OpenBench, open_here
-from search.devices import disturbed, model_numbers, profile_path
+from search.devices import alike, disturbed, find_like, model_numbers, profile_path
 from search.job import DeviceChoice, Job, Search
 from search.model import open_coupling, open_model
 from search.place import hold
@@ -64,6 +64,7 @@ def profile_device(
     passes: int,
     listener: Listener,
     open_bench: OpenBench = open_here,
+    like: str = "",
 ) -> dict[str, Any]:
     """Build the profile of a device for a model, or add to it what it lacks; then say how good it is.
 
@@ -72,6 +73,7 @@ def profile_device(
         folder: of the profiles of devices.
         asked: keys of `DeviceChoice`; one left out is that of the profile that is there, else of the job.
         open_bench: finds the device; without it that is this machine.
+        like: a device whose profile shows what need not be measured of this one.
 
     Raises:
         RequestError: the source, the name or a key is wrong, or the profile there is of another identity.
@@ -93,11 +95,15 @@ def profile_device(
     bench = open_bench(name, **choice)
     if known:
         LatencyTable.from_profile(known).check(bench.device)
+    first = find_like(folder, like, bench.device) if like else None
     listener.stage("profiling")
+    if not (like or known) and lowering_of(bench.device).points > 2:
+        for other in alike(folder, bench.device)[:1]:
+            listener.note(f"--like {other} would leave out kernels that there follow from others")
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder, f"another process measures for {folder}"):
         known = read_profile(path) if path.exists() else None
-        profile = _grown(subject, known, bench, passes, path.with_suffix(".journal"), listener)
+        profile = _grown(subject, known, first, bench, passes, path.with_suffix(".journal"), listener)
         if profile is not known:
             write_profile(profile, path)
             path.with_suffix(".journal").unlink(missing_ok=True)
@@ -130,6 +136,7 @@ def _others(before: Profile, after: Profile, own: Profile) -> list[dict[str, Any
 def _grown(
     subject: Subject,
     known: Profile | None,
+    first: Profile | None,
     bench: Bench,
     passes: int,
     journal: Path,
@@ -146,7 +153,10 @@ def _grown(
     """
     costs = Costs(subject.coupling)
     anywhere = subject.space(step=1)
-    kernels = kernels_to_measure(costs, anywhere, lowering_of(bench.device))
+    rules = lowering_of(bench.device)
+    kernels = kernels_to_measure(costs, anywhere, rules)
+    if first:
+        kernels = _like(first, kernels, rules, listener)
     spaces = [subject.space(step=bench.device.channel_step), anywhere]
     rng = np.random.default_rng(subject.search.seed)
     fitted, proof = (
@@ -191,6 +201,18 @@ def _grown(
             "if it was not at rest before, begin a profile under another name"
         )
     return extend(known, more)
+
+
+def _like(first: Profile, kernels: list[OpSpec], rules: Lowering, listener: Listener) -> list[OpSpec]:
+    """The kernels that remain to be planned, and told so, when `first` is measured already."""
+    found = shortened(kernels, first)
+    name = first.device.name
+    if rules.points <= 2:
+        listener.note(f"like {name!r}: nothing to leave out, as only the ends of channel counts are measured")
+    else:
+        left = len(kernels) - len(found)
+        listener.note(f"like {name!r}: {left} of {len(kernels)} kernels follow from others and are left out")
+    return found
 
 
 def _networks(profile: Profile) -> int:

@@ -214,8 +214,7 @@ def known_profile(
 def _check_model(profile: Profile, costs: Costs, space: Space, runtime: Runtime) -> None:
     """Refuse a profile that was measured for another model or for wider candidates."""
     dense = [network.graph for network in profile.networks if network.name == DENSE]
-    missing = set(kernels_to_measure(costs, space, runtime)) - profile.kernels.keys()
-    if dense != [costs.op_graph] or missing:
+    if dense != [costs.op_graph] or not covers(profile, kernels_to_measure(costs, space, runtime)):
         raise ProfileError(f"the profile of {profile.device.name!r} is one of another model or space")
 
 

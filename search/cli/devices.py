@@ -79,6 +79,10 @@ def profile(
     precision: Annotated[str | None, typer.Option(help="With --device: such as fp32 or int8.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="With --device.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="With --device.")] = None,
+    like: Annotated[
+        str,
+        typer.Option(help="With --device: a measured device; what its profile shows to follow is left out."),
+    ] = "",
     passes: Annotated[
         int | None,
         typer.Option(min=1, max=100, help="With --device: times everything is measured; 3 unless given."),
@@ -99,7 +103,11 @@ def profile(
     chosen = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}
     asked = {key: value for key, value in chosen.items() if value is not None}
     source = model or job_file
-    if source is None or (model and job_file) or (not device and (model or asked or passes or server)):
+    if (
+        source is None
+        or (model and job_file)
+        or (not device and (model or asked or like or passes or server))
+    ):
         raise RequestError(
             "profile takes a job file alone, or --device NAME with --model and what else is to differ"
         )
@@ -110,7 +118,7 @@ def profile(
             return profile_job(job, Place(runs_folder(runs), job.name), listener)
         with _bench(server, token) as open_bench:
             folder = devices_folder(runs)
-            return profile_device(source, device, folder, asked, passes or PASSES, listener, open_bench)
+            return profile_device(source, device, folder, asked, passes or PASSES, listener, open_bench, like)
 
     try:
         if as_json:
