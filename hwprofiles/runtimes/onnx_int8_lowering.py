@@ -58,7 +58,7 @@ class OnnxInt8Lowering:
 
     layouts = (PLAIN, INT8)
     period = _BLOCK
-    points = 4
+    points = 2  # four make no prediction better; docs/latency.md
 
     def __init__(self, block: int) -> None:
         self.block = block

@@ -22,7 +22,7 @@ from tests.search.test_devices import refused
 
 
 def network(width: int, *, deep: bool = False) -> nn.Module:
-    """Wide enough for kernels of the made-up accelerator to bend where their work outgrows their memory."""
+    """Wide enough for counts between the ends."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, width, 3, padding=1),
