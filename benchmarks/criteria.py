@@ -29,6 +29,7 @@ from trials.groups import analyse
 from trials.network import build
 from trials.prune import prune
 from trials.repair import Calibration, fast
+from trials.room import AMPLE
 from trials.sparsity import Scope, Sparsity, hide, read_sparsity
 
 VALIDATION_IMAGES, TRAINING_IMAGES = 2_000, 2_560
@@ -41,10 +42,8 @@ def by_criterion(bundle: Bundle, train: Split, validation: Split) -> dict[str, d
     """Accuracy with half of every group, as it is cut and repaired."""
     coupling = analyse(bundle.graph).without(dict.fromkeys(STREAMS, "residual streams stay whole"))
     half = Candidate(tuple(group.size // 2 for group in coupling.groups))
-    arrays, labels = train.batch(slice(None))
-    inputs = tuple(torch.from_numpy(values) for values in arrays)
-    evidence = Evidence(coupling, bundle.tensors, inputs, torch.from_numpy(labels))
-    calibration = Calibration(coupling, bundle.tensors, inputs, positions=8)
+    evidence = Evidence(coupling, bundle.tensors, train)
+    calibration = Calibration.fitting(coupling, bundle.tensors, train, AMPLE)
     found = {}
     for criterion in CRITERIA:
         kept = select(coupling, score(criterion, evidence), half)

@@ -42,7 +42,7 @@ from trials.groups import Kept, analyse
 from trials.network import build
 from trials.probe import probe_execution
 from trials.repair.calibration import walk
-from trials.run import Recipe, Request, Workbench, _evenly
+from trials.run import Recipe, Request, Workbench
 
 RESULTS = Path(__file__).parent / "results" / "repair_speed.json"
 ROWS = 30_000
@@ -172,7 +172,7 @@ def whole_trial(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]
     model = load_checkpoint("resnet56")
     assert isinstance(model, CifarResNet)
     plainly = PlainWay(model, bench)
-    images = _evenly(bench.splits.validation, TRIAL_IMAGES)
+    images = bench.splits.validation.evenly(TRIAL_IMAGES)
     rows = []
     for number, candidate in enumerate(candidates):
         start = time.perf_counter()

@@ -94,6 +94,11 @@ class Split:
             first /= np.array(self.normalize.std, dtype=np.float32).reshape(shape)
         return (first, *others), self.labels[rows].copy()
 
+    def evenly(self, count: int) -> Self:
+        """At most so many of the rows, evenly spaced over all of them."""
+        count = min(count, len(self))
+        return self.take(np.linspace(0, len(self), count, endpoint=False).astype(np.int64))
+
     def batches(self, size: int) -> Iterator[tuple[tuple[Array, ...], Labels]]:
         """Yield every row once, in order; the last batch may be smaller."""
         for start in range(0, len(self), size):

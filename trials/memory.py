@@ -27,8 +27,6 @@ _BYTES = {
 class Memory:
     """Memory of candidates of one model as it was exported, in bytes. A population is `Counts`.
 
-    `input_bytes` is what the inputs of one sample take.
-
     This is what the model itself asks for, with every result in memory of its own. At 224 pixels ONNX Runtime
     asks its arena for just that in networks of convolutions, and for 0.9 of it in a DeiT-Ti, or twice where
     it keeps buffers for tensors to come, as it does by default. What the arena holds of the system is 1.8 to
@@ -41,7 +39,7 @@ class Memory:
         stored = _stored(costs.coupling.graph)
         self._stored = TensorSizes(costs.coupling, stored)
         self._bytes = [_BYTES[costs.coupling.graph.tensors[name].dtype] for name in stored]
-        self.input_bytes = sum(
+        self._input_bytes = sum(
             math.prod(item.shape) * _BYTES[item.dtype] for item in costs.coupling.graph.inputs
         )
 
@@ -55,7 +53,7 @@ class Memory:
             constants, rates = _alive(variant)
             numbers[rows] = (constants + counts[rows] @ rates).max(axis=1, initial=0)
         peak_bytes: NDArray[np.int64] = (
-            np.rint(numbers).astype(np.int64) * _BYTES["float32"] + self.input_bytes
+            np.rint(numbers).astype(np.int64) * _BYTES["float32"] + self._input_bytes
         )
         return peak_bytes * batch
 

@@ -11,9 +11,9 @@ from trials.costs import Costs
 from trials.memory import Memory
 
 WORKING_BYTES = 2**30
-"""For activations of one worker. Half of it is as fast, and twice as much buys repair no accuracy."""
+"""For activations of one worker: two of them shall fit into 8 GiB with all else that they hold."""
 MOST_EXAMPLES = 256
-"""At a time: more are no faster."""
+"""At a time, however small they are."""
 APART = 2
 """Results of torch for one of an operator as hardware sees it, which has its norm and activation in it."""
 
@@ -23,13 +23,12 @@ class Room:
     """Examples of a model that fit at a time.
 
     `forward` are evaluated together, `backward` trained on together, and `held` go through a network layer by
-    layer, all of them before the next layer. `inputs` can be held as they are, before any layer.
+    layer, all of them before the next layer.
     """
 
     forward: int
     backward: int
     held: int
-    inputs: int
 
     @classmethod
     def of(cls, costs: Costs) -> Self:
@@ -42,5 +41,8 @@ class Room:
             forward=min(held, MOST_EXAMPLES),
             backward=max(1, WORKING_BYTES // trained_bytes),
             held=held,
-            inputs=max(1, WORKING_BYTES // memory.input_bytes),
         )
+
+
+AMPLE = Room(forward=MOST_EXAMPLES, backward=MOST_EXAMPLES, held=2**30)
+"""For small examples."""

@@ -26,7 +26,7 @@ from trials.criteria import Evidence, score, select
 from trials.data import Split, Splits
 from trials.distill import Distillation, common_features
 from trials.evaluate import Execution, Judge, evaluate
-from trials.finetune import Augment, Constraint, FinetuneResult, augmented, finetune, shifted
+from trials.finetune import Augment, Constraint, FinetuneResult, finetune, shifted
 from trials.graph import Graph
 from trials.groups import Coupling, Kept, analyse
 from trials.network import Network, build
@@ -184,7 +184,7 @@ class Workbench:
     def _sample(self) -> Judge:
         """By the validation images that a trial is judged by, evenly spaced over all of them."""
         limit, split = self.recipe.validation_images, self.splits.validation
-        return self._judge(_evenly(split, limit)) if 0 < limit < len(split) else self._whole
+        return self._judge(split.evenly(limit)) if 0 < limit < len(split) else self._whole
 
     def _judge(self, split: Split) -> Judge:
         """By shifted images where the split is carved: they must not be the ones learnt."""
@@ -203,20 +203,14 @@ class Workbench:
 
     @cached_property
     def _calibration_split(self) -> Split:
-        count = min(CALIBRATION_IMAGES, self.room.inputs, len(self.splits.train))
+        count = min(CALIBRATION_IMAGES, len(self.splits.train))
         rows = np.random.default_rng(self.recipe.seed).permutation(len(self.splits.train))[:count]
         return self.splits.train.take(np.sort(rows))
 
     @cached_property
     def _scores(self) -> Mapping[str, np.ndarray]:
-        arrays, labels = self._calibration_split.batch(slice(None))
         evidence = Evidence(
-            self.coupling,
-            self.bundle.tensors,
-            tuple(torch.from_numpy(values) for values in arrays),
-            torch.from_numpy(labels),
-            at_once=self.room.backward,
-            seed=self.recipe.seed,
+            self.coupling, self.bundle.tensors, self._calibration_split, self.room, self.recipe.seed
         )
         return score(self.recipe.criterion, evidence)
 
@@ -227,19 +221,13 @@ class Workbench:
     @cached_property
     def _calibration(self) -> repair.Calibration:
         """Of augmented images where the job augments: images known by heart are not like new ones."""
-        examples = min(repair.EXAMPLES, self.room.held)
-        arrays, _ = _evenly(self._calibration_split, examples).batch(slice(None))
-        augment = Augment(self.recipe.augment)
-        varied = augmented(arrays, augment, np.random.default_rng(self.recipe.seed))
-        inputs = Execution.CHANNELS_LAST.tensors(varied)  # of which repair reads pixel by pixel
-        return repair.Calibration(
+        return repair.Calibration.fitting(
             self.coupling,
             self.bundle.tensors,
-            inputs,
-            # Of few examples so much more is looked at that there are as many samples.
-            positions=repair.POSITIONS * repair.EXAMPLES // len(inputs[0]),
-            chunk=self.room.forward,
+            self._calibration_split,
+            self.room,
             seed=self.recipe.seed,
+            augment=Augment(self.recipe.augment),
         )
 
     def _prune_and_repair(self, request: Request) -> tuple[Network, Kept]:
@@ -350,12 +338,6 @@ class Workbench:
             "loss": found.loss,
             "calibration_error": found.calibration_error,
         }
-
-
-def _evenly(split: Split, count: int) -> Split:
-    """At most so many of its rows, evenly spaced over all of them."""
-    count = min(count, len(split))
-    return split.take(np.linspace(0, len(split), count, endpoint=False).astype(np.int64))
 
 
 def _built(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> Network:

@@ -19,10 +19,13 @@ from tests.models import CLASSES, example_input
 from trials.candidate import Candidate
 from trials.criteria import CRITERIA, Evidence, Scores, score, select
 from trials.criteria.evidence import Tensors
+from trials.data import Split
 from trials.groups import Coupling, Group, analyse
 
 INPUT = torch.tensor([[1.0, 2.0]])
 LABEL = torch.tensor([0])
+NOTHING = Split((), np.zeros(1, dtype=np.int64))
+"""For criteria that look at weights alone."""
 
 
 class Perceptron(nn.Module):
@@ -78,7 +81,7 @@ def perceived(
     criterion: str, coupling: Coupling, tensors: Tensors, inputs: torch.Tensor = INPUT, labels: object = LABEL
 ) -> np.ndarray:
     """Scores of the hidden units of a perceptron."""
-    evidence = Evidence(coupling, tensors, (inputs,), torch.as_tensor(labels))
+    evidence = Evidence(coupling, tensors, Split((inputs.numpy(),), np.asarray(labels)))
     return score(criterion, evidence)["body"]
 
 
@@ -161,16 +164,16 @@ def test_relevance_is_shared_where_values_meet(meet: str, expected: list[float])
     """
     model = Meeting(meet)
     bundle = export_images(model, 2)
-    evidence = Evidence(analyse(bundle.graph), bundle.tensors, (INPUT,), torch.tensor([1]))
+    evidence = Evidence(analyse(bundle.graph), bundle.tensors, Split((INPUT.numpy(),), np.array([1])))
     np.testing.assert_allclose(score("relevance", evidence)["body"], expected, rtol=0.02)
 
 
 def test_batch_norms_are_read_where_there_are_some_and_weights_elsewhere() -> None:
     coupling, tensors = coupled("vgg_flatten"), dict(exported("vgg_flatten").tensors)
     tensors["features.4.weight"] = torch.arange(-12.0, 12.0)
-    found = score("batchnorm", Evidence(coupling, tensors, (), LABEL))
+    found = score("batchnorm", Evidence(coupling, tensors, NOTHING))
     np.testing.assert_array_equal(found["features.3"], np.abs(np.arange(-12, 12)))
-    weights = score("l1", Evidence(coupling, tensors, (), LABEL))
+    weights = score("l1", Evidence(coupling, tensors, NOTHING))
     np.testing.assert_array_equal(found["classifier.0"], weights["classifier.0"])
 
 
@@ -181,7 +184,7 @@ def test_a_model_without_batch_norms_has_no_scales_to_read(coupling: Coupling, t
 
 def test_lots_follow_from_the_seed_and_from_nothing_else(coupling: Coupling, tensors: Tensors) -> None:
     first, again, other = (
-        score("random", Evidence(coupling, {}, (), LABEL, seed=seed))["body"] for seed in (1, 1, 2)
+        score("random", Evidence(coupling, {}, NOTHING, seed=seed))["body"] for seed in (1, 1, 2)
     )
     assert (first == again).all()
     assert (first != other).all()
@@ -221,8 +224,8 @@ ROWS = 4
 
 
 def evidence_of(name: str, tensors: Tensors | None = None) -> Evidence:
-    inputs, labels = (example_input(name, batch=ROWS),), torch.arange(ROWS) % CLASSES
-    return Evidence(coupled(name), exported(name).tensors if tensors is None else tensors, inputs, labels)
+    examples = Split((example_input(name, batch=ROWS).numpy(),), np.arange(ROWS) % CLASSES)
+    return Evidence(coupled(name), exported(name).tensors if tensors is None else tensors, examples)
 
 
 @cache

@@ -98,7 +98,7 @@ def driven(penalty: str, threshold: str, strength: float) -> Network:
 def test_units_that_group_lasso_drove_to_zero_go_without_a_trace(threshold: str, strength: float) -> None:
     network = driven("group_lasso", threshold, strength)
     coupling, tensors = analyse(network.graph), network.state_dict()
-    scores = score("l1", Evidence(coupling, tensors, (), LABEL))
+    scores = score("l1", Evidence(coupling, tensors, digits().train))
     alive = tuple(int((scores[group.name] > 0).sum()) for group in coupling.groups)
     assert min(alive) > 0
     assert sum(alive) < 32

@@ -26,7 +26,6 @@ def test_room_is_shared_by_what_is_alive_at_a_time_and_in_training_by_all_result
     found = Room.of(costs(16))
     assert (found.forward, found.held) == (100, 100)
     assert found.backward == int(100 * (8 + 4 + 3) * numbers / ((8 + 4) * numbers + 4 + 2))
-    assert found.inputs == 100 * 2 * 5
 
 
 def test_there_is_room_for_one_example_however_large_and_no_more_go_at_a_time_than_pays(
@@ -34,4 +33,4 @@ def test_there_is_room_for_one_example_however_large_and_no_more_go_at_a_time_th
 ) -> None:
     assert Room.of(costs(4)).forward == MOST_EXAMPLES
     monkeypatch.setattr(room, "WORKING_BYTES", 1)
-    assert Room.of(costs(4)) == Room(forward=1, backward=1, held=1, inputs=1)
+    assert Room.of(costs(4)) == Room(forward=1, backward=1, held=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from trials import repair
 from trials.criteria.evidence import Evidence, Scores
 from trials.criteria.magnitude import l1
@@ -17,8 +15,7 @@ def error(evidence: Evidence) -> Scores:
 
     Source: `trials.repair`.
     """
-    rows = len(evidence.labels)
-    some = np.linspace(0, rows, min(repair.EXAMPLES, rows), endpoint=False).astype(np.int64)
-    inputs = [x[some] for x in evidence.inputs]
-    calibration = repair.Calibration(evidence.coupling, evidence.tensors, inputs, seed=evidence.seed)
+    calibration = repair.Calibration.fitting(
+        evidence.coupling, evidence.tensors, evidence.examples, evidence.room, seed=evidence.seed
+    )
     return {**l1(evidence), **repair.importance(calibration)}

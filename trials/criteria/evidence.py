@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trials.data import Split
 from trials.graph import Value
 from trials.groups import Coupling, Group
+from trials.room import AMPLE, Room
 
 Scores = Mapping[str, NDArray[np.float64]]
 """Group name → (size,) score of each unit; they are compared within their group alone."""
@@ -39,24 +41,18 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The dense model, its groups, and calibration examples: `inputs` of (rows, …) each, `labels` (rows,).
-
-    At most `at_once` of them go through the model together.
-    """
+    """The dense model, its groups, and calibration `examples`, which go as many at a time as `room` says."""
 
     coupling: Coupling
     tensors: Tensors
-    inputs: tuple[torch.Tensor, ...]
-    labels: torch.Tensor
-    at_once: int = 256
+    examples: Split
+    room: Room = AMPLE
     seed: int = 0
 
     def batches(self, rows: int) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
-        """All examples in their order, at most so many at a time."""
-        rows = min(rows, self.at_once)
-        for start in range(0, len(self.labels), rows):
-            part = slice(start, start + rows)
-            yield tuple(x[part] for x in self.inputs), self.labels[part]
+        """All examples in their order, at most so many at a time, as tensors."""
+        for arrays, labels in self.examples.batches(min(rows, self.room.backward)):
+            yield tuple(torch.from_numpy(values) for values in arrays), torch.from_numpy(labels)
 
     @property
     def own(self) -> TensorAxes:

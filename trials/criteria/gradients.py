@@ -40,7 +40,7 @@ def fisher(evidence: Evidence) -> Scores:
         for name, gradient in gradients.items():
             squares[name] = squares[name] + gradient.square() if name in squares else gradient.square()
     rise = {
-        name: evidence.tensors[name].square() * square / (2 * len(evidence.labels))
+        name: evidence.tensors[name].square() * square / (2 * len(evidence.examples))
         for name, square in squares.items()
     }
     zeros = {group.name: np.zeros(group.size) for group in evidence.coupling.groups}

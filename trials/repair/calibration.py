@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
 
+from trials.data import Split
+from trials.evaluate import Execution
+from trials.finetune import Augment, augmented
 from trials.graph import Node, Value
 from trials.groups import Coupling
 from trials.network import Network, build
 from trials.repair.layers import Layer, layers
 from trials.repair.moments import Moments, Sums
 from trials.repair.sampling import inputs_at, outputs_at
+from trials.room import Room
 
 EXAMPLES, POSITIONS = 1_024, 16
 """Inputs that a calibration needs, and places looked at in each: 2 560 at as many places in all repair no
@@ -52,6 +57,30 @@ class Calibration:
             for layer in self.layers
             for places in [self._places(layer)]
         }
+
+    @classmethod
+    def fitting(
+        cls,
+        coupling: Coupling,
+        tensors: Tensors,
+        examples: Split,
+        room: Room,
+        *,
+        seed: int = 0,
+        augment: Augment = Augment.NONE,
+    ) -> Self:
+        """Of as many of the examples as there is room for, up to `EXAMPLES`; of fewer, more places are looked
+        at, for as many samples."""
+        arrays, _ = examples.evenly(min(EXAMPLES, room.held)).batch(slice(None))
+        varied = augmented(arrays, augment, np.random.default_rng(seed))
+        return cls(
+            coupling,
+            tensors,
+            Execution.CHANNELS_LAST.tensors(varied),  # which repair reads pixel by pixel
+            positions=POSITIONS * EXAMPLES // len(varied[0]),
+            chunk=room.forward,
+            seed=seed,
+        )
 
     @cached_property
     @torch.no_grad()
