@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwprofiles.ops import INPUT, OpGraph, OpSpec
+from hwprofiles.ops import INPUT, PRODUCTS, OpGraph, OpSpec
 from hwprofiles.runtimes.protocol import PLAIN, Lowering
 
 
@@ -40,7 +40,12 @@ def lower(graph: OpGraph, rules: Lowering) -> list[tuple[OpSpec, ...]]:
 
 def shape_of(graph: OpGraph, source: int, reader: OpSpec) -> tuple[int, tuple[int, ...]]:
     """Channels and size of what an operator reads from `source`."""
-    if source == INPUT:
+    if told_by_reader(graph, source):
         return reader.in_channels, reader.in_size
     made = graph.operators[source]
     return made.out_channels, made.result_size
+
+
+def told_by_reader(graph: OpGraph, source: int) -> bool:
+    """Whether only those who read `source` say how many channels it has."""
+    return source == INPUT or graph.operators[source].kind in PRODUCTS

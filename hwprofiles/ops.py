@@ -16,10 +16,12 @@ ACTIVATIONS = {
     "elu", "mish", "clamp",
 }  # fmt: skip
 """As a model's graph calls them."""
+PRODUCTS = ("attention", "matmul")
+"""Operators that multiply two values; their channels in are not those out of what they read."""
 MAX_SIZE = 2**30
 """Of channels, and of positions along an axis."""
 _CONTRACTIONS = {"conv2d", "depthwise_conv2d", "conv_transpose2d", "linear"}
-_ENLARGING = ("conv_transpose2d", "resize2d")
+_RESIZING = ("conv_transpose2d", "resize2d", "matmul")
 _SIZES = ("in_size", "out_size", "kernel", "stride", "padding", "dilation")
 _WINDOW = {"in_size": 2, "out_size": 2, "kernel": 2, "stride": 2, "padding": 4}
 _AXES = {
@@ -31,8 +33,7 @@ _AXES = {
     "avg_pool2d": _WINDOW,
     "mean2d": _WINDOW,
     "linear": {"in_size": 1},
-    "attention": {"in_size": 2, "kernel": 1},
-    "matmul": {"in_size": 2, "out_size": 2},
+    "attention": {"in_size": 2},
 }
 """How many numbers each size of an operator has, by kind; other kinds have as many axes as their tensors."""
 _MAX_AXES = 8
@@ -50,10 +51,11 @@ class OpSpec:
     - `conv_transpose2d`: `padding` is what its result lacks around; what `out_size` has beyond that, at its
       bottom and right, is `output_padding`. One with as many groups as channels is no kind of its own.
     - `linear`: `in_size` = (rows,), how many vectors one sample multiplies.
-    - `attention`: scaled dot product; channels = heads x head width, `kernel` = (head width,), `in_size` =
-      (queries, keys).
-    - `matmul`: channels = how many matrices, such as heads; `in_size` (rows, inner), `out_size` (rows,
-      columns).
+    - `attention`: scaled dot product; input channels = what a query and a value of a head are wide together,
+      output channels = heads, `in_size` = (queries, keys).
+    - `matmul`: output channels = how many matrices, such as heads; input channels = the inner length, where
+      `in_size` is (rows,) and `out_size` (rows, columns), or the columns, where they are (rows, inner) and
+      (rows,).
     - `resize2d`: `fused` = ("nearest",) or ("bilinear",).
     - `max_pool2d`, `avg_pool2d`, `mean2d` (mean or sum over all of `in_size`), `layer_norm`, `softmax`,
       `batch_norm` (one that no convolution absorbs), `elementwise` and `copy` (data movement); `fused` of the
@@ -95,19 +97,35 @@ class OpSpec:
             case "linear":
                 return math.prod(self.in_size) * self.in_channels * self.out_channels
             case "attention":
-                return 2 * math.prod(self.in_size) * self.out_channels
+                return math.prod(self.in_size) * self.in_channels * self.out_channels
             case "matmul":
-                return math.prod(self.in_size) * self.out_size[1] * self.out_channels
+                return math.prod(self.lengths) * self.out_channels
         return 0
 
     @property
     def square(self) -> bool:
         """Whether it has as many output as input channels in every candidate."""
-        return self.kind not in ("conv2d", "conv_transpose2d", "linear")
+        return self.kind not in ("conv2d", "conv_transpose2d", "linear", *PRODUCTS)
+
+    @property
+    def lengths(self) -> tuple[int, int, int]:
+        """Of a `matmul`: rows, inner length and columns."""
+        if len(self.in_size) == 1:
+            return self.out_size[0], self.in_channels, self.out_size[1]
+        return self.in_size[0], self.in_size[1], self.in_channels
+
+    @property
+    def head_widths(self) -> tuple[int, int]:
+        """Of an `attention`: the widths of a query and of a value, taken to be alike."""
+        return -(-self.in_channels // 2), max(1, self.in_channels // 2)
 
     @property
     def result_size(self) -> Size:
         """Of what it writes, without the channels."""
+        if self.kind.startswith("attention"):
+            return self.in_size[0], self.head_widths[1]
+        if self.kind.startswith("matmul"):
+            return self.lengths[::2]
         return self.out_size or self.in_size
 
     @property
@@ -135,6 +153,10 @@ class OpSpec:
                 raise ValueError(f"{name} of a {self.kind[:40]!r} has {len(size)} numbers; wanted {wanted}")
             if not all(lowest <= number <= MAX_SIZE for number in size):
                 raise ValueError(f"{name} has a number below {lowest}, or one above {MAX_SIZE}")
+        # Profiles from before products had two channel counts hold two numbers in both sizes of a matmul.
+        lengths = sorted((len(self.in_size), len(self.out_size)))
+        if self.kind == "matmul" and lengths not in ([1, 2], [2, 2]):
+            raise ValueError("a matmul has one number in in_size and two in out_size, or the reverse")
         channels = self.in_channels, self.out_channels
         if not 1 <= min(channels) <= max(channels) <= MAX_SIZE:
             raise ValueError(f"it has less than 1 channel, or more than {MAX_SIZE}")
@@ -154,7 +176,7 @@ class OpSpec:
             f"{self.in_channels}->{self.out_channels}",
             f"groups {self.groups}" if self.groups > 1 else "",
             ("@" if self.in_size else "") + "x".join(map(str, self.in_size)),
-            "to " + "x".join(map(str, self.out_size)) if self.kind.startswith(_ENLARGING) else "",
+            "to " + "x".join(map(str, self.out_size)) if self.kind.startswith(_RESIZING) else "",
         ]
         return " ".join(filter(None, parts)) + "".join(f"+{name}" for name in self.fused)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.lowering import shape_of
+from hwprofiles.lowering import shape_of, told_by_reader
 from hwprofiles.ops import INPUT, OpGraph, OpSpec, Size
 from hwprofiles.runtimes import PLAIN, Lowering
 from latency_models.kernels import KernelCosts
@@ -50,7 +50,8 @@ class Population:
             is_plain, wants_plain = lies[source] == self._plain, wanted == self._plain
             if np.array_equal(is_plain, wants_plain):
                 return
-            channels = in_channels[:, reader] if source == INPUT else out_channels[:, source]
+            by_reader = told_by_reader(graph, source)
+            channels = in_channels[:, reader] if by_reader else out_channels[:, source]
             _, size = shape_of(graph, source, graph.operators[reader])
             for to_plain in (True, False):
                 misses = np.broadcast_to((wants_plain == to_plain) & (is_plain != to_plain), channels.shape)

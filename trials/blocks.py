@@ -37,7 +37,7 @@ def find_blocks(graph: Graph, traced: Mapping[str, Traced], taken: Collection[st
     The trunk is added as it is: one that a shortcut pads or projects has no value of the sum's shape to be.
 
     Args:
-        traced: of every value, for its shape; see `groups.trace`.
+        traced: of every value, for its shape; see `tracing.trace`.
         taken: names that no block may have.
     """
     walk = _Walk(graph)

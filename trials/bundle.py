@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from hwprofiles.disk import file_sha256, whole_folder
 from hwprofiles.errors import BundleError, RequestError, one_line
 from trials.graph import Arg, Batch, Dtype, Graph, Node, Tensor, Value
-from trials.groups import trace
 from trials.network import Network, build
 from trials.oprules import rule_of
+from trials.tracing import trace
 
 FORMAT = 1
 MAX_GRAPH_BYTES = 256 * 2**20

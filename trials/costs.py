@@ -1,28 +1,25 @@
 """What a candidate costs, by arithmetic: MACs, parameters and operators, thousands of candidates a second.
 
-Every axis that can shrink is an affine function of the kept counts, so a whole population is a few matrix
-products. No torch.
+All of them are polynomials in the kept counts, so a whole population is a few matrix products. No torch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from hwprofiles.ops import OpGraph
 from trials.blocks import without_blocks
 from trials.candidate import Candidate, Counts, as_counts
-from trials.graph import Graph
+from trials.graph import Graph, Tensor
 from trials.groups import BLOCK, Coupling
-from trials.operators import Affine, Operator, in_order, of_nodes
+from trials.operators import Operator, in_order, of_nodes
+from trials.polynomials import ZERO, Polynomials
 
-_BILINEAR = {"conv2d", "conv_transpose2d", "linear"}
-_VARIANTS = 256
+VARIANTS = 256
 """Sets of dropped blocks whose operators are held at a time; those of a ResNet-56 take 3 ms to find."""
 
 
@@ -38,29 +35,14 @@ class Variant:
         found, self.op_graph = in_order(graph, each)
         self.nodes, self.operators = tuple(found), tuple(found.values())
         self.groups = len(coupling.groups)
-        # Sparse: most operators follow one group, and a dense product waits for cores that workers keep busy.
-        shape = len(self.operators), self.groups
-        self._in, self._out = (
-            csr_array(np.array(rows, dtype=np.float32).reshape(shape))  # exact up to 2**24 channels
-            for rows in (
-                [op.in_coefficients for op in self.operators],
-                [op.out_coefficients for op in self.operators],
-            )
-        )
-        self._in_constant = np.array([op.in_constant for op in self.operators], dtype=np.float32)
-        self._out_constant = np.array([op.out_constant for op in self.operators], dtype=np.float32)
-        groups = [max(1, op.spec.groups) for op in self.operators]
-        self._macs = np.array(
-            [op.spec.with_channels(g, g).macs / g**2 for op, g in zip(self.operators, groups, strict=True)]
-        )
-        self._bilinear = np.array([op.spec.kind in _BILINEAR for op in self.operators])
+        # Single precision is exact up to 2**24 channels.
+        self._in = Polynomials([op.in_channels for op in self.operators], np.float32)
+        self._out = Polynomials([op.out_channels for op in self.operators], np.float32)
+        self._macs = Polynomials([sum((op.macs for op in self.operators), ZERO)])
 
     def channels(self, counts: Counts) -> tuple[Counts, Counts]:
         """(candidates, operators) channels in and out; those of one operator lie together in memory."""
-        kept = np.ascontiguousarray(counts.T, dtype=np.float32)
-        inward = np.rint(self._in_constant[:, None] + self._in @ kept).astype(np.int64)
-        outward = np.rint(self._out_constant[:, None] + self._out @ kept).astype(np.int64)
-        return inward.T, outward.T
+        return self._in(counts).astype(np.int64), self._out(counts).astype(np.int64)
 
     def candidate_graph(self, candidate: Candidate) -> OpGraph:
         inward, outward = self.channels(as_counts([candidate]))
@@ -68,15 +50,14 @@ class Variant:
 
     def macs(self, counts: Counts) -> NDArray[np.float64]:
         """(candidates,) see `Costs.macs`."""
-        inward, outward = self.channels(counts)
-        work = self._macs * outward * np.where(self._bilinear, inward, 1)
-        total: NDArray[np.float64] = np.rint(work.sum(axis=1))
-        return total
+        return self._macs(counts)[:, 0]
 
     def touched(self) -> NDArray[np.bool_]:
         """(groups, operators) True where an operator shrinks with a group."""
-        touched: NDArray[np.bool_] = (self._in.toarray() > 0) | (self._out.toarray() > 0)
-        return touched.T
+        touched = np.zeros((self.groups, len(self.operators)), dtype=np.bool_)
+        for column, operator in enumerate(self.operators):
+            touched[list((operator.in_channels + operator.out_channels).groups), column] = True
+        return touched
 
 
 class Costs:
@@ -89,7 +70,7 @@ class Costs:
         self.coupling = coupling
         self._each = of_nodes(coupling)
         self._columns = [index for index, group in enumerate(coupling.groups) if group.kind == BLOCK]
-        self.without = lru_cache(maxsize=_VARIANTS)(self._without)
+        self.without = lru_cache(maxsize=VARIANTS)(self._without)
         self.dense = self.without(())
         self.op_graph, self.operators = self.dense.op_graph, self.dense.operators
         trainable = [name for name, spec in coupling.graph.tensors.items() if spec.trainable]
@@ -157,19 +138,12 @@ class TensorSizes:
 
     def __init__(self, coupling: Coupling, names: Sequence[str]) -> None:
         self.names = names
-        self._tensors: list[tuple[int, list[Affine]]] = []
-        for name in names:
-            shape = coupling.graph.tensors[name].shape
-            vectors = [coupling.tensor_axes.get((name, axis)) for axis in range(len(shape))]
-            fixed = math.prod(size for size, vector in zip(shape, vectors, strict=True) if vector is None)
-            moving = [coupling.coefficients(vector) for vector in vectors if vector is not None]
-            self._tensors.append((fixed, moving))
+        axes = [
+            [(Tensor(name), axis) for axis in range(len(coupling.graph.tensors[name].shape))]
+            for name in names
+        ]
+        self._sizes = Polynomials([coupling.product(each) for each in axes])
 
     def numbers(self, counts: Counts) -> NDArray[np.float64]:
         """(candidates, tensors) whole numbers."""
-        found = np.empty((len(counts), len(self._tensors)))
-        for column, (fixed, moving) in enumerate(self._tensors):
-            found[:, column] = fixed
-            for constant, coefficients in moving:
-                found[:, column] *= constant + counts @ coefficients
-        return np.rint(found)
+        return self._sizes(counts)

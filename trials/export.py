@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from hwprofiles.errors import RequestError, one_line
 from trials.bundle import Bundle, not_finite
 from trials.graph import Input
-from trials.groups import trace
 from trials.limit import LIMIT_S, time_limit
 from trials.program import rewritten
+from trials.tracing import trace
 
 TOLERANCE = 1e-4
 """By how much an exported model may differ from the user's, relative to its largest output."""

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from trials.graph import Graph, Node, Tensor
-from trials.groups import trace
 from trials.oprules.rule import with_args
+from trials.tracing import trace
 
 TRANSPOSED = "aten.conv_transpose2d.input"
 _CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding", TRANSPOSED)

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.errors import BundleError, RequestError, nearest
+from hwprofiles.errors import RequestError, nearest
 from trials.blocks import Block, find_blocks
 from trials.candidate import Axis, Candidate, Space
-from trials.graph import MAX_ELEMENTS, Graph, Tensor, Value, module_of
-from trials.labels import LabelArray, Units, blank, compact, lines, varying, written
-from trials.oprules import Call, Rule, TensorAxis, Traced, rule_of
-
-MAX_VALUE_RANK = 10
-BLOCK = "block"
-"""The kind of a group that is a whole residual block."""
+from trials.graph import Graph, Tensor, Value, module_of
+from trials.labels import compact, varying
+from trials.oprules import Attention, Product, Rule, TensorAxis, Traced, rule_of
+from trials.polynomials import ONE, Polynomial, constant
+from trials.tracing import Labelled, labelled, parts_of
 
 Kept = Mapping[str, NDArray[np.int64]]
 """Group name → indices of the units that stay, ascending; a group left out stays whole.
 
 Of a block none may be left.
 """
+Classes = NDArray[np.int64]
+"""(granularities, positions) along an axis: the class of each position, by heads and by their width."""
+
+CHANNELS, HEADS, WIDTH, BLOCK = "channels", "heads", "head width", "block"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +37,8 @@ class Group:
 
     `units` (size,) are label classes in the order of the first tensor that makes them. `members` are the
     tensor axes that shrink, as "name:axis"; `width` is how many positions of the first one unit owns. `kind`
-    is "heads" where some of those are neighbours, and "channels" elsewhere, as in a gated unit of two halves.
+    is "heads" where some of those are neighbours, "head width" where they are the same places of all heads,
+    and "channels" elsewhere, as in a gated unit of two halves.
 
     A whole residual block is a group of one unit, of kind "block", that has no label and may go as well.
     """
@@ -55,26 +60,28 @@ class Frozen:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Coupling:
     """A graph with its groups: everything that pruning and costs need, worked out once per model.
 
-    `vectors` are the distinct label vectors of all axes that can shrink, as classes; `tensor_axes` maps
-    (tensor, axis) and `value_axes` maps (value, item, axis) to an index into them. `traced` keeps the label
-    array of every value, for its dense shape. `made` are the tensor axes that make units, `contracted` those
-    that read them. `sized` are the positions of the nodes whose literals may change. `blocks` are those that
-    may be dropped whole, each beside a group of its name.
+    `vectors` are the distinct `Classes` of all axes that can shrink; a position stays where all of its
+    classes do. `tensor_axes` maps (tensor, axis) and `value_axes` maps (value, item, axis) to an index into
+    them. `traced` keeps the label array of every value, for its dense shape. `made` are the tensor axes that
+    make units, `contracted` those that read them; `summed` are the classes that a product of two values sums
+    over, such as the places of a query. `sized` are the positions of the nodes whose literals may change.
+    `blocks` are those that may be dropped whole, each beside a group of its name.
     """
 
     graph: Graph
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
-    vectors: tuple[NDArray[np.int64], ...]
+    vectors: tuple[Classes, ...]
     tensor_axes: Mapping[tuple[str, int], int]
     contracted: frozenset[tuple[str, int]]
     made: frozenset[tuple[str, int]]
     value_axes: Mapping[tuple[str, int, int], int]
     traced: Mapping[str, Traced]
+    summed: frozenset[int]
     classes: int
     sized: tuple[int, ...]
     blocks: tuple[Block, ...] = ()
@@ -92,7 +99,7 @@ class Coupling:
                 continue
             divisors = [size for size in range(1, step + 1) if step % size == 0]
             own = max((size for size in divisors if 2 * size <= group.size), default=1)
-            own = 1 if group.kind == "heads" else own
+            own = 1 if group.kind == HEADS else own
             lowest = -(-max(1, round(lowest_keep * group.size)) // own) * own
             axes.append(Axis(name=group.name, size=group.size, step=own, lowest=lowest))
         return Space(tuple(axes))
@@ -139,11 +146,51 @@ class Coupling:
             alive[group.units[indices]] = True
         return alive
 
-    def coefficients(self, vector: int) -> tuple[float, NDArray[np.float64]]:
-        """How the size of an axis follows from kept counts: `constant + coefficients (groups,) @ kept`."""
-        counts = np.bincount(self.vectors[vector], minlength=self.classes + 1)
-        per_group = np.array([counts[group.units].sum() / group.size for group in self.groups])
-        return float(counts.sum() - sum(counts[group.units].sum() for group in self.groups)), per_group
+    def stays(self, vector: int, alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(positions,) True where a position along an axis with these classes stays."""
+        stays: NDArray[np.bool_] = np.logical_and.reduce(alive[self.vectors[vector]])
+        return stays
+
+    @cached_property
+    def silenced(self) -> frozenset[tuple[str, int]]:
+        """The tensor axes of which zeros at removed positions silence the units that go.
+
+        Those that read units; where a product of two values reads them, those that make them, instead.
+        """
+        summing = [np.isin(classes, list(self.summed)).any() for classes in self.vectors]
+        return self.contracted | {axis for axis, vector in self.tensor_axes.items() if summing[vector]}
+
+    @cached_property
+    def lengths(self) -> tuple[Polynomial, ...]:
+        """For each of `vectors` how many positions stay, by the kept counts of the groups in their order."""
+        owner = np.full(self.classes + 1, -1)
+        for number, group in enumerate(self.groups):
+            owner[group.units] = number
+        found = []
+        for classes in self.vectors:
+            together = Counter(tuple(sorted(set(owners) - {-1})) for owners in owner[classes].T.tolist())
+            found.append(
+                Polynomial(
+                    {
+                        owners: count / prod(self.groups[number].size for number in owners)
+                        for owners, count in together.items()
+                    }
+                )
+            )
+        return tuple(found)
+
+    def length(self, of: Value | Tensor, axis: int, item: int = 0) -> Polynomial:
+        """How long an axis of a value, or of one of the parts of a list, or of a tensor is."""
+        if isinstance(of, Tensor):
+            vector, shape = self.tensor_axes.get((of.name, axis)), self.graph.tensors[of.name].shape
+        else:
+            vector = self.value_axes.get((of.name, item, axis))
+            shape = parts_of(self.traced[of.name])[item].shape
+        return constant(shape[axis]) if vector is None else self.lengths[vector]
+
+    def product(self, axes: Sequence[tuple[Value | Tensor, int]], item: int = 0) -> Polynomial:
+        """The product of the lengths of some axes."""
+        return prod((self.length(of, axis, item) for of, axis in axes), start=ONE)
 
 
 class PrunedSizes:
@@ -151,7 +198,7 @@ class PrunedSizes:
 
     def __init__(self, coupling: Coupling, alive: NDArray[np.bool_]) -> None:
         self.coupling = coupling
-        self.masks = [alive[vector] for vector in coupling.vectors]
+        self.masks = [coupling.stays(vector, alive) for vector in range(len(coupling.vectors))]
 
     def mask(self, of: Value | Tensor, axis: int) -> NDArray[np.bool_]:
         vector = self._vector(of, axis)
@@ -172,48 +219,14 @@ class PrunedSizes:
     def _shape(self, of: Value | Tensor) -> tuple[int, ...]:
         if isinstance(of, Tensor):
             return self.coupling.graph.tensors[of.name].shape
-        return _parts(self.coupling.traced[of.name])[0].shape
-
-
-def trace(graph: Graph) -> tuple[Units, dict[str, Traced], list[TensorAxis]]:
-    """Run every op's rule on label arrays at batch 1.
-
-    Raises:
-        UnsupportedOpError: an op without a rule.
-        BundleError: shapes that do not fit together, or larger than allowed.
-    """
-    units, axes = Units(), list[TensorAxis]()
-    values: dict[str, Traced] = {item.name: blank((1, *item.shape)) for item in graph.inputs}
-    for node in graph.nodes:
-        try:
-            result = rule_of(node.op).trace(Call(node, units, values, graph.tensors, axes))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-            raise BundleError(
-                f"node {node.name!r} ({node.op}) is not a valid call: {type(error).__name__} {error}; "
-                "export the model again"
-            ) from None
-        for part in _parts(result):
-            units.charge(written(part))
-            if part.ndim > MAX_VALUE_RANK or not 0 < part.size <= MAX_ELEMENTS:
-                raise BundleError(
-                    f"node {node.name!r} ({node.op}) makes a value of shape {part.shape}; "
-                    f"allowed: at most {MAX_VALUE_RANK} axes and 1 to {MAX_ELEMENTS} elements"
-                )
-        values[node.name] = result
-    for output in graph.outputs:
-        labels = values[output.name]
-        if isinstance(labels, tuple):
-            raise BundleError(f"the graph returns the list {output.name!r}; allowed: single values")
-        units.fix(labels, "it is an output of the model")
-    return units, values, axes
-
-
-def _parts(traced: Traced) -> tuple[LabelArray, ...]:
-    return traced if isinstance(traced, tuple) else (traced,)
+        return parts_of(self.coupling.traced[of.name])[0].shape
 
 
 def analyse(graph: Graph, *, blocks: bool = False) -> Coupling:
     """Find the groups of a graph, named by the user's own parameter names, in running order.
+
+    What products of two values read is labelled twice, by heads and by their width. Each labelling couples
+    the whole graph by itself; where units of both go, the product of the heads and places that stay is left.
 
     Args:
         blocks: whether whole residual blocks may go, too; they come behind all other groups.
@@ -222,56 +235,72 @@ def analyse(graph: Graph, *, blocks: bool = False) -> Coupling:
         UnsupportedOpError: an op without a rule.
         BundleError: shapes that do not fit together, or larger than allowed.
     """
-    units, values, axes = trace(graph)
-    _join_shared_tensors(graph, units, axes)
-    classes = _make_rectangular(units, values, _rigid(graph, values))
-
-    vectors: list[NDArray[np.int64]] = []
-    index: dict[bytes, int] = {}
-
-    def vector_of(labels: LabelArray) -> int | None:
-        vector = classes[labels]
-        if not vector.any():
-            return None
-        found = index.setdefault(vector.tobytes(), len(vectors))
-        if found == len(vectors):
-            vectors.append(vector)
-        return found
-
-    tensor_axes: dict[tuple[str, int], int] = {}
-    bound: dict[int, list[TensorAxis]] = defaultdict(list)
-    for axis in axes:
-        vector = vector_of(axis.labels)
-        if vector is not None:
-            tensor_axes[axis.tensor, axis.axis] = vector
-            bound[vector].append(axis)
-    value_axes: dict[tuple[str, int, int], int] = {}
+    found = [labelled(graph)]
+    if any(isinstance(rule_of(node.op), Product | Attention) for node in graph.nodes):
+        found.append(labelled(graph, by_width=True))
+    tensors: dict[tuple[str, int], Classes] = {}
+    values: dict[tuple[str, int, int], Classes] = {}
+    uses: dict[tuple[str, int], dict[str, TensorAxis]] = defaultdict(dict)
     alone: set[int] = set()
-    for name, traced in values.items():
-        for item, part in enumerate(_parts(traced)):
-            small = compact(part)
-            dims = varying(classes[small])
-            if not dims:
-                alone |= set(classes[small].ravel()[:1].tolist())
-            for dim in dims:
-                vector = vector_of(small[tuple(slice(None) if d == dim else 0 for d in range(small.ndim))])
-                if vector is not None:
-                    value_axes[name, item, dim] = vector
-    groups, frozen = _collect(vectors, bound, alone)
-    found = find_blocks(graph, values, {group.name for group in groups}) if blocks else ()
+    summed: set[int] = set()
+    above = 0
+
+    def rows(positions: int) -> Classes:
+        return np.zeros((len(found), positions), dtype=np.int64)
+
+    for granularity, one in enumerate(found):
+        classes = np.where(one.classes > 0, one.classes + above, 0)
+        above += len(classes) - 1
+        for axis in one.axes:
+            place = axis.tensor, axis.axis
+            uses[place].setdefault(axis.role, axis)
+            tensors.setdefault(place, rows(len(axis.labels)))[granularity] = classes[axis.labels]
+        for name, traced in one.values.items():
+            for item, part in enumerate(parts_of(traced)):
+                small = classes[compact(part)]
+                dims = varying(small)
+                if not dims:
+                    alone |= set(small.ravel()[:1].tolist())
+                for dim in dims:
+                    line = small[tuple(slice(None) if d == dim else 0 for d in range(small.ndim))]
+                    values.setdefault((name, item, dim), rows(len(line)))[granularity] = line
+        summed |= set(classes[list(one.units.summed)].tolist()) - {0}
+
+    index: dict[bytes, int] = {}
+    vectors: list[Classes] = []
+
+    def indexed(classes: Classes) -> int:
+        vector = index.setdefault(classes.tobytes(), len(vectors))
+        if vector == len(vectors):
+            vectors.append(classes)
+        return vector
+
+    tensor_axes = {place: indexed(classes) for place, classes in tensors.items() if classes.any()}
+    bound: dict[int, list[TensorAxis]] = defaultdict(list)
+    for place, vector in tensor_axes.items():
+        bound[vector] += uses[place].values()
+    value_axes = {place: indexed(classes) for place, classes in values.items() if classes.any()}
+    groups, frozen = _collect(vectors, bound, alone, summed, len(found[0].classes))
+    pruned = {place for place, vector in tensor_axes.items() if _holds(vectors[vector][:1], groups)}
+    whole = find_blocks(graph, found[0].values, {group.name for group in groups}) if blocks else ()
     return Coupling(
         graph=graph,
-        groups=(*groups, *map(_group_of, found)),
-        frozen=(*_fixed(units, classes, axes), *frozen),
+        groups=(*groups, *map(_group_of, whole)),
+        frozen=(
+            *_fixed(found[0]),
+            *frozen,
+            *(item for one in found[1:] for item in _fixed_width(one, pruned)),
+        ),
         vectors=tuple(vectors),
         tensor_axes=tensor_axes,
         contracted=_with_role("in", bound),
         made=_with_role("out", bound),
         value_axes=value_axes,
-        traced=values,
-        classes=len(classes) - 1,
+        traced=found[0].values,
+        summed=frozenset(summed),
+        classes=above,
         sized=tuple(i for i, node in enumerate(graph.nodes) if _resizes(rule_of(node.op))),
-        blocks=found,
+        blocks=whole,
     )
 
 
@@ -290,80 +319,18 @@ def _resizes(rule: Rule) -> bool:
     return type(rule).resize is not Rule.resize
 
 
-def _join_shared_tensors(graph: Graph, units: Units, axes: list[TensorAxis]) -> None:
-    """A tensor that is used twice loses the same positions for both uses, or none if a use needs it whole."""
-    uses: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for node in graph.nodes:
-        for argument, arg in node.args.items():
-            for item in arg if isinstance(arg, tuple) else (arg,):
-                if isinstance(item, Tensor):
-                    uses[item.name].add((node.name, argument))
-    shared: dict[tuple[str, int], list[TensorAxis]] = defaultdict(list)
-    for axis in axes:
-        shared[axis.tensor, axis.axis].append(axis)
-    for (tensor, _), bound in shared.items():
-        for axis in bound[1:]:
-            units.join(bound[0].labels, axis.labels)
-        whole = np.any([axis.labels == 0 for axis in bound], axis=0) | (
-            uses[tensor] > {axis.use for axis in bound}
-        )
-        for axis in bound:
-            units.fix(axis.labels[whole], f"{tensor} is also used where units cannot go")
-
-
-@dataclass(frozen=True, slots=True)
-class _Rigid:
-    """An axis that must keep its size because a literal of `node` counts along it."""
-
-    node: str
-    labels: LabelArray
-    axis: int
-
-
-def _rigid(graph: Graph, values: Mapping[str, Traced]) -> list[_Rigid]:
-    found = []
-    for node in graph.nodes:
-        read = node.args.get("self")
-        labels = values[read.name] if isinstance(read, Value) else None
-        if isinstance(labels, np.ndarray):
-            found += [
-                _Rigid(node.name, compact(labels), axis) for axis in rule_of(node.op).rigid(node, labels.ndim)
-            ]
-    return found
-
-
-def _make_rectangular(units: Units, values: Mapping[str, Traced], rigid: list[_Rigid]) -> LabelArray:
-    """Join units until removing any class leaves every value a full array; returns `Units.classes`.
-
-    Where a value's classes change along several axes, the one with most units keeps them and the others are
-    tied: a channel shuffle then loses the same channels from each of its parts. What still changes along a
-    rigid axis after that is fixed.
-    """
-    small = {id(part): compact(part) for traced in values.values() for part in _parts(traced)}
-    pending = [part for part in small.values() if part.any()]
-    while True:
-        classes = units.classes()
-        pending = [part for part in pending if classes[part].any()]
-        uneven = [part for part in pending if len(varying(classes[part])) > 1]
-        for part in uneven:
-            changing = varying(classes[part])
-            changing.remove(max(changing, key=lambda axis: lines(classes[part], axis)))
-            for axis in changing:
-                part = units.tie(part, axis)
-        stuck = [one for one in rigid if one.axis in varying(classes[one.labels])]
-        if not uneven and not stuck:
-            return classes
-        if not uneven:
-            for one in stuck:
-                units.fix(one.labels, f"{one.node} counts along them")
-
-
 def _collect(
-    vectors: list[NDArray[np.int64]], bound: Mapping[int, list[TensorAxis]], alone: Collection[int]
+    vectors: Sequence[Classes],
+    bound: Mapping[int, list[TensorAxis]],
+    alone: Collection[int],
+    summed: Collection[int],
+    first_of_width: int,
 ) -> tuple[tuple[Group, ...], tuple[Frozen, ...]]:
     """Classes that sit in the same axes, equally often, are the units of one group.
 
     One that is all of some value, in `alone`, is a group by itself: without it the value would be empty.
+    Classes from `first_of_width` on are places of a width; those that are not the same of all heads, such as
+    units that no heads divide, are no groups of their own.
     """
     signature: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for vector, classes in enumerate(vectors):
@@ -373,25 +340,27 @@ def _collect(
                 signature[one].append((vector, count))
     for one in signature.keys() & alone:
         signature[one].append((-one, 0))
-    alike: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+    alike: dict[tuple[bool, tuple[tuple[int, int], ...]], list[int]] = defaultdict(list)
     for one in sorted(signature):
-        alike[tuple(signature[one])].append(one)
+        alike[one >= first_of_width, tuple(signature[one])].append(one)
 
     groups: list[Group] = []
     frozen: list[Frozen] = []
     names: dict[str, int] = defaultdict(int)
-    for sign, units in alike.items():
+    for (by_width, sign), units in alike.items():
         members = [(axis, vector) for vector, _ in sign for axis in bound.get(vector, ())]
         makers = [(axis, vector) for axis, vector in members if axis.role == "out"]
-        if not makers:
+        if not makers or (by_width and not _divides(units, groups, [vectors[v] for v, _ in sign if v >= 0])):
             continue
         first, vector = makers[0]
-        positions = np.flatnonzero(vectors[vector] == units[0])
-        name = module_of(first.tensor)
+        positions = np.flatnonzero((vectors[vector] == units[0]).any(axis=0))
+        name = module_of(first.tensor) + (".width" if by_width else "")
         names[name] += 1
         if names[name] > 1:
             name = f"{name}#{names[name]}"
-        if not any(axis.role == "in" for axis, _ in members):
+        if by_width and len(units) == 1 and not _holds(vectors[vector][:1], groups):
+            continue  # its heads are frozen, which says it all
+        if units[0] not in summed and not any(axis.role == "in" for axis, _ in members):
             frozen.append(Frozen(name=name, size=len(units), reason="no layer reads it through weights"))
         elif len(units) == 1:
             many = f"its {len(positions)} channels can only go all at once"
@@ -402,25 +371,64 @@ def _collect(
             groups.append(
                 Group(
                     name=name,
-                    kind="heads" if 1 in np.diff(positions) else "channels",
+                    kind=WIDTH if by_width else HEADS if 1 in np.diff(positions) else CHANNELS,
                     size=len(units),
                     width=len(positions),
                     units=np.array(units),
                     members=axes,
                 )
             )
+    # Both labellings number the units of a layer alike, so a width comes right behind its heads.
+    groups.sort(key=lambda group: group.units[0] - (first_of_width - 1 if group.kind == WIDTH else 0))
     return tuple(groups), tuple(frozen)
 
 
-def _fixed(units: Units, classes: LabelArray, axes: list[TensorAxis]) -> list[Frozen]:
+def _holds(classes: Classes, groups: Sequence[Group]) -> bool:
+    """Whether units of a group are among these classes."""
+    return any(np.isin(group.units, classes).any() for group in groups)
+
+
+def _divides(units: Sequence[int], groups: Sequence[Group], vectors: Sequence[Classes]) -> bool:
+    """Whether places of a width have as many positions in each unit of every group that they have some in.
+
+    Then what is left of both is as many positions as the product of their counts says.
+    """
+    for heads, places in vectors:
+        own = np.isin(places, units)
+        for group in groups:
+            both = own & np.isin(heads, group.units)
+            if both.any():
+                table = np.zeros((group.size, len(units)))
+                rows = np.searchsorted(group.units, heads[both])
+                np.add.at(table, (rows, np.searchsorted(units, places[both])), 1)
+                if np.ptp(table):
+                    return False
+    return True
+
+
+def _fixed(one: Labelled) -> list[Frozen]:
     """Each tensor that makes fixed units, with the reason of the first of them."""
     found: dict[str, Frozen] = {}
-    for axis in axes:
-        stuck = [label for label in axis.labels.tolist() if label and classes[label] == 0]
+    for axis in one.axes:
+        stuck = [label for label in axis.labels.tolist() if label and one.classes[label] == 0]
         if axis.role == "out" and stuck:
-            frozen = Frozen(name=module_of(axis.tensor), size=len(stuck), reason=units.reason(stuck[0]))
+            frozen = Frozen(name=module_of(axis.tensor), size=len(stuck), reason=one.units.reason(stuck[0]))
             found.setdefault(axis.tensor, frozen)
     return list(found.values())
+
+
+def _fixed_width(one: Labelled, pruned: Collection[tuple[str, int]]) -> Iterator[Frozen]:
+    """The same of places of a width, where its heads are `pruned`."""
+    read = one.units.beside(one.units.multiplied)
+    for axis in one.axes:
+        if axis.role == "out" and (axis.tensor, axis.axis) in pruned:
+            stuck = [label for label in axis.labels.tolist() if read[label] and one.classes[label] == 0]
+            if stuck:
+                yield Frozen(
+                    name=f"{module_of(axis.tensor)}.width",
+                    size=len({one.units.find(label) for label in stuck}),
+                    reason=one.units.reason(stuck[0]),
+                )
 
 
 def even_kept(coupling: Coupling, candidate: Candidate) -> Kept:

@@ -8,6 +8,7 @@ feature map costs as much as its channels. Units that must be removed together a
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,11 @@ def varying(labels: LabelArray) -> list[int]:
     return [axis for axis, size in enumerate(compact(labels).shape) if size > 1]
 
 
+def _from_behind(labels: LabelArray) -> list[int]:
+    """`varying`, counted from the last axis on, so that arrays of different ranks compare."""
+    return [axis - labels.ndim for axis in varying(labels)]
+
+
 def lines(labels: LabelArray, axis: int) -> int:
     """How many different slices an axis has: those of copies, and of broadcast ones, count once."""
     rows = np.moveaxis(compact(labels), axis, 0)
@@ -60,9 +66,16 @@ def written(labels: LabelArray) -> int:
 
 
 class Units:
-    """All units of a graph: labels 1, 2, …, joined into classes; a fixed class may not be removed."""
+    """All units of a graph: labels 1, 2, …, joined into classes; a fixed class may not be removed.
 
-    def __init__(self) -> None:
+    Values of several heads could lose whole heads, or with `by_width` the same places of every head's width.
+    `multiplied` are the labels that products of two values read, `summed` those that one sums over.
+    """
+
+    def __init__(self, *, by_width: bool = False) -> None:
+        self.by_width = by_width
+        self.multiplied: set[int] = set()
+        self.summed: set[int] = set()
         self._parent: list[int] = [0]
         self._reason: dict[int, str] = {}
         self._written = 0
@@ -102,11 +115,24 @@ class Units:
 
     def classes(self) -> LabelArray:
         """(labels,) the class of every label, which is its smallest label; 0 for units that may not go."""
+        parent = self._roots()
+        parent[np.isin(parent, list(self._reason))] = 0
+        return parent
+
+    def _roots(self) -> LabelArray:
         parent = np.array(self._parent, dtype=np.int64)
         while not np.array_equal(parent, above := parent[parent]):
             parent = above
-        parent[np.isin(parent, list(self._reason))] = 0
         return parent
+
+    def beside(self, labels: Collection[int]) -> NDArray[np.bool_]:
+        """(labels,) True for those that are joined with one of these, fixed or not."""
+        roots = self._roots()
+        return np.isin(roots, roots[list(labels)])
+
+    def apart_along(self, axes: Sequence[int]) -> int:
+        """Of axes along which units differ, heads before what is in them, the one along which they may go."""
+        return axes[-1 if self.by_width else 0]
 
     def join(self, a: LabelArray, b: LabelArray) -> None:
         """Join equally shaped label arrays element by element; a 0 on either side joins nothing."""
@@ -160,9 +186,17 @@ class Units:
 
         A unit that meets an element of no unit along an axis where both have their full size is fixed with
         `reason`: the other operand cannot shrink with it. Units that differ along another axis as well, such
-        as heads of a width, only become one along the first.
+        as heads of a width, only become one along the first. Where those of an operand differ along that one
+        alone, such as gains for all heads, the operand's own units are fixed.
         """
         small_a, small_b = compact(a), compact(b)
+        axes_a, axes_b = (_from_behind(small) for small in (small_a, small_b))
+        if len(axes_a) > 1 and axes_b and self.apart_along(axes_a) not in axes_b:
+            self.fix(b, reason)
+            return self.meet(a, blank(b.shape), reason)
+        if len(axes_b) > 1 and axes_a and self.apart_along(axes_b) not in axes_a:
+            self.fix(a, reason)
+            return self.meet(blank(a.shape), b, reason)
         full = np.broadcast_shapes(small_a.shape, small_b.shape)
         wide_a, wide_b = np.broadcast_to(small_a, full), np.broadcast_to(small_b, full)
         self.join(wide_a, wide_b)
@@ -172,7 +206,8 @@ class Units:
                 sizes = (1,) * (mine.ndim - len(other_shape)) + other_shape
                 axes = varying(mine)
                 shared = [axis for axis in axes if sizes[axis] > 1]
-                if alone.all() and len(shared) < len(axes):
+                stay = self.by_width and axes[-1:] == shared[-1:]
+                if alone.all() and len(shared) < len(axes) and not stay:
                     for axis in shared:
                         self.tie(mine, axis)
                 elif shared:

@@ -1,22 +1,23 @@
 """What a candidate takes in memory, by arithmetic: activations at their peak, and weights. No torch.
 
 Operators run one after the other, and each result is kept until its last reader has run. What is alive at a
-step does not depend on how many units are kept; only sizes do, and they are affine in the kept counts. So the
-peak is the largest of one affine function for each step, and a whole population is one matrix product.
+step does not depend on how many units are kept; only sizes do. So the peak is the largest of one polynomial
+in the kept counts for each step, and a whole population is one matrix product.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles.ops import OpSpec
 from trials.candidate import Counts
-from trials.costs import Costs, TensorSizes, Variant
+from trials.costs import VARIANTS, Costs, TensorSizes, Variant
 from trials.folding import foldable
 from trials.graph import Graph
+from trials.polynomials import ZERO, Polynomial, Polynomials, constant
 
 _BYTES = {
     "float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "bfloat16": 2, "int16": 2, "int8": 1,
@@ -42,29 +43,25 @@ class Memory:
         self._input_bytes = sum(
             math.prod(item.shape) * _BYTES[item.dtype] for item in costs.coupling.graph.inputs
         )
+        self._alive = lru_cache(maxsize=VARIANTS)(_alive)
 
     def peak_bytes(self, counts: Counts, *, batch: int = 1) -> NDArray[np.int64]:
         """(candidates,) bytes of activations at the step that needs most, in fp32.
 
         Inputs count all the time, because they are the caller's, and outputs from their step to the end.
         """
-        numbers = np.empty(len(counts))
+        numbers = np.empty(len(counts), dtype=np.int64)
         for rows, variant in self._costs.variants(counts):
-            constants, rates = _alive(variant)
-            numbers[rows] = (constants + counts[rows] @ rates).max(axis=1, initial=0)
-        peak_bytes: NDArray[np.int64] = (
-            np.rint(numbers).astype(np.int64) * _BYTES["float32"] + self._input_bytes
-        )
-        return peak_bytes * batch
+            numbers[rows] = self._alive(variant)(counts[rows]).max(axis=1, initial=0)
+        return (numbers * _BYTES["float32"] + self._input_bytes) * batch
 
     def result_bytes(self, counts: Counts) -> NDArray[np.int64]:
         """(candidates,) bytes of all results of one sample, in fp32: what training keeps for its way back."""
-        numbers = np.empty(len(counts))
+        numbers = np.empty(len(counts), dtype=np.int64)
         for rows, variant in self._costs.variants(counts):
-            _, channels = variant.channels(counts[rows])
-            numbers[rows] = channels @ [_numbers_per_channel(each.spec) for each in variant.operators]
-        result_bytes: NDArray[np.int64] = np.rint(numbers).astype(np.int64) * _BYTES["float32"]
-        return result_bytes
+            results = Polynomials([sum((operator.result for operator in variant.operators), ZERO)])
+            numbers[rows] = results(counts[rows])[:, 0]
+        return numbers * _BYTES["float32"]
 
     def weight_bytes(self, counts: Counts) -> NDArray[np.int64]:
         """(candidates,) bytes of the tensors in an export, where convolutions hold the norms behind them."""
@@ -73,28 +70,24 @@ class Memory:
         return weight_bytes
 
 
-def _alive(variant: Variant) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Numbers of one sample that are alive while each operator runs: (steps,), and for each unit that is kept
-    (groups, steps) more.
-    """
+def _alive(variant: Variant) -> Polynomials:
+    """Numbers of one sample that are alive while each operator runs, and beside the scores of attention."""
     sources, steps = variant.op_graph.sources, len(variant.operators)
-    until = {source: step for step, read in enumerate(sources) for source in read}
+    # A softmax writes over what it reads, where nothing reads that after it.
+    until = {
+        source: step - (variant.operators[step].spec.kind == "softmax")
+        for step, read in enumerate(sources)
+        for source in read
+    }
     until |= dict.fromkeys(variant.op_graph.outputs, steps - 1)
-    constants, rates = np.zeros(steps), np.zeros((variant.groups, steps))
+    alive, beside_scores = [ZERO] * steps, list[Polynomial]()
     for step, operator in enumerate(variant.operators):
-        span, size = slice(step, until.get(step, step) + 1), _numbers_per_channel(operator.spec)
-        constants[span] += operator.out_constant * size
-        rates[:, span] += operator.out_coefficients[:, None] * size
-        if operator.spec.kind == "attention":  # its scores, which no other operator sees
-            scores = math.prod(operator.spec.in_size) / operator.spec.kernel[0]
-            constants[step] += operator.out_constant * scores
-            rates[:, step] += operator.out_coefficients * scores
-    return constants, rates
-
-
-def _numbers_per_channel(spec: OpSpec) -> int:
-    """Numbers in one channel of an operator's result."""
-    return spec.in_size[0] if spec.kind == "attention" else math.prod(spec.result_size)
+        if operator.spec.kind == "attention":  # they are there before its result, and no other sees them
+            scores = operator.out_channels * constant(math.prod(operator.spec.in_size))
+            beside_scores.append(alive[step] + scores)
+        for during in range(step, until.get(step, step) + 1):
+            alive[during] += operator.result
+    return Polynomials(alive + beside_scores)
 
 
 def _stored(graph: Graph) -> list[str]:

@@ -5,47 +5,53 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hwprofiles.ops import ACTIVATIONS, INPUT, OpGraph, OpSpec
 from trials.graph import Graph, Node, Value
 from trials.groups import Coupling
 from trials.labels import Units
-from trials.oprules import Call, rule_of
+from trials.oprules import Call, moving_axes, rule_of
+from trials.polynomials import ZERO, Polynomial, constant
+from trials.tracing import parts_of
 
-Affine = tuple[float, NDArray[np.float64]]
-"""A size as `constant + coefficients @ kept`."""
+_BILINEAR = {"conv2d", "conv_transpose2d", "linear", "attention", "matmul"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """One operator of the dense model; its channels are `constant + coefficients @ kept`."""
+    """One operator of the dense model; its channels, and the numbers of its `result`, by kept counts."""
 
     name: str
     spec: OpSpec
-    in_constant: float
-    in_coefficients: NDArray[np.float64]
-    out_constant: float
-    out_coefficients: NDArray[np.float64]
+    in_channels: Polynomial
+    out_channels: Polynomial
+    result: Polynomial
+
+    @property
+    def macs(self) -> Polynomial:
+        """Multiply-accumulates of one sample."""
+        groups = max(1, self.spec.groups)
+        macs = self.out_channels * constant(self.spec.with_channels(groups, groups).macs / groups**2)
+        return macs * self.in_channels if self.spec.kind in _BILINEAR else macs
 
 
 def of_nodes(coupling: Coupling) -> dict[str, Operator]:
     """Node → the operator that it is by itself, of all nodes for which something runs."""
-    channel_axes = {value: axis for value, item, axis in coupling.value_axes if item == 0}
+    unit_axes: dict[str, tuple[int, ...]] = {}
+    for value, item, axis in sorted(coupling.value_axes):
+        if item == 0:
+            unit_axes[value] = (*unit_axes.get(value, ()), axis)
     found = {}
     for node in coupling.graph.nodes:
-        call = Call(node, Units(), coupling.traced, coupling.graph.tensors, channel_axes=channel_axes)
+        call = Call(node, Units(), coupling.traced, coupling.graph.tensors, unit_axes=unit_axes)
         spec = rule_of(node.op).operator(call, coupling.traced[node.name])
         if spec is not None:
-            source, result = _channel_axes(coupling, node, spec)
+            inward, outward = _channels(coupling, call, spec)
             found[node.name] = Operator(
                 name=node.place,
                 spec=spec,
-                in_constant=source[0],
-                in_coefficients=source[1],
-                out_constant=result[0],
-                out_coefficients=result[1],
+                in_channels=inward,
+                out_channels=outward,
+                result=_result(coupling, node.name),
             )
     return found
 
@@ -87,43 +93,29 @@ def in_order(graph: Graph, each: Mapping[str, Operator]) -> tuple[dict[str, Oper
     return found, op_graph
 
 
-def _channel_axes(coupling: Coupling, node: Node, spec: OpSpec) -> tuple[Affine, Affine]:
-    """Channels in and out of an operator as affine functions of kept counts."""
+def _channels(coupling: Coupling, call: Call, spec: OpSpec) -> tuple[Polynomial, Polynomial]:
+    """Channels in and out of an operator."""
+    node = call.node
+    if known := rule_of(node.op).channels(call):
+        inward, outward = (sum((coupling.product(length) for length in lengths), ZERO) for lengths in known)
+        return inward, outward
+    made, parts = Value(node.name), parts_of(coupling.traced[node.name])
+    source = next((arg for arg in node.args.values() if isinstance(arg, Value)), made)
+    if "2d" in spec.kind:
+        return coupling.length(source, 1), coupling.length(made, 1)
+    if spec.kind == "linear":
+        (read,) = parts_of(coupling.traced[source.name])
+        return coupling.length(source, read.ndim - 1), coupling.length(made, parts[0].ndim - 1)
+    axes = [(made, axis) for axis in moving_axes(call, parts[0].ndim)]
+    moved = sum((coupling.product(axes, item) for item in range(len(parts))), ZERO)
+    return moved, moved
 
-    def affine(value: str, axis: int, dense: int) -> Affine:
-        """The channel count `dense` lies along `axis`, times what else the operator counts as channels."""
-        traced = coupling.traced[value]
-        parts = traced if isinstance(traced, tuple) else (traced,)
-        constant, coefficients, size = 0.0, np.zeros(len(coupling.groups)), 0
-        for item, part in enumerate(parts):
-            axis_item = axis % part.ndim if part.ndim else 0
-            vector = coupling.value_axes.get((value, item, axis_item))
-            size += part.shape[axis_item] if part.ndim else 1
-            if vector is None:
-                constant += part.shape[axis_item] if part.ndim else 1
-            else:
-                more, rates = coupling.coefficients(vector)
-                constant, coefficients = constant + more, coefficients + rates
-        times = dense / size
-        return constant * times, coefficients * times
 
-    def unit_axis(value: str) -> int:
-        return next((axis for name, _, axis in coupling.value_axes if name == value), 0)
-
-    first = next((arg for arg in node.args.values() if isinstance(arg, Value)), None)
-    source = first.name if first is not None else node.name
-    match spec.kind:
-        case kind if "2d" in kind:
-            axes = (1, 1)
-        case "linear":
-            axes = (-1, -1)
-        case "attention" | "matmul":
-            axes = (unit_axis(source), unit_axis(source))
-            return affine(source, axes[0], spec.in_channels), affine(source, axes[1], spec.out_channels)
-        case _:
-            axis = unit_axis(node.name)
-            return affine(node.name, axis, spec.in_channels), affine(node.name, axis, spec.out_channels)
-    return affine(source, axes[0], spec.in_channels), affine(node.name, axes[1], spec.out_channels)
+def _result(coupling: Coupling, value: str) -> Polynomial:
+    """How many numbers a value holds, all of its parts together."""
+    parts = parts_of(coupling.traced[value])
+    axes = ([(Value(value), axis) for axis in range(part.ndim)] for part in parts)
+    return sum((coupling.product(each, item) for item, each in enumerate(axes)), ZERO)
 
 
 def _epilogues(graph: Graph) -> dict[str, list[tuple[str, str]]]:

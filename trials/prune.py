@@ -42,12 +42,14 @@ def prune(coupling: Coupling, tensors: Tensors, kept: Kept) -> tuple[Graph, dict
 def mask(coupling: Coupling, tensors: Tensors, kept: Kept) -> tuple[Graph, dict[str, torch.Tensor]]:
     """The dense model with every weight that reads a removed unit, and every dropped branch, set to zero.
 
+    Of units that a product of two values reads, that is what makes them.
+
     The masked model computes what the pruned one does, at the dense size: the oracle of `trials.proof`.
     """
     alive = coupling.alive(kept)
     masked = dict(tensors)
-    for name, axis in coupling.contracted:
-        dead = ~alive[coupling.vectors[coupling.tensor_axes[name, axis]]]
+    for name, axis in coupling.silenced:
+        dead = ~coupling.stays(coupling.tensor_axes[name, axis], alive)
         if dead.any():
             masked[name] = masked[name].index_fill(axis, torch.from_numpy(np.flatnonzero(dead)), 0.0)
     return with_silent_branches(coupling.graph, coupling.dropped(kept)), masked

@@ -95,34 +95,38 @@ def group_lasso(network: Network, coupling: Coupling, strength: float, threshold
     """Each unit as a whole: all weights that make it, over all layers, with its biases and norms.
 
     A unit's amount is times the root of how many numbers it has. What reads units is left out: then no number
-    belongs to two units and the step is exact, and a unit is silent once all that makes it is zero.
+    belongs to two units and the step is exact, and a unit is silent once all that makes it is zero. Only of
+    attention a number belongs to a head and to a place of its width, and shrinks by what both ask for.
 
     Sources: Yuan and Lin, Model Selection and Estimation in Regression with Grouped Variables, JRSS B 68(1),
     2006, section 2; on structures of networks Wen et al., Learning Structured Sparsity in Deep Neural
     Networks, NIPS 2016, arXiv 1608.03665, section 3.
     """
     held = dict(network.named_parameters())
-    vectors = [torch.from_numpy(vector) for vector in coupling.vectors]
+    classes = [torch.from_numpy(found) for found in coupling.vectors]
     own = [
-        (held[name], axis, vectors[vector])
+        (held[name], axis, classes[vector])
         for (name, axis), vector in coupling.tensor_axes.items()
         if name in held and (name, axis) not in coupling.contracted
     ]
     sizes = torch.zeros(coupling.classes + 1)
-    for tensor, axis, vector in own:
-        sizes.index_add_(0, vector, torch.full(vector.shape, tensor.numel() / tensor.shape[axis]))
+    for tensor, axis, lines in own:
+        for line in lines:
+            sizes.index_add_(0, line, torch.full(line.shape, tensor.numel() / tensor.shape[axis]))
     units = torch.from_numpy(np.concatenate([group.units for group in coupling.groups]))
 
     @torch.no_grad()
     def shrink(done: int, learning_rate: float) -> None:
         squares = torch.zeros(coupling.classes + 1)
-        for tensor, axis, vector in own:
-            squares.index_add_(0, vector, tensor.square().movedim(axis, 0).reshape(len(vector), -1).sum(1))
+        for tensor, axis, lines in own:
+            numbers = tensor.square().movedim(axis, 0).reshape(tensor.shape[axis], -1).sum(1)
+            for line in lines:
+                squares.index_add_(0, line, numbers)
         factors = torch.ones(coupling.classes + 1)
         amounts = learning_rate * strength * sizes.sqrt()
         factors[units] = threshold(squares.sqrt(), amounts)[units]
-        for tensor, axis, vector in own:
-            tensor.movedim(axis, -1).mul_(factors[vector])
+        for tensor, axis, lines in own:
+            tensor.movedim(axis, -1).mul_(factors[lines].prod(0))
 
     return shrink
 

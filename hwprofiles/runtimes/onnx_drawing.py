@@ -22,6 +22,7 @@ NCHWC = "com.microsoft.nchwc"
 """The domain of ONNX Runtime's kernels on blocks of channels."""
 MICROSOFT = "com.microsoft"
 """The domain of what else ONNX Runtime has and ONNX has not."""
+_HEAD_WIDTH = 64
 _OPSETS = [helper.make_opsetid("", 20), *(helper.make_opsetid(domain, 1) for domain in (NCHWC, MICROSOFT))]
 _IR_VERSION = 10
 
@@ -169,7 +170,7 @@ def draw_plain(spec: OpSpec, batch: int, onto: Sketch | None = None) -> Sketch:
     elif kind == "linear":
         value = _draw_linear(sketch, value, spec)
     elif kind == "matmul":
-        value = sketch.node("MatMul", value, sketch.input(batch, inputs, spec.in_size[1], spec.out_size[1]))
+        value = sketch.node("MatMul", value, sketch.input(batch, outputs, *spec.lengths[1:]))
         for name in fused:  # by a number, which ONNX Runtime makes part of the product
             value = sketch.node(POINTWISE[name], value, sketch.constant(np.array(2.0, dtype=np.float32)))
         fused = ()
@@ -234,17 +235,21 @@ def _draw_linear(sketch: Sketch, value: str, spec: OpSpec) -> str:
 
 def _draw_copy(sketch: Sketch, value: str, spec: OpSpec) -> str:
     """Of tokens and heads that change places, as attention has it, a transposition; else a plain copy."""
-    if spec.fused == ("transpose",) and len(spec.in_size) == 2:
-        return sketch.node("Transpose", value, perm=(0, 2, 1, 3))
-    return sketch.node("Identity", value)
+    if spec.fused != ("transpose",) or len(spec.in_size) > 2:
+        return sketch.node("Identity", value)
+    if len(spec.in_size) == 1:  # of heads and their width together: in as long pieces as most heads have
+        width = math.gcd(spec.in_channels, _HEAD_WIDTH)
+        shape = sketch.constant(np.array([-1, spec.in_size[0], spec.in_channels // width, width]))
+        value = sketch.node("Reshape", value, shape)
+    return sketch.node("Transpose", value, perm=(0, 2, 1, 3))
 
 
 def _draw_attention(sketch: Sketch, query: str, spec: OpSpec, batch: int) -> str:
-    (width,), (_, keys) = spec.kernel, spec.in_size
-    heads = spec.in_channels // width
+    heads, (_, keys), (width, value_width) = spec.out_channels, spec.in_size, spec.head_widths
     scores = sketch.node("MatMul", query, sketch.input(batch, heads, width, keys))
     scaled = sketch.node("Mul", scores, sketch.constant(np.array(width**-0.5, dtype=np.float32)))
-    return sketch.node("MatMul", sketch.node("Softmax", scaled), sketch.input(batch, heads, keys, width))
+    weights = sketch.node("Softmax", scaled)
+    return sketch.node("MatMul", weights, sketch.input(batch, heads, keys, value_width))
 
 
 def _draw_epilogue(sketch: Sketch, value: str, names: Sequence[str], shape: tuple[int, ...]) -> None:
@@ -271,8 +276,9 @@ def _input_shape(spec: OpSpec, batch: int) -> tuple[int, ...]:
     if spec.kind == "linear":
         return _vectors(spec, batch, spec.in_channels)
     if spec.kind == "attention":
-        (width,), (queries, _) = spec.kernel, spec.in_size
-        return (batch, spec.in_channels // width, queries, width)
+        return (batch, spec.out_channels, spec.in_size[0], spec.head_widths[0])
+    if spec.kind == "matmul":
+        return (batch, spec.out_channels, *spec.lengths[:2])
     if len(spec.in_size) == 2:
         return (batch, spec.in_channels, *spec.in_size)
     return (batch, *spec.in_size, spec.in_channels)
@@ -281,8 +287,11 @@ def _input_shape(spec: OpSpec, batch: int) -> tuple[int, ...]:
 def _output_shape(spec: OpSpec, batch: int) -> tuple[int, ...]:
     if spec.kind == "linear":
         return _vectors(spec, batch, spec.out_channels)
-    if "2d" in spec.kind or spec.kind == "matmul":
+    if "2d" in spec.kind:
         return (batch, spec.out_channels, *spec.out_size)
+    if spec.kind == "matmul":
+        rows, _, columns = spec.lengths
+        return (batch, spec.out_channels, rows, columns)
     return _input_shape(spec, batch)
 
 

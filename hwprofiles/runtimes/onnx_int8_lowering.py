@@ -37,7 +37,7 @@ from dataclasses import replace
 from hwprofiles.device import Device
 from hwprofiles.ops import OpSpec, Size
 from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered
-from hwprofiles.runtimes.rules import check_known, fold_batch_norm, up_to, whole_heads
+from hwprofiles.runtimes.rules import check_known, fold_batch_norm, up_to
 
 INT8 = "int8"
 """Quantised, and with its channels last where it is a map of a convolution or a pool."""
@@ -65,7 +65,7 @@ class OnnxInt8Lowering:
 
     def lower(self, spec: OpSpec, layout: str) -> Lowered:
         check_known(spec, "onnxruntime")
-        spec = whole_heads(fold_batch_norm(spec))
+        spec = fold_batch_norm(spec)
         match spec.kind:
             case "conv2d" | "depthwise_conv2d":
                 return _integer(spec, self._convolution(spec))

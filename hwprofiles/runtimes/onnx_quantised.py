@@ -142,13 +142,12 @@ class _BetweenBytes(_ByteSketch):
 
 def _draw_attention(sketch: Sketch, spec: OpSpec, batch: int) -> None:
     """As exporters write it: half of the scale on either side of the product."""
-    (width,), (queries, keys) = spec.kernel, spec.in_size
-    heads = spec.in_channels // width
+    heads, (queries, keys), (width, value_width) = spec.out_channels, spec.in_size, spec.head_widths
     half = sketch.constant(np.array(width**-0.25, dtype=np.float32))
     query = sketch.node("Mul", sketch.input(batch, heads, queries, width), half)
     key = sketch.node("Transpose", sketch.input(batch, heads, keys, width), perm=(0, 1, 3, 2))
     weights = sketch.node("Softmax", sketch.node("MatMul", query, sketch.node("Mul", key, half)))
-    sketch.node("MatMul", weights, sketch.input(batch, heads, keys, width))
+    sketch.node("MatMul", weights, sketch.input(batch, heads, keys, value_width))
 
 
 def _draw_cat(sketch: Sketch, spec: OpSpec, batch: int) -> None:

@@ -43,14 +43,6 @@ def fold_batch_norm(spec: OpSpec) -> OpSpec:
     return replace(spec, fused=spec.fused[1:]) if foldable else spec
 
 
-def whole_heads(spec: OpSpec) -> OpSpec:
-    """Attention over whole heads, as no others exist; any other operator as it is."""
-    if spec.kind != "attention":
-        return spec
-    channels = up_to(spec.in_channels, spec.kernel[0])
-    return spec.with_channels(channels, channels)
-
-
 def padded(spec: OpSpec, step: int) -> OpSpec:
     """A layer with its channels filled up to a multiple of `step`; any other operator as it is.
 

@@ -29,7 +29,7 @@ from hwprofiles.lowering import lower
 from hwprofiles.ops import OpGraph, OpSpec, Size
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered
-from hwprofiles.runtimes.rules import check_known, fold_batch_norm, padded, whole_heads
+from hwprofiles.runtimes.rules import check_known, fold_batch_norm, padded
 
 BYTES = {"fp32": 4, "fp16": 2}
 
@@ -72,7 +72,7 @@ class Synthetic:
 
     def lower(self, spec: OpSpec, layout: str) -> Lowered:
         check_known(spec, "synthetic")
-        spec = whole_heads(fold_batch_norm(spec))
+        spec = fold_batch_norm(spec)
         dense = spec.kind in ("conv2d", "conv_transpose2d", "linear")
         if dense and spec.in_channels > TILE and spec.in_channels % ALIGNED:
             return Lowered((replace(spec, kind=_SCALAR + spec.kind),))
@@ -121,8 +121,9 @@ def _numbers_moved(spec: OpSpec, batch: int) -> int:
     )
     match spec.kind:
         case "attention":
-            queries, keys = spec.in_size
-            reads, writes = spec.in_channels * (queries + 2 * keys), spec.out_channels * queries
+            (queries, keys), (width, value_width) = spec.in_size, spec.head_widths
+            reads = spec.out_channels * (width * (queries + keys) + value_width * keys)
         case "matmul":
-            reads += spec.in_channels * spec.in_size[1] * spec.out_size[1]
+            rows, inner, columns = spec.lengths
+            reads = spec.out_channels * inner * (rows + columns)
     return batch * (reads + writes * (1 + spec.fused.count("add"))) + spec.weights

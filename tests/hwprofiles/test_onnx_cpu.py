@@ -159,11 +159,6 @@ def test_a_tensor_is_reordered_either_way(layout: str) -> None:
     _RUNTIME.prepare_kernel(_RUNTIME.reorder(20, (6, 6), layout), device)()
 
 
-def test_attention_is_made_of_whole_heads() -> None:
-    spec = OpSpec(kind="attention", in_channels=33, out_channels=33, kernel=(16,), in_size=(5, 7))
-    assert kernel_of(spec) == spec.with_channels(48, 48)
-
-
 def test_batch_norm_is_no_part_of_a_kernel_and_a_sum_is() -> None:
     blocked = _RUNTIME.layouts[-1]
     plain = kernel_of(conv(32, 32, fused=("relu",)))

@@ -19,6 +19,12 @@ CONV = OpSpec(
 )
 
 
+# Three heads, 16 wide, of 5 queries and 7 keys: in one operator, and in its two products.
+ATTENTION = OpSpec(kind="attention", in_channels=32, out_channels=3, in_size=(5, 7))
+SCORES = OpSpec(kind="matmul", in_channels=16, out_channels=3, in_size=(5,), out_size=(5, 7))
+MIXING = OpSpec(kind="matmul", in_channels=16, out_channels=3, in_size=(5, 7), out_size=(5,))
+
+
 @pytest.mark.parametrize(
     ("spec", "shown"),
     [
@@ -34,7 +40,21 @@ CONV = OpSpec(
         ),
         (OpSpec(kind="call", in_channels=0, out_channels=0), "call 0->0"),
         (OpSpec(kind="linear", in_channels=8, out_channels=4, in_size=(1,)), "linear 8->4 @1"),
+        (ATTENTION, "attention 32->3 @5x7"),
+        (SCORES, "matmul 16->3 @5 to 5x7"),
+        (MIXING, "matmul 16->3 @5x7 to 5"),
     ],
 )
 def test_an_operator_prints_what_tells_it_from_others(spec: OpSpec, shown: str) -> None:
     assert str(spec) == shown
+
+
+def test_attention_multiplies_as_often_as_its_products() -> None:
+    once = 3 * 5 * 7 * 16
+    assert (SCORES.macs, MIXING.macs, ATTENTION.macs) == (once, once, 2 * once)
+    assert (SCORES.lengths, MIXING.lengths) == ((5, 16, 7), (5, 7, 16))
+
+
+@pytest.mark.parametrize(("spec", "size"), [(SCORES, (5, 7)), (MIXING, (5, 16)), (ATTENTION, (5, 16))])
+def test_a_product_writes_a_matrix_of_each_head(spec: OpSpec, size: tuple[int, int]) -> None:
+    assert spec.result_size == size

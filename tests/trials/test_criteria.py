@@ -237,8 +237,9 @@ def permuted(coupling: Coupling, tensors: Tensors, group: Group, order: np.ndarr
     """The same model with the units of a group in another order, in every tensor that has them."""
     changed = dict(tensors)
     for (name, axis), vector in coupling.tensor_axes.items():
-        places = [np.flatnonzero(coupling.vectors[vector] == unit) for unit in group.units]
-        index = np.arange(len(coupling.vectors[vector]))
+        classes = coupling.vectors[vector]
+        places = [np.flatnonzero((classes == unit).any(0)) for unit in group.units]
+        index = np.arange(classes.shape[1])
         for unit, source in enumerate(order):
             index[places[unit]] = places[source]
         changed[name] = changed[name].index_select(axis, torch.from_numpy(index))

@@ -22,7 +22,7 @@ from tests.trials.test_onnx_file import assert_same_outputs
 from trials.bundle import Bundle
 from trials.candidate import Candidate
 from trials.graph import Batch, Node
-from trials.groups import analyse, even_kept, trace
+from trials.groups import analyse, even_kept
 from trials.onnx_file import write_onnx
 from trials.oprules import RULES, rule_of
 from trials.oprules.__main__ import page
@@ -30,6 +30,7 @@ from trials.oprules.movement import Move
 from trials.oprules.moves import squeeze
 from trials.proof import TOLERANCE, largest_difference, prove
 from trials.prune import prune
+from trials.tracing import trace
 
 Body = Callable[["Line", Tensor], Tensor]
 
@@ -234,7 +235,7 @@ def test_pruned_networks_compute_what_masked_ones_do(op: str, body: Body, tokens
     assert prove(coupling, bundle.tensors).frozen == coupling.frozen
 
 
-WITHOUT_GROUPS = {"aten.layer_norm.default", "aten.bmm.default"}
+WITHOUT_GROUPS = {"aten.layer_norm.default"}
 """Ops that mix all units of the front; in every other line there is something to prune and to prove."""
 
 

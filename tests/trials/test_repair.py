@@ -17,7 +17,7 @@ from tests.bundles import coupled, export_images, exported
 from tests.models import MODELS, example_input
 from trials.bundle import Bundle
 from trials.graph import Graph
-from trials.groups import Coupling, Kept, analyse
+from trials.groups import HEADS, WIDTH, Coupling, Kept, analyse
 from trials.network import build
 from trials.prune import prune
 from trials.repair import Calibration, Moments, fast, importance, layers, moments, moments_of, sequential
@@ -26,6 +26,7 @@ from trials.repair.elimination import eliminate
 
 names = pytest.mark.parametrize("name", MODELS)
 Tensors = Mapping[str, torch.Tensor]
+Repair = Callable[[Calibration, Kept], tuple[Graph, Tensors]]
 
 
 @pytest.fixture
@@ -149,12 +150,12 @@ def with_twins(coupling: Coupling, tensors: Tensors) -> dict[str, torch.Tensor]:
         if (name, axis) in coupling.contracted:
             continue
         classes = coupling.vectors[vector]
-        index = np.arange(len(classes))
         for group in coupling.groups:
-            places = [np.flatnonzero(classes == unit) for unit in group.units]
+            index = np.arange(classes.shape[1])
+            places = [np.flatnonzero((classes == unit).any(0)) for unit in group.units]
             for unit in range(group.size // 2, group.size):
                 index[places[unit]] = places[unit - group.size // 2]
-        changed[name] = changed[name].index_select(axis, torch.from_numpy(index))
+            changed[name] = changed[name].index_select(axis, torch.from_numpy(index))
     return changed
 
 
@@ -162,6 +163,8 @@ def with_twins(coupling: Coupling, tensors: Tensors) -> dict[str, torch.Tensor]:
 @pytest.mark.usefixtures("hardly_any_ridge")
 def test_twins_of_units_that_stay_are_not_missed_in_any_architecture(name: str) -> None:
     coupling = coupled(name)
+    by_products = [g.name for g in coupling.groups if not coupling.summed.isdisjoint(g.units.tolist())]
+    coupling = coupling.without(dict.fromkeys(by_products, "no layer reads them that could make up for them"))
     tensors, kept = with_twins(coupling, exported(name).tensors), halves(coupling)
     calibration = Calibration(coupling, tensors, [example_input(name, 256)])
     x = example_input(name, 16, seed=1)
@@ -169,6 +172,28 @@ def test_twins_of_units_that_stay_are_not_missed_in_any_architecture(name: str) 
     for repaired in (fast(calibration, kept), sequential(calibration, kept)):
         error = (run_pruned(repaired, x) - dense).square().mean()
         assert error < 1e-3 * (cut - dense).square().mean()
+
+
+@pytest.mark.parametrize("repair", [fast, sequential])
+@pytest.mark.parametrize("name", ["vit", "bert"])
+def test_half_the_heads_and_half_their_width_are_partly_made_up_for(name: str, repair: Repair) -> None:
+    """Also what a query loses: the layers behind it are refitted where repair walks through the network."""
+    coupling, tensors = coupled(name), exported(name).tensors
+    attention = {g.name for g in coupling.groups if g.kind in (HEADS, WIDTH)}
+    kept = {name: units for name, units in halves(coupling).items() if name in attention}
+    x = example_input(name, 16, seed=1)
+    dense, cut = run(coupling, tensors, x), run(coupling, tensors, x, kept)
+    repaired = run_pruned(repair(calibrated(name, 256), kept), x)
+    assert (repaired - dense).square().mean() < 0.5 * (cut - dense).square().mean()
+
+
+def test_what_queries_lose_is_made_up_for_behind_them() -> None:
+    coupling, tensors = coupled("bert"), exported("bert").tensors
+    kept = {f"layers.{number}.query.width": np.arange(1) for number in range(2)}
+    x = example_input("bert", 16, seed=1)
+    dense, cut = run(coupling, tensors, x), run(coupling, tensors, x, kept)
+    repaired = run_pruned(sequential(calibrated("bert", 256), kept), x)
+    assert (repaired - dense).square().mean() < 0.8 * (cut - dense).square().mean()
 
 
 def norm(width: int) -> nn.BatchNorm2d:
@@ -436,8 +461,11 @@ def test_nothing_a_layer_reads_explains_what_sequential_repair_leaves_of_its_err
 def test_in_front_of_an_activation_that_cuts_off_only_what_passes_is_made_up_for(
     cut_off: nn.Module, width: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = nn.Sequential(nn.Conv2d(8, 5, 3, bias=False), norm(width)) if width else nn.Conv2d(8, 5, 3)
-    bundle, inputs = seeded(lambda: stem(nn.ReLU(), layer, cut_off), 3, 8, 8), normal(200, 3, 8, 8)
+    def make() -> nn.Module:
+        layer = nn.Sequential(nn.Conv2d(8, 5, 3, bias=False), norm(width)) if width else nn.Conv2d(8, 5, 3)
+        return stem(nn.ReLU(), layer, cut_off)
+
+    bundle, inputs = seeded(make, 3, 8, 8), normal(200, 3, 8, 8)
     coupling = analyse(bundle.graph)
     calibration = Calibration(coupling, bundle.tensors, [inputs], positions=100)
     dense = run(coupling, bundle.tensors, inputs)

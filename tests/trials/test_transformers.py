@@ -73,14 +73,14 @@ def detr() -> tuple[nn.Module, Input]:
 @pytest.mark.parametrize(
     ("make", "kinds", "stays"),
     [
-        (bert, {"heads": 2, "channels": 3}, {"layer norm": 7, "it is an output": 1}),
-        (vit, {"heads": 2, "channels": 2}, {"layer norm": 5, "it is an output": 1}),
+        (bert, {"heads": 2, "head width": 4, "channels": 3}, {"layer norm": 7, "it is an output": 1}),
+        (vit, {"heads": 2, "head width": 4, "channels": 2}, {"layer norm": 5, "it is an output": 1}),
         (
             segformer,
-            {"heads": 3, "channels": 9},
+            {"heads": 3, "head width": 8, "channels": 9},
             {"layer norm": 15, "it is an output": 1, "can only go all at once": 1},
         ),
-        (detr, {"heads": 3, "channels": 17}, {"cannot shrink": 6, "it is an output": 2}),
+        (detr, {"heads": 3, "head width": 6, "channels": 17}, {"cannot shrink": 6, "it is an output": 2}),
     ],
 )
 def test_models_of_the_library_are_pruned_and_proved(

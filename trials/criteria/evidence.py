@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trials.data import Split
 from trials.graph import Value
 from trials.groups import Coupling, Group
+from trials.oprules import Attention, Product, rule_of
 from trials.room import AMPLE, Room
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -97,39 +98,53 @@ class Evidence:
         for number, group in enumerate(groups):
             owner[group.units], rank[group.units] = number, np.arange(group.size)
         found = {}
-        for index, vector in enumerate(self.coupling.vectors):
-            owners = owner[vector]
+        for index, line in self._lines():
+            owners = owner[line]
             for number in set(owners.tolist()) - {-1}:
                 places = np.flatnonzero(owners == number)
-                places = places[np.argsort(rank[vector[places]], kind="stable")]
+                places = places[np.argsort(rank[line[places]], kind="stable")]
                 found[groups[number].name, index] = torch.from_numpy(places.reshape(groups[number].size, -1))
         return found
+
+    def _lines(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Each vector's number with the class of each position, by heads and then by their width."""
+        for index, classes in enumerate(self.coupling.vectors):
+            yield from ((index, line) for line in classes)
 
 
 class Readings:
     """The values that layers read units from, and a sum for each unit over all of them.
 
     A unit is what leaves its norm and activation, as a layer reads it: before that, a shift by the norm
-    decides what its numbers mean.
+    decides what its numbers mean. Places of queries and keys are read by the product of both.
     """
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
         contracted = {name for name, _ in coupling.contracted}
-        read = [
+        self._by_layers = dict.fromkeys(
             node["input"].name
             for node in coupling.graph.nodes
             if isinstance(node.args.get("input"), Value) and contracted.intersection(node.tensors)
-        ]
+        )
+        read = list(self._by_layers)
+        for node in coupling.graph.nodes:
+            read += node.values if isinstance(rule_of(node.op), Product | Attention) else []
         self.names = [name for name in dict.fromkeys(read) if self._axes(name)]
         self.sums = np.zeros(coupling.classes + 1)
         self.counts = np.zeros(coupling.classes + 1)
 
     def _axes(self, name: str) -> list[tuple[int, NDArray[np.int64]]]:
-        """The axes of a value along which units lie, with the class of each position."""
+        """The axes of a value along which units lie, with the class of each position.
+
+        An axis of heads and their width comes twice; of what only products read, what they sum over comes.
+        """
         rank = np.ndim(self.coupling.traced[name])
-        found = [(axis, self.coupling.value_axes.get((name, 0, axis))) for axis in range(rank)]
-        return [(axis, self.coupling.vectors[vector]) for axis, vector in found if vector is not None]
+        vectors = [(axis, self.coupling.value_axes.get((name, 0, axis))) for axis in range(rank)]
+        lines = [(axis, line) for axis, v in vectors if v is not None for line in self.coupling.vectors[v]]
+        if name in self._by_layers:
+            return lines
+        return [(axis, line) for axis, line in lines if not self.coupling.summed.isdisjoint(line.tolist())]
 
     def add(self, name: str, numbers: torch.Tensor) -> None:
         """Add numbers in the shape of one of the values, with a batch."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from hwprofiles.errors import UnsupportedOpError
 from trials.oprules import moves as move
-from trials.oprules.attention import Attention, Einsum, Matmul
+from trials.oprules.attention import Attention, Einsum, Matmul, Product
 from trials.oprules.contractions import Conv2d, ConvTranspose2d, Embedding, Linear
 from trials.oprules.images import (
     AdaptiveMaxPool2d,
@@ -31,9 +31,12 @@ from trials.oprules.images import (
 from trials.oprules.movement import Fresh, Index, Item, Move, Pad, Pick, Range, Reshape, Slice, Split, Squeeze
 from trials.oprules.norms import BatchNorm, GroupNorm, InstanceNorm, Statistics, normalised
 from trials.oprules.pointwise import Elementwise, Filled, Free, Gated, PRelu, Reduce
-from trials.oprules.rule import Call, Mask, Rule, Sizes, TensorAxis, Traced
+from trials.oprules.rule import Call, Length, Mask, Rule, Sizes, TensorAxis, Traced, moving_axes
 
-__all__ = ["RULES", "Call", "Mask", "Rule", "Sizes", "TensorAxis", "Traced", "rule_of"]
+__all__ = [
+    "RULES", "Attention", "Call", "Length", "Mask", "Product", "Rule", "Sizes", "TensorAxis", "Traced",
+    "moving_axes", "rule_of",
+]  # fmt: skip
 
 _POINTWISE = (
     "relu.default relu6.default hardtanh.default hardswish.default hardsigmoid.default silu.default "

@@ -11,10 +11,15 @@ from trials.oprules import RULES, Rule, attention, contractions, images, movemen
 INTRODUCTION = """\
 # Ops
 
-What a model may consist of, after `torch.export`, and what becomes of its units: channels, features, heads.
-An op that is not here is refused by name. Units that an op needs to stay are frozen by name, with the reason;
-`prunefront inspect` shows both. Every group is proved before it is searched: removing its units computes
-what masking them does.
+What a model may consist of, after `torch.export`, and what becomes of its units: channels, features, heads
+and places of their width. An op that is not here is refused by name. Units that an op needs to stay are
+frozen by name, with the reason; `prunefront inspect` shows both. Every group is proved before it is searched:
+removing its units computes what masking them does.
+
+Attention loses whole heads and, apart from them, places of their width, the same ones of every head: two
+groups, such as `blocks.0.attn.qkv` of kind "heads" and `blocks.0.attn.qkv.width` of kind "head width".
+Queries and keys lose the same places, in pairs where rotary positions turn them; values lose their own,
+unless a view gives one projection a single width for all three. Scores keep the scale of the dense width.
 
 This page is written by `python -m trials.oprules > docs/ops.md` from the rules themselves;
 [CONTRIBUTING.md](../CONTRIBUTING.md) explains how to add one.

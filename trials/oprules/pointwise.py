@@ -49,7 +49,7 @@ class Elementwise(Rule):
         """Labels of the result, with a parameter bound to the units of the axis that it shares with them.
 
         Units along one axis alone can stay apart. If the parameter is long along all that they have, it is
-        the one with most of them; else the first: heads come before what is in them.
+        the one with most of them; else heads, which come before what is in them, or by width the last.
         """
         shape = call.spec(argument).shape
         full = np.broadcast_to(labels, np.broadcast_shapes(labels.shape, shape))
@@ -58,7 +58,9 @@ class Elementwise(Rule):
         shared = [axis for axis in axes if axis >= offset and shape[axis - offset] > 1]
         if not shared:
             return full
-        kept = max(axes, key=lambda axis: lines(full, axis)) if shared == axes else axes[0]
+        kept = call.units.apart_along(axes)
+        if shared == axes and not call.units.by_width:
+            kept = max(axes, key=lambda axis: lines(full, axis))
         full = call.tied(full, [axis for axis in axes if axis != kept], "")
         if kept in shared:
             call.bind(argument, kept - offset, call.along(full, kept, "parameter of"), "along")

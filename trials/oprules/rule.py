@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ from trials.labels import LabelArray, Units, blank, compact, varying
 
 Traced = LabelArray | tuple[LabelArray, ...]
 Mask = NDArray[np.bool_]
+Length = tuple[tuple[Value | Tensor, int], ...]
+"""A count as the product of axes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,8 @@ class Call:
     values: Mapping[str, Traced]
     specs: Mapping[str, TensorSpec]
     axes: list[TensorAxis] = field(default_factory=list)
-    channel_axes: Mapping[str, int] = field(default_factory=dict)
-    """Value → the axis that its units lie along, once the groups are known; for `Rule.operator`."""
+    unit_axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Value → the axes that its units lie along, once the groups are known; for `Rule.operator`."""
 
     def labels(self, argument: str) -> LabelArray:
         """Labels of a value argument; a tensor used as a value belongs to no unit."""
@@ -63,17 +66,18 @@ class Call:
         """Labels as `of` gives them, but a tensor that is long along one axis has units of its own there.
 
         So a gain that a model views as (1, channels, 1, 1) before it multiplies by it goes with the channels.
-        Axes in `whole` have none.
+        By width the last of several does, such as that of rotary positions (tokens, width). Axes in `whole`
+        have none.
         """
         if not isinstance(arg, Tensor):
             return self.of(arg)
         shape = self.specs[arg.name].shape
         long = [axis for axis, size in enumerate(shape) if size > 1 and axis not in whole]
-        if len(long) != 1:
+        if not long or (len(long) > 1 and not self.units.by_width):
             return blank(shape)
-        line = self.units.new(shape[long[0]])
-        self.axes.append(TensorAxis(arg.name, long[0], line, "along", (self.node.name, argument)))
-        line = line.reshape([-1 if axis == long[0] else 1 for axis in range(len(shape))])
+        line = self.units.new(shape[long[-1]])
+        self.axes.append(TensorAxis(arg.name, long[-1], line, "along", (self.node.name, argument)))
+        line = line.reshape([-1 if axis == long[-1] else 1 for axis in range(len(shape))])
         return np.broadcast_to(line, shape)
 
     def spec(self, argument: str) -> TensorSpec:
@@ -98,10 +102,13 @@ class Call:
         return np.broadcast_to(compact(labels).squeeze(others), (labels.shape[axis],))
 
     def tied(self, labels: LabelArray, axes: Iterable[int], reason: str) -> LabelArray:
-        """Labels whose units along these axes go together; they stay if no other axis tells them apart."""
-        moved = set(varying(labels))
-        along = moved & {normalize_axis_index(axis, labels.ndim) for axis in axes}
-        if along and along == moved:
+        """Labels whose units along these axes go together; they stay if no other axis tells them apart.
+
+        By width they stay if they lie along one of these axes, whatever heads they belong to.
+        """
+        moved = varying(labels)
+        along = set(moved) & {normalize_axis_index(axis, labels.ndim) for axis in axes}
+        if along and (along == set(moved) or (self.units.by_width and moved[-1] in along)):
             self.units.fix(labels, reason)
             return labels
         tied = labels
@@ -175,6 +182,10 @@ class Rule:
         """What the hardware runs; None where it runs nothing."""
         return None
 
+    def channels(self, call: Call) -> tuple[Sequence[Length], Sequence[Length]] | None:
+        """What the channels in and out of `operator` are sums of; None where their axes go by its kind."""
+        return None
+
 
 def with_args(node: Node, **args: Arg) -> Node:
     return replace(node, args={**node.args, **args})
@@ -200,9 +211,9 @@ def moving(call: Call, result: Traced, kind: str, what: str = "") -> OpSpec:
     """The OpSpec of an op whose time is that of reading and writing its result."""
     parts = result if isinstance(result, tuple) else (result,)
     shape = parts[0].shape
-    axis = call.channel_axes.get(call.node.name, 1 if len(shape) == 4 else max(0, len(shape) - 1))
-    channels = sum(part.shape[axis] for part in parts) if shape else 1
-    size = tuple(size for position, size in enumerate(shape) if position not in (0, axis))
+    axes = moving_axes(call, len(shape))
+    channels = sum(math.prod(part.shape[axis] for axis in axes) for part in parts)
+    size = tuple(size for position, size in enumerate(shape) if position not in (0, *axes))
     return OpSpec(
         kind=kind,
         in_channels=channels,
@@ -211,3 +222,9 @@ def moving(call: Call, result: Traced, kind: str, what: str = "") -> OpSpec:
         out_size=size,
         fused=(what,) if what else (),
     )
+
+
+def moving_axes(call: Call, rank: int) -> tuple[int, ...]:
+    """The axes of a node's result that count as channels: those of its units, else where others have them."""
+    usual = (1,) if rank == 4 else (rank - 1,) if rank else ()
+    return call.unit_axes.get(call.node.name, usual)

@@ -82,17 +82,19 @@ class _State:
 
 
 def _readers(calibration: Calibration, group: Group) -> list[tuple[Moments, torch.Tensor]]:
-    """What `eliminate` takes; nothing where a layer reads units of the group that cannot be refitted."""
+    """What `eliminate` takes; nothing where what reads units of the group cannot be refitted."""
     coupling = calibration.coupling
+    if not coupling.summed.isdisjoint(group.units.tolist()):
+        return []
     by_weight = {layer.weight: layer for layer in calibration.layers if layer.features <= MAX_FEATURES}
     found = []
     for name, axis in sorted(coupling.contracted):
-        vector = coupling.vectors[coupling.tensor_axes[name, axis]]
-        if not np.isin(group.units, vector).any():
+        classes = coupling.vectors[coupling.tensor_axes[name, axis]]
+        if not np.isin(group.units, classes).any():
             continue
         if name not in by_weight:
             return []
         layer = by_weight[name]
-        channels = np.stack([np.flatnonzero(vector == unit) for unit in group.units])
+        channels = np.stack([np.flatnonzero((classes == unit).any(0)) for unit in group.units])
         found.append((calibration.moments[layer.name], layer.read_by(channels).flatten(1)))
     return found

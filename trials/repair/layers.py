@@ -108,7 +108,7 @@ class Layer:
         vector = coupling.tensor_axes.get((self.weight, axis))
         if vector is None:
             return np.ones(self.shape[axis], dtype=np.bool_)
-        return alive[coupling.vectors[vector]]
+        return coupling.stays(vector, alive)
 
     def read_by(self, channels: NDArray[np.int64]) -> torch.Tensor:
         """(..., taps) features, of the dense model, that input channels (...) are read by."""

@@ -28,10 +28,10 @@ Samples = Iterable[tuple[torch.Tensor, torch.Tensor]]
 def sequential(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, torch.Tensor]]:
     """Prune, and refit layer by layer in running order.
 
-    From the first layer that loses inputs, or that reads behind a dropped block, on, every layer is refitted,
-    also one that keeps all of its own: it reads what the layers before it made a little different. In front
-    of a rectifier only what passes counts: where the dense model passes nothing, a layer need not make the
-    same, as long as nothing passes either.
+    From the first layer that loses inputs, makes less for a product of two values or reads behind a dropped
+    block on, every layer is refitted, also one that keeps all of its own: it reads what the layers
+    before it made a little different. In front of a rectifier only what passes counts: where the dense model
+    passes nothing, a layer need not make the same, as long as nothing passes either.
 
     Source of the latter: Zhang et al., Efficient and Accurate Approximations of Nonlinear Convolutional
     Networks, arXiv 1411.4229, section 2.2.
@@ -46,12 +46,18 @@ def sequential(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, t
     stands_for = {
         own: name for node in graph.nodes for own, name in zip(dense[node.name], node.values, strict=True)
     }
+    less = {
+        name
+        for name, axis in coupling.silenced - coupling.contracted
+        if not coupling.stays(coupling.tensor_axes[name, axis], alive).all()
+    }
     changed = False
 
     def repair(node: Node, values: Values) -> None:
         nonlocal changed
         layer = by_node.get(node.name)
         changed = changed or node.values != dense[node.name]
+        changed = changed or not less.isdisjoint(node.tensors)
         changed = changed or (layer is not None and not layer.inputs(coupling, alive).all())
         if layer is None or not changed:
             return
