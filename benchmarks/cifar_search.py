@@ -1,0 +1,109 @@
+"""A whole search of one of `benchmarks.cifar.CHECKPOINTS` under a budget of MACs, as a user runs it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.cifar import CHECKPOINTS, DATA
+from search.job import Job
+from search.plan import Place
+from search.progress import Bars
+from search.report import Report, Row
+from search.session import run_job
+from trials.store import Store
+
+STREAMS = ("conv1", "layer?.0.conv2", "layer?.0.downsample.0")
+"""Groups of the residual streams, which stay whole, as in the figures that these are compared with."""
+
+JOB = """
+name = "{name}"
+[model]
+factory = "benchmarks.cifar:{factory}"
+checkpoint = "{data}/checkpoints/{checkpoint}.safetensors"
+input = {{ shape = [3, 32, 32] }}
+[data]
+source = "parquet"
+train = {{ path = "{data}/cifar10_train.parquet", rows = [0, 10000] }}
+validation = {{ path = "{data}/cifar10_test.parquet", rows = [0, 5000] }}
+test = {{ path = "{data}/cifar10_test.parquet", rows = [5000, 10000] }}
+normalize = {{ mean = {mean}, std = {std} }}
+[budget]
+macs = "{share:.0%}"
+[search]
+controller = "{controller}"
+trials = {trials}
+workers = 2
+seed = {seed}
+finalists = {finalists}
+validation_images = 2000
+round_to = 1
+lowest_keep = {lowest_keep}
+whole = {whole}
+[finetune]
+final_steps = 0
+augment = "shift+flip"
+"""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search came to: the finalist that validation images like best, and all of its report."""
+
+    report: Report
+    best: Row
+    bundle: Path
+    seconds: float
+
+    @property
+    def uniform(self) -> Row | None:
+        return next((row for row in self.report.rows if row.origin == "uniform"), None)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--finalists", type=int, default=3)
+    parser.add_argument("--controller", default="amc")
+
+
+def search(
+    network: str, share: float, seed: int, folder: Path, options: argparse.Namespace, console: Console
+) -> Searched:
+    """
+    Args:
+        share: of the dense model's MACs.
+        folder: of runs; it keeps what is found.
+        options: those of `add_options`.
+    """
+    checkpoint = CHECKPOINTS[network]
+    streams = [name for name in STREAMS if "downsample" not in name or "projection" in network]
+    path = folder / f"{network}-{share:.2f}-{seed}.toml"
+    path.write_text(
+        JOB.format(
+            name=path.stem,
+            factory=checkpoint.factory.__name__,
+            checkpoint=checkpoint.file,
+            data=DATA.as_posix(),
+            mean=list(checkpoint.normalize.mean),
+            std=list(checkpoint.normalize.std),
+            share=share,
+            seed=seed,
+            controller=options.controller,
+            trials=options.trials,
+            finalists=options.finalists,
+            lowest_keep=share / 2,
+            whole=str(streams).replace("'", '"'),
+        )
+    )
+    job = Job.load(path)
+    place = Place(folder, job.name)
+    started = time.monotonic()
+    with Store.open(place.store) as store, Bars(console) as bars:
+        report = run_job(job, place, store, bars)
+    found = [row for row in report.rows if row.origin != "uniform"]
+    best = max(found, key=lambda row: row.validation_accuracy)
+    return Searched(report, best, place.finalist(best.trial), time.monotonic() - started)
