@@ -7,11 +7,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
 from hwprofiles.lowering import shape_of
-from hwprofiles.ops import INPUT, OpGraph, OpSpec
+from hwprofiles.ops import INPUT, OpGraph, OpSpec, Size
 from hwprofiles.runtimes import PLAIN, Lowered, Lowering
 
+Range = tuple[OpGraph, OpGraph]
+"""A network as it is, and the same in the candidate that keeps the least."""
 
-def plan(dense: OpGraph, narrowest: OpGraph, runtime: Lowering, points: int | None = None) -> list[OpSpec]:
+
+def plan(
+    dense: OpGraph,
+    narrowest: OpGraph,
+    runtime: Lowering,
+    points: int | None = None,
+    *,
+    shorter: Iterable[Range] = (),
+) -> list[OpSpec]:
     """Return the kernels to measure, each once, in a fixed order.
 
     For each family of kernels that a candidate between `narrowest` and `dense` can run into: a full grid over
@@ -21,37 +31,75 @@ def plan(dense: OpGraph, narrowest: OpGraph, runtime: Lowering, points: int | No
         dense: the model as it is.
         narrowest: the same in the candidate that keeps the least.
         points: counts along each axis, two or more; by default as many as the runtime needs.
+        shorter: what candidates leave that drop whole blocks. Its operators have other neighbours, so what
+            runs in one kernel, and in which layout, may be another.
     """
     points = points or runtime.points
+    reached = _Reached(runtime)
+    for each in ((dense, narrowest), *shorter):
+        reached.walk(*each)
     reachable: dict[OpSpec, set[tuple[int, int]]] = defaultdict(set)
-    for kernel in _reachable(dense, narrowest, runtime):
+    for kernel in reached.kernels:
         reachable[kernel.family].add((kernel.in_channels, kernel.out_channels))
     families = sorted(reachable.items())
     return [kernel for family, channels in families for kernel in grid(family, channels, points)]
 
 
-def _reachable(dense: OpGraph, narrowest: OpGraph, runtime: Lowering) -> Iterator[OpSpec]:
-    """Every kernel of a candidate, reorders included: from each layout that each tensor may lie in."""
-    lies: dict[int, set[str]] = {INPUT: {PLAIN}}
-    wanted: dict[int, set[str]] = defaultdict(set)
-    pairs = zip(dense.operators, narrowest.operators, strict=True)
-    for position, (widest, thinnest) in enumerate(pairs):
-        joined = [lies[source] for source in dense.joined(position)]
-        ways = {
-            way
-            for layout in _together(joined, runtime)
-            for way in _outline(widest, thinnest, layout, runtime)
-        }
-        yield from (kernel for way in ways for kernel in way.kernels)
-        lies[position] = {way.writes for way in ways}
-        for source in dense.own(position):
-            wanted[source] |= {way.reads for way in ways}
-        for source in dense.joined(position):
-            wanted[source] |= {way.joins for way in ways}
-        for source in dense.sources[position]:
-            yield from _reorders(dense, narrowest, source, position, lies[source], wanted[source], runtime)
-    for source in set(dense.outputs) - {INPUT}:
-        yield from _reorders(dense, narrowest, source, source, lies[source], {PLAIN}, runtime)
+class _Reached:
+    """Every kernel of a candidate, reorders included: from each layout that each tensor may lie in.
+
+    Networks that have much in common take little more than one.
+    """
+
+    def __init__(self, runtime: Lowering) -> None:
+        self.kernels: set[OpSpec] = set()
+        self._runtime = runtime
+        self._ways: dict[tuple[OpSpec, OpSpec, frozenset[str]], set[Lowered]] = {}
+        self._reordered: set[tuple[int, int, Size, str]] = set()
+
+    def walk(self, dense: OpGraph, narrowest: OpGraph) -> None:
+        lies: dict[int, set[str]] = {INPUT: {PLAIN}}
+        wanted: dict[int, set[str]] = defaultdict(set)
+        pairs = zip(dense.operators, narrowest.operators, strict=True)
+        for position, (widest, thinnest) in enumerate(pairs):
+            layouts = _together([lies[source] for source in dense.joined(position)], self._runtime)
+            ways = self._outlines(widest, thinnest, frozenset(layouts))
+            lies[position] = {way.writes for way in ways}
+            for source in dense.own(position):
+                wanted[source] |= {way.reads for way in ways}
+            for source in dense.joined(position):
+                wanted[source] |= {way.joins for way in ways}
+            for source in dense.sources[position]:
+                self._reorder(dense, narrowest, source, position, lies[source], wanted[source])
+        for source in set(dense.outputs) - {INPUT}:
+            self._reorder(dense, narrowest, source, source, lies[source], {PLAIN})
+
+    def _outlines(self, widest: OpSpec, thinnest: OpSpec, layouts: frozenset[str]) -> set[Lowered]:
+        key = widest, thinnest, layouts
+        if key not in self._ways:
+            self._ways[key] = {
+                way for layout in layouts for way in _outline(widest, thinnest, layout, self._runtime)
+            }
+            self.kernels.update(kernel for way in self._ways[key] for kernel in way.kernels)
+        return self._ways[key]
+
+    def _reorder(
+        self,
+        dense: OpGraph,
+        narrowest: OpGraph,
+        source: int,
+        reader: int,
+        lies: set[str],
+        wanted: set[str],
+    ) -> None:
+        most, size = shape_of(dense, source, dense.operators[reader])
+        least, _ = shape_of(narrowest, source, narrowest.operators[reader])
+        for layout in wanted:
+            key = least, most, size, layout
+            if key not in self._reordered and any((layout == PLAIN) != (own == PLAIN) for own in lies):
+                self._reordered.add(key)
+                counts = range(least, most + 1)
+                self.kernels.update(self._runtime.reorder(channels, size, layout) for channels in counts)
 
 
 def _together(layouts: list[set[str]], runtime: Lowering) -> set[str]:
@@ -85,22 +133,6 @@ def _outline(widest: OpSpec, thinnest: OpSpec, layout: str, runtime: Lowering) -
             if family not in known:
                 known.add(family)
                 walks += [(ins, [out_channels]), ([in_channels], outs)]
-
-
-def _reorders(
-    dense: OpGraph,
-    narrowest: OpGraph,
-    source: int,
-    reader: int,
-    lies: set[str],
-    wanted: set[str],
-    runtime: Lowering,
-) -> Iterator[OpSpec]:
-    most, size = shape_of(dense, source, dense.operators[reader])
-    least, _ = shape_of(narrowest, source, narrowest.operators[reader])
-    for layout in wanted:
-        if any((layout == PLAIN) != (own == PLAIN) for own in lies):
-            yield from (runtime.reorder(channels, size, layout) for channels in range(least, most + 1))
 
 
 def grid(family: OpSpec, channels: set[tuple[int, int]], points: int) -> Iterable[OpSpec]:

@@ -29,10 +29,12 @@ def project(space: Space, wanted: NDArray[np.float64], cost: Cost, target: float
     next allowed count of its axis, the axis takes that step, if it fits. So the wanted proportions hold as
     far as counts and budget allow, and where large steps hold some axes back, the others share what is left.
     A measured table may dip where theory says that it rises; then, too, the result fits and no single step
-    more does.
+    more does. A block is no matter of proportion: it is kept where half of it or more is wanted, as far as
+    the budget goes, and else comes back last.
 
     Args:
-        wanted: (groups,) only the proportions matter; an axis of which nothing is wanted rises last.
+        wanted: (groups,) only the proportions matter, except of blocks; an axis of which nothing is wanted
+            rises last.
         cost: called with at most max(64, groups) candidates at a time.
         target: in the unit of `cost`.
 
@@ -52,6 +54,7 @@ def project(space: Space, wanted: NDArray[np.float64], cost: Cost, target: float
         return cost(grid.counts(levels)) <= target
 
     scale = grid.step_at / np.maximum(wanted, 1e-9)[grid.step_axis]
+    scale = np.where(grid.of_block, np.where(scale <= 1, 0, np.inf), scale)
     order = np.argsort(scale, kind="stable")
     step_axis, step_level = grid.step_axis[order], grid.step_level[order]
     levels = _climb(levels, step_axis, fits)
@@ -106,18 +109,22 @@ class _Grid:
     """(steps,) the level that the step leads to."""
     step_at: NDArray[np.float64]
     """(steps,) the wanted count from which the higher level is the nearer one."""
+    of_block: NDArray[np.bool_]
+    """(steps,) whether the axis is a block, which is kept or not."""
 
     @classmethod
     @lru_cache(maxsize=16)
     def of(cls, space: Space) -> Self:
         allowed = [axis.allowed for axis in space.axes]
         most = max(map(len, allowed))
+        step_axis = np.repeat(np.arange(len(allowed)), [len(counts) - 1 for counts in allowed])
         return cls(
             allowed=np.stack([np.pad(counts, (0, most - len(counts)), mode="edge") for counts in allowed]),
             top=np.array([len(counts) - 1 for counts in allowed]),
-            step_axis=np.repeat(np.arange(len(allowed)), [len(counts) - 1 for counts in allowed]),
+            step_axis=step_axis,
             step_level=np.concatenate([np.arange(1, len(counts)) for counts in allowed]),
             step_at=np.concatenate([(counts[1:] + counts[:-1]) / 2 for counts in allowed]),
+            of_block=space.are_blocks[step_axis],
         )
 
     def counts(self, levels: Counts) -> Counts:

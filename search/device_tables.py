@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -156,15 +157,20 @@ def doubts(found: Mapping[str, Any]) -> list[str]:
 
 
 def operators(found: Mapping[str, Any], most: int = 4) -> Table:
-    """What each operator takes, in the order in which they run, for the first candidates."""
+    """What each operator takes, in the order in which they run, for the first candidates.
+
+    One without some of its blocks lacks the operators of those.
+    """
     known = _predicted(found)
     shown = known[:most]
     table = plain(folded("layer"), *(numeric(f"{number} ms") for number, _ in shown), numeric("share"))
-    for row in zip(*(item["operators"] for _, item in shown), strict=True):
+    columns = [_by_name(item["operators"]) for _, item in shown]
+    for key in dict.fromkeys(key for column in sorted(columns, key=len, reverse=True) for key in column):
+        own = columns[0].get(key)
         table.add_row(
-            Text(row[0]["name"]),
-            *(significant(operator["latency_ms"]) for operator in row),
-            f"{row[0]['share']:.1%}",
+            Text(key[0]),
+            *(significant(column[key]["latency_ms"]) if key in column else "–" for column in columns),
+            f"{own['share']:.1%}" if own else "–",
         )
     first, item = shown[0]
     rest = 1 - sum(operator["share"] for operator in item["operators"])
@@ -173,6 +179,16 @@ def operators(found: Mapping[str, Any], most: int = 4) -> Table:
     more = f"; {left} more candidates with --json" if left else ""
     table.caption = f"shares are those of candidate {first}{whole if rest > 5e-4 else ''}{more}"
     return table
+
+
+def _by_name(operators: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:
+    """Operators by name, and by their number among those of that name."""
+    seen = Counter[str]()
+    found = {}
+    for operator in operators:
+        seen[operator["name"]] += 1
+        found[operator["name"], seen[operator["name"]]] = operator
+    return found
 
 
 def families(found: Mapping[str, Any]) -> Table:

@@ -41,8 +41,11 @@ class Subject:
         return self.coupling.space(step=step, lowest_keep=self.search.lowest_keep)
 
 
-def open_subject(path: Path) -> Subject:
+def open_subject(path: Path, *, blocks: bool = False) -> Subject:
     """
+    Args:
+        blocks: whether whole blocks may go, also of a bundle or where the job does not say so.
+
     Raises:
         RequestError: the job file or the bundle is wrong, or nothing in the model may be pruned.
     """
@@ -53,7 +56,12 @@ def open_subject(path: Path) -> Subject:
     else:
         job = Job.load(path)
         bundle, search, device = open_model(job), job.search, job.device
-    return Subject(bundle, open_coupling(bundle, seed=search.seed, whole=search.whole), search, device)
+    return Subject(
+        bundle,
+        open_coupling(bundle, seed=search.seed, whole=search.whole, blocks=blocks or search.blocks),
+        search,
+        device,
+    )
 
 
 def profile_device(
@@ -157,7 +165,8 @@ def _grown(
     kernels = kernels_to_measure(costs, anywhere, rules)
     if first:
         kernels = _like(first, kernels, rules, listener)
-    spaces = [subject.space(step=bench.device.channel_step), anywhere]
+    # A network without some of its blocks would be one of another model: what runs in it is something else.
+    spaces = [s.with_all_blocks for s in (subject.space(step=bench.device.channel_step), anywhere)]
     rng = np.random.default_rng(subject.search.seed)
     fitted, proof = (
         drawn(spaces, count, rng) for count in (profiling.CALIBRATION_NETWORKS, profiling.HELD_OUT_NETWORKS)

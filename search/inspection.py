@@ -27,7 +27,7 @@ from search.score import Scorer
 from trials.bundle import Bundle
 from trials.candidate import Candidate, Space, as_counts
 from trials.costs import Costs
-from trials.groups import Coupling, even_kept
+from trials.groups import Coupling, analyse, even_kept
 from trials.onnx_file import write_onnx
 from trials.prune import prune
 from trials.run import Request, Workbench
@@ -35,13 +35,18 @@ from trials.run import Request, Workbench
 
 def _model(job: Job) -> tuple[Bundle, Coupling]:
     bundle = open_model(job)
-    return bundle, open_coupling(bundle, seed=job.search.seed, whole=job.search.whole)
+    return bundle, open_coupling(
+        bundle, seed=job.search.seed, whole=job.search.whole, blocks=job.search.blocks
+    )
 
 
 def inspect_job(job: Job, place: Place) -> dict[str, Any]:
-    """A model's groups and what is frozen; with a profile latency shares and where pruning does not pay."""
-    _, coupling = _model(job)
+    """A model's groups, blocks that the job lets stay, and what is frozen; with a profile latency shares and
+    where pruning does not pay.
+    """
+    bundle, coupling = _model(job)
     costs = Costs(coupling)
+    blocks = () if job.search.blocks else analyse(bundle.graph, blocks=True).blocks
     dense = as_counts([Candidate(tuple(group.size for group in coupling.groups))])
     runtime, device = open_device(job)
     space = make_space(job, coupling, device)
@@ -71,6 +76,7 @@ def inspect_job(job: Job, place: Place) -> dict[str, Any]:
                 coupling.groups, costs.macs_shares(), shares, dear, strict=True
             )
         ],
+        "blocks_that_stay": [block.name for block in blocks],
         "frozen": [{"name": f.name, "size": f.size, "reason": f.reason} for f in coupling.frozen],
     }
 

@@ -298,6 +298,7 @@ class Search(_Table):
     workers: Annotated[int, Field(ge=1, le=64, description="an integer from 1 to 64")] = 1
     seed: Annotated[int, Field(ge=0, lt=2**32, description="an integer from 0 to 4294967295")] = 0
     whole: Annotated[tuple[Text, ...], Field(description="a list of group names or patterns")] = ()
+    blocks: Annotated[bool, Field(description="true or false")] = False
     lowest_keep: Annotated[float, Field(gt=0, le=1, description="a fraction above 0 and up to 1")] = 0.1
     criterion: Criterion = "l1"
     repair: Repair = "least_squares"

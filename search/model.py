@@ -100,15 +100,18 @@ def _zeros(bundle: Bundle, batch: int) -> tuple[torch.Tensor, ...]:
     )
 
 
-def open_coupling(bundle: Bundle, *, seed: int, whole: Sequence[str] = ()) -> Coupling:
+def open_coupling(bundle: Bundle, *, seed: int, whole: Sequence[str] = (), blocks: bool = False) -> Coupling:
     """The model's groups, each of them proved, without those that the job leaves whole.
+
+    Args:
+        blocks: whether whole residual blocks may be dropped.
 
     Raises:
         RequestError: nothing in the model may be pruned, says why; a pattern of `whole` fits no group; or it
             takes more than `LIMIT_S`.
     """
     with time_limit(LIMIT_S, "finding and proving the groups of the model"):
-        coupling = prove(analyse(bundle.graph), bundle.tensors, seed=seed)
+        coupling = prove(analyse(bundle.graph, blocks=blocks), bundle.tensors, seed=seed)
     names = [group.name for group in coupling.groups]
     for pattern in whole:
         if not fnmatch.filter(names, pattern):

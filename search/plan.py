@@ -126,13 +126,15 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
     listener.stage("exporting")
     if before:
         bundle = read_bundle(place.bundle)
-        coupling = analyse(bundle.graph).without(before.frozen)
+        coupling = analyse(bundle.graph, blocks=job.search.blocks).without(before.frozen)
         splits = open_splits(job, bundle)
     else:
         bundle = open_model(job)
         splits = open_splits(job, bundle)
         listener.update(0.5, "finding what may be pruned")
-        coupling = open_coupling(bundle, seed=job.search.seed, whole=job.search.whole)
+        coupling = open_coupling(
+            bundle, seed=job.search.seed, whole=job.search.whole, blocks=job.search.blocks
+        )
         bundle = open_regularised(job, bundle, coupling, splits, listener)
     for warning in splits.warnings:
         listener.note(f"warning: {warning}")
@@ -188,6 +190,7 @@ def recipe_of(job: Job, frozen: Mapping[str, str], execution: str, training: str
         execution=execution,
         training=training or execution,
         seed=search.seed,
+        blocks=search.blocks,
         frozen=frozen,
     )
 
@@ -209,7 +212,7 @@ def _plan(
     if execution == "auto":
         execution = probe_execution(bundle.network(), splits.train).value
         training = probe_training(bundle.network(), splits.train).value
-    found = {group.name for group in analyse(bundle.graph).groups}
+    found = {group.name for group in analyse(bundle.graph, blocks=job.search.blocks).groups}
     found -= {group.name for group in coupling.groups}  # a layer may be frozen in part, under the same name
     refused = {item.name: item.reason for item in coupling.frozen if item.name in found}
     try:

@@ -48,7 +48,7 @@ def predict(
         raise RequestError(
             f"profile {name!r} was imported: nothing can be measured with it; leave out --measure"
         )
-    subject = open_subject(source)
+    subject = open_subject(source, blocks=True)
     costs = Costs(subject.coupling)
     space = subject.space(step=1)
     candidates = [space.parse(item) for item in read_widths(widths)] if widths else [space.dense]

@@ -144,7 +144,20 @@ def measured(
 
 
 def kernels_to_measure(costs: Costs, space: Space, rules: Lowering) -> list[OpSpec]:
-    return plan(costs.op_graph, costs.candidate_graph(narrowest(space)), rules)
+    """The kernels of every candidate of a space.
+
+    What runs behind and before a block depends on who is next to it when others are gone: the blocks beside
+    it, or what stands at either end of their row. So it is enough to look at each block dropped alone, each
+    one left alone, and all dropped up to one and from one on.
+    """
+    least = narrowest(space)
+    row = range(len(costs.coupling.blocks))
+    drops = [drop for i in row for drop in ([i], [*row[:i], *row[i + 1 :]], row[: i + 1], row[i:])]
+    whole, *shorter = [
+        (left.op_graph, left.candidate_graph(least))
+        for left in map(costs.without, dict.fromkeys(map(tuple, [[], *drops])))
+    ]
+    return plan(*whole, rules, shorter=shorter)
 
 
 def open_profile(
@@ -188,7 +201,12 @@ def open_profile(
 def _from_device(
     place: Place, costs: Costs, space: Space, runtime: Runtime, device: Device
 ) -> Profile | None:
-    """What a profile of this device holds of the job's model, if it is enough for the job."""
+    """What a profile of this device holds of the job's model, if it is enough for the job.
+
+    It is not where blocks may be dropped: all networks of a device's profile have theirs.
+    """
+    if space.are_blocks.any():
+        return None
     profile = fitting_profile(place.devices, device, costs.op_graph, DENSE)
     if profile is None or len(profile.networks) < CALIBRATION_NETWORKS:
         return None

@@ -101,7 +101,9 @@ def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:
         raise RequestError(
             f"{path} cannot be read; restore it, or run the job again under another name"
         ) from None
-    coupling = analyse(graph).without(record.plan["frozen"])
+    coupling = analyse(graph, blocks=record.spec["search"].get("blocks", False)).without(
+        record.plan["frozen"]
+    )
     profile = read_profile(place.profile)
     table = LatencyTable.from_profile(profile)
     [score] = Scorer(Costs(coupling), table).score([trial.candidate])

@@ -210,6 +210,15 @@ def frozen(found: Mapping[str, Any]) -> list[str]:
     return [f"frozen: {names}: {reason}" for names, reason in _alike(named)]
 
 
+def blocks(found: Mapping[str, Any], most: int = 4) -> list[str]:
+    """A line about residual blocks that could be dropped whole, if there are any."""
+    names = found["blocks_that_stay"]
+    if not names:
+        return []
+    told = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return [f"blocks that could go whole, with [search] blocks = true: {told}"]
+
+
 def candidates(found: Sequence[Mapping[str, Any]]) -> Table:
     """Named candidates made real, as `inspection.try_candidates` tells them, without those that failed."""
     how = timed(any(item.get("modelled") for item in found))

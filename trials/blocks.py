@@ -21,13 +21,15 @@ _IDEMPOTENT = ("aten.relu.default", "aten.relu6.default", "aten.hardtanh.default
 class Block:
     """A `sum` of two values: a `trunk`, and a `branch` that is made of it and that nothing else reads.
 
-    Dropped, its sum is its trunk. The name is that of the user's module, all else are names of values.
+    Dropped, its sum is its trunk. The name is that of the user's module, those three are names of values.
+    `tensors` are those that the branch reads, in running order.
     """
 
     name: str
     sum: str
     trunk: str
     branch: str
+    tensors: tuple[str, ...]
 
 
 def find_blocks(graph: Graph, traced: Mapping[str, Traced], taken: Collection[str]) -> tuple[Block, ...]:
@@ -46,10 +48,10 @@ def find_blocks(graph: Graph, traced: Mapping[str, Traced], taken: Collection[st
         for trunk, branch in _operands(node):
             if np.shape(traced[trunk]) == np.shape(traced[node.name]):
                 tensors = walk.tensors_between(trunk, branch, node.name)
-                if tensors:
-                    found.append((Block(name="", sum=node.name, trunk=trunk, branch=branch), tensors))
-    names = _names([tensors for _, tensors in found], taken)
-    return tuple(replace(block, name=name) for (block, _), name in zip(found, names, strict=True))
+                found.append(Block(name="", sum=node.name, trunk=trunk, branch=branch, tensors=tensors))
+    found = [block for block in found if block.tensors]
+    names = _names([block.tensors for block in found], taken)
+    return tuple(replace(block, name=name) for block, name in zip(found, names, strict=True))
 
 
 def _operands(node: Node) -> Iterator[tuple[str, str]]:
@@ -70,7 +72,7 @@ class _Walk:
         self.readers = {name: {node.name for node in readers} for name, readers in graph.consumers().items()}
         self.outputs = {value.name for value in graph.outputs}
 
-    def tensors_between(self, trunk: str, branch: str, behind: str) -> list[str]:
+    def tensors_between(self, trunk: str, branch: str, behind: str) -> tuple[str, ...]:
         """The tensors, in running order, of all nodes that only `branch` needs; none if it needs no `trunk`.
 
         Args:
@@ -87,9 +89,9 @@ class _Walk:
                 for source in self.nodes[name].values:
                     heapq.heappush(waiting, -self.order[source])
         if trunk not in read:
-            return []
+            return ()
         own = sorted(inside - {behind}, key=self.order.__getitem__)
-        return [tensor for name in own for tensor in self.nodes[name].tensors]
+        return tuple(tensor for name in own for tensor in self.nodes[name].tensors)
 
 
 def _names(tensors: Sequence[Sequence[str]], taken: Collection[str]) -> list[str]:

@@ -21,8 +21,8 @@ Counts = NDArray[np.int64]
 class Axis:
     """One group as the search sees it: how many units it has and which counts may be kept.
 
-    Allowed counts are the multiples of `step` from `lowest` upwards, and always `size`. Only of a group that
-    may go altogether, a block, the lowest is 0.
+    Allowed counts are the multiples of `step` from `lowest` upwards, and always `size`. A whole residual
+    block is an axis of size 1 with 0 as its lowest count, and the only kind of group that may go altogether.
     """
 
     name: str
@@ -33,6 +33,10 @@ class Axis:
     @property
     def allowed(self) -> NDArray[np.int64]:
         return _allowed(self)
+
+    @property
+    def is_block(self) -> bool:
+        return self.lowest == 0
 
     def round(self, wanted: ArrayLike) -> NDArray[np.int64]:
         """Round wanted counts to the nearest allowed ones; ties go up."""
@@ -70,6 +74,14 @@ class Space:
     def sizes(self) -> Counts:
         return np.array([axis.size for axis in self.axes], dtype=np.int64)
 
+    @property
+    def are_blocks(self) -> NDArray[np.bool_]:
+        return np.array([axis.is_block for axis in self.axes], dtype=np.bool_)
+
+    @property
+    def with_all_blocks(self) -> Space:
+        return Space(tuple(replace(axis, lowest=max(1, axis.lowest)) for axis in self.axes))
+
     def named(self, candidate: Candidate) -> dict[str, int]:
         return {axis.name: kept for axis, kept in zip(self.axes, candidate.kept, strict=True)}
 
@@ -85,7 +97,7 @@ class Space:
         for name, kept in widths.items():
             if name not in axes:
                 raise RequestError(f"widths name {name!r}, which is no prunable group; {nearest(name, axes)}")
-            least, most = min(1, axes[name].lowest), axes[name].size
+            least, most = int(not axes[name].is_block), axes[name].size
             if not isinstance(kept, int) or isinstance(kept, bool) or not least <= kept <= most:
                 raise RequestError(f"widths keep {kept!r} of group {name!r}; allowed: {least} to {most}")
         return Candidate(tuple(int(widths.get(axis.name, axis.size)) for axis in self.axes))

@@ -20,7 +20,7 @@ from trials.operators import Operator, in_order, of_nodes
 from trials.polynomials import ZERO, Polynomials
 
 VARIANTS = 256
-"""Sets of dropped blocks whose operators are held at a time; those of a ResNet-56 take 3 ms to find."""
+"""Sets of dropped blocks whose operators are held at a time; those of a ResNet-56 take 5 ms to find."""
 
 
 class Variant:

@@ -60,7 +60,8 @@ def common_features(dense: Network, pruned: Network, inputs: Sequence[Tensor]) -
 
     There each unit meets its like. `inputs` is a batch to see the shapes by.
     """
-    sums = [node.name for node in dense.graph.nodes if _is_sum(node)]
+    left = {node.name for node in pruned.graph.nodes}
+    sums = [node.name for node in dense.graph.nodes if _is_sum(node) and node.name in left]
     with evaluating(dense), evaluating(pruned), torch.no_grad():
         ours, theirs = (_watched(network, inputs, sums)[1] for network in (dense, pruned))
     last = {a.shape: name for name, a, b in zip(sums, ours, theirs, strict=True) if a.shape == b.shape}

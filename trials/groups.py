@@ -40,7 +40,8 @@ class Group:
     is "heads" where some of those are neighbours, "head width" where they are the same places of all heads,
     and "channels" elsewhere, as in a gated unit of two halves.
 
-    A whole residual block is a group of one unit, of kind "block", that has no label and may go as well.
+    A whole residual block is a group of one unit, of kind "block", that has no label and may go as well. Its
+    members are the tensors of its branch, as "name:*".
     """
 
     name: str
@@ -306,7 +307,8 @@ def analyse(graph: Graph, *, blocks: bool = False) -> Coupling:
 
 def _group_of(block: Block) -> Group:
     no_units = np.zeros(0, dtype=np.int64)
-    return Group(name=block.name, kind=BLOCK, size=1, width=1, units=no_units, members=())
+    members = tuple(f"{tensor}:*" for tensor in block.tensors)
+    return Group(name=block.name, kind=BLOCK, size=1, width=1, units=no_units, members=members)
 
 
 def _with_role(role: str, bound: Mapping[int, list[TensorAxis]]) -> frozenset[tuple[str, int]]:

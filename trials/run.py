@@ -43,8 +43,8 @@ class Recipe:
     """How a job makes its candidates real; equal for all of its trials.
 
     `execution` is how torch evaluates, `training` how it trains. `zeros` is the share of single weights that
-    are zero, or how many of how many stay; 0 leaves all that units leave. `frozen` are the groups whose proof
-    failed, with the reason: workers need not prove again.
+    are zero, or how many of how many stay; 0 leaves all that units leave. `blocks` says whether whole blocks
+    may go. `frozen` are the groups whose proof failed, with the reason: workers need not prove again.
     """
 
     criterion: str = "l1"
@@ -63,6 +63,7 @@ class Recipe:
     execution: str = "float32"
     training: str = "float32"
     seed: int = 0
+    blocks: bool = False
     frozen: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -109,7 +110,7 @@ class Workbench:
 
     def __init__(self, bundle: Bundle, splits: Splits, recipe: Recipe) -> None:
         self.bundle, self.splits, self.recipe = bundle, splits, recipe
-        self.coupling: Coupling = analyse(bundle.graph).without(recipe.frozen)
+        self.coupling: Coupling = analyse(bundle.graph, blocks=recipe.blocks).without(recipe.frozen)
         self.costs = Costs(self.coupling)
         self.room = Room.of(self.costs)
         self.execution = Execution(recipe.execution)

@@ -132,7 +132,8 @@ def inspect(job_file: JobFile, as_json: AsJson = False, runs: Runs = None) -> No
     out.print(tables.groups(found))
     if found["profile"] is None:
         say(out, f"latency shares need a profile: prunefront profile {job_file}")
-    for line in (*tables.dear(found), *tables.small(found), *tables.frozen(found)):
+    told = (*tables.dear(found), *tables.small(found), *tables.frozen(found), *tables.blocks(found))
+    for line in told:
         say(out, line)
 
 

@@ -22,6 +22,7 @@ SPACE = Space(
         Axis(name="head", size=10),
     )
 )
+BLOCKS = Space((*SPACE.axes, *(Axis(name=f"whole{number}", size=1, lowest=0) for number in range(4))))
 TARGETS = (800.0, 1200.0, 1500.0)
 TRIALS = 24
 
@@ -29,13 +30,14 @@ Accuracy = Callable[[Candidate], float | None]
 
 
 def cost(counts: Counts) -> NDArray[np.float64]:
-    """Between 176 and 2136, linear in the counts."""
-    return np.asarray(counts @ np.array([10, 20, 15, 12, 9]), dtype=np.float64)
+    """Between 176 and 2136, linear in the counts, and 200 for each block that follows them."""
+    widths = counts[:, : len(SPACE.axes)] @ np.array([10, 20, 15, 12, 9])
+    return np.asarray(widths + 200 * counts[:, len(SPACE.axes) :].sum(axis=1), dtype=np.float64)
 
 
 def accuracy(candidate: Candidate) -> float | None:
-    """The first group matters most."""
-    keep = np.array(candidate.kept) / SPACE.sizes
+    """The first group matters most, and blocks not at all."""
+    keep = np.array(candidate.kept[: len(SPACE.axes)]) / SPACE.sizes
     return float(np.sqrt(keep) @ np.array([0.5, 0.2, 0.1, 0.1, 0.1]))
 
 
@@ -119,6 +121,16 @@ class ControllerContract:
                 assert controller.ask(2) == asked
                 reported = [replace(trial, accuracy=failed) for trial in score(asked)]
                 controller.tell(reported if number % 3 else score(asked))
+
+    def test_blocks_are_dropped_where_no_width_meets_the_budget_with_all_of_them(self) -> None:
+        asked = play(self.make(seed=0, space=BLOCKS, targets=(600.0, 1600.0)))
+        assert asked
+        for proposal in asked:
+            kept = np.array(proposal.candidate.kept)
+            blocks = kept[len(SPACE.axes) :]
+            assert cost(kept[None])[0] <= proposal.target
+            assert set(blocks) <= {0, 1}
+            assert blocks.sum() < 3 or proposal.target > 600
 
     @pytest.mark.parametrize("most", [1, 3])
     def test_a_space_with_few_candidates_is_used_up_and_then_answered_with_nothing(self, most: int) -> None:

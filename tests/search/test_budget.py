@@ -53,6 +53,9 @@ def problems(draw: st.DrawFn, dips: bool = False) -> Problem:
     groups = draw(st.integers(1, 6))
     axes = []
     for index in range(groups):
+        if draw(st.integers(0, 4)) == 0:
+            axes.append(Axis(name=f"block{index}", size=1, lowest=0))
+            continue
         size = draw(st.integers(1, 40))
         axes.append(
             Axis(
@@ -141,6 +144,20 @@ def test_where_a_large_step_does_not_fit_smaller_ones_use_the_budget() -> None:
     space = Space((Axis(name="large", size=64, step=32, lowest=32), Axis(name="small", size=64)))
     kept = project(space, np.array([64.0, 1.0]), units, 60.0).kept
     assert kept == (32, 28)
+
+
+def test_a_block_is_kept_where_half_of_it_is_wanted_and_else_comes_back_last() -> None:
+    block = Axis(name="block", size=1, lowest=0)
+    space = Space((Axis(name="a", size=100), block, block, block))
+    wanted = np.array([100.0, 0.5, 0.49, 0.0])
+
+    def tens(counts: Counts) -> NDArray[np.float64]:
+        return np.asarray(counts @ np.array([1, 10, 10, 10]), dtype=np.float64)
+
+    kept = [project(space, wanted, tens, target).kept for target in (10.0, 11.0, 60.0, 119.0, 120.0, 130.0)]
+    assert kept == [
+        (10, 0, 0, 0), (1, 1, 0, 0), (50, 1, 0, 0), (100, 1, 0, 0), (100, 1, 1, 0), (100, 1, 1, 1),
+    ]  # fmt: skip
 
 
 def test_an_impossible_budget_is_refused_with_the_smallest_reachable_cost() -> None:

@@ -89,6 +89,17 @@ def test_features_are_the_last_sums_of_each_shape_that_both_have() -> None:
     assert common_features(dense, pruned("resnet_pad", ""), inputs) == ()
 
 
+def test_sums_of_dropped_blocks_are_no_features() -> None:
+    name, inputs = "resnet_pad", (example_input("resnet_pad"),)
+    coupling, last = coupled(name, blocks=True), coupled(name, blocks=True).blocks[-1]
+    shorter = build(*prune(coupling, exported(name).tensors, {last.name: np.zeros(0, dtype=np.int64)}))
+    dense = exported(name).network()
+    whole, left = (common_features(dense, pupil, inputs) for pupil in (dense, shorter))
+    assert last.sum in whole
+    assert last.sum not in left
+    assert whole[:-1] == left[:-1]
+
+
 def test_statistics_of_batch_norms_stay_under_a_teacher_and_move_without(train: Split) -> None:
     for distillation, moves in ((Distillation(small_net(seed=1)), False), (None, True)):
         pupil = small_net()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,6 +52,19 @@ class Counting(Network):
 
 def counting(network: Network) -> Counting:
     return Counting(network.graph, network.state_dict()).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["resnet_pad", "mobilenet_v2", "vit", "bert"])
+def test_answers_are_the_same_to_the_last_bit_whichever_block_is_dropped(name: str) -> None:
+    batches = [(example_input(name, batch=3, seed=seed),) for seed in range(2)]
+    prefix = Prefix(dense(name), batches, PLENTY)
+    coupling = coupled(name, blocks=True)
+    for block in coupling.blocks:
+        kept = {block.name: np.zeros(0, dtype=np.int64)}
+        network = build(*prune(coupling, exported(name).tensors, kept)).eval()
+        for inputs, found in zip(batches, prefix.run(network), strict=True):
+            torch.testing.assert_close(found, network(*inputs), rtol=0, atol=0)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from search.controllers import NAMES, make
 from search.controllers.protocol import Controller
 from search.controllers.sampling import RandomController
 from search.controllers.uniform import UniformController
-from tests.contracts.controller import SPACE, TARGETS, ControllerContract, cost, play
+from tests.contracts.controller import BLOCKS, SPACE, TARGETS, ControllerContract, cost, play
 from trials.candidate import Space
 
 
@@ -41,6 +41,16 @@ class TestRandomController(ControllerContract):
 
     def test_another_seed_asks_for_other_candidates(self) -> None:
         assert play(self.make(seed=0)) != play(self.make(seed=1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_go_and_stay_as_a_controller_likes_but_in_the_baseline_all_stay(name: str) -> None:
+    features = np.zeros((len(BLOCKS.axes), 2))
+    controller = make(
+        name, space=BLOCKS, cost=cost, targets=(1600.0, 2000.0), seed=0, trials=24, features=features
+    )
+    dropped = {4 - sum(proposal.candidate.kept[5:]) for proposal in play(controller)}
+    assert dropped == {0} if name == "uniform" else len(dropped) > 1
 
 
 @pytest.mark.parametrize("name", NAMES)
