@@ -15,9 +15,10 @@ from hwprofiles.ops import OpGraph
 from trials.blocks import without_blocks
 from trials.candidate import Candidate, Counts, as_counts
 from trials.graph import Graph, Tensor
-from trials.groups import BLOCK, Coupling
+from trials.groups import Coupling
 from trials.operators import Operator, in_order, of_nodes
 from trials.polynomials import ZERO, Polynomials
+from trials.units import BLOCK
 
 VARIANTS = 256
 """Sets of dropped blocks whose operators are held at a time; those of a ResNet-56 take 5 ms to find."""

@@ -14,9 +14,10 @@ import torch
 
 from hwprofiles.errors import PrunefrontError, one_line
 from trials.graph import Arg, Dtype, Graph
-from trials.groups import BLOCK, Coupling, Kept
+from trials.groups import Coupling, Kept
 from trials.network import build
 from trials.prune import mask, prune
+from trials.units import BLOCK
 
 TOLERANCE = 1e-9
 """Largest difference allowed, relative to the largest output of the masked model; rounding makes 1e-14."""

@@ -20,7 +20,8 @@ from trials.candidate import Candidate
 from trials.criteria import CRITERIA, Evidence, Scores, score, select
 from trials.criteria.evidence import Tensors
 from trials.data import Split
-from trials.groups import Coupling, Group, analyse
+from trials.groups import Coupling, analyse
+from trials.units import Group
 
 INPUT = torch.tensor([[1.0, 2.0]])
 LABEL = torch.tensor([0])

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from hwprofiles.errors import RequestError, UnsupportedOpError
 from tests.bundles import coupled, export_images
 from trials.candidate import Candidate
-from trials.groups import Coupling, Frozen, analyse, even_kept
+from trials.groups import Coupling, analyse, even_kept
 from trials.proof import prove
+from trials.units import Frozen
 
 
 def sizes(coupling: Coupling) -> dict[str, int]:

@@ -19,10 +19,11 @@ from tests.bundles import coupled, export_images, exported
 from tests.models import MODELS, example_input
 from trials.candidate import Candidate, Counts, as_counts
 from trials.costs import Costs
-from trials.groups import BLOCK, analyse, even_kept
+from trials.groups import analyse, even_kept
 from trials.memory import Memory
 from trials.onnx_file import write_onnx
 from trials.prune import prune
+from trials.units import BLOCK
 
 BATCH = 4
 measured = pytest.mark.parametrize(

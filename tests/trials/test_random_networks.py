@@ -14,10 +14,11 @@ from tests.trials.test_onnx_file import assert_same_outputs
 from trials.bundle import Bundle
 from trials.candidate import Candidate, as_counts
 from trials.costs import Costs
-from trials.groups import BLOCK, Coupling, analyse, even_kept
+from trials.groups import Coupling, analyse, even_kept
 from trials.onnx_file import write_onnx
 from trials.proof import prove
 from trials.prune import prune
+from trials.units import BLOCK
 
 
 def assert_proved_and_counted(program: Program) -> tuple[Bundle, Coupling, Candidate]:

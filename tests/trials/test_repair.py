@@ -17,12 +17,13 @@ from tests.bundles import coupled, export_images, exported
 from tests.models import MODELS, example_input
 from trials.bundle import Bundle
 from trials.graph import Graph
-from trials.groups import HEADS, WIDTH, Coupling, Kept, analyse
+from trials.groups import Coupling, Kept, analyse
 from trials.network import build
 from trials.prune import prune
 from trials.repair import Calibration, Moments, fast, importance, layers, moments, moments_of, sequential
 from trials.repair.calibration import walk
 from trials.repair.elimination import eliminate
+from trials.units import HEADS, WIDTH
 
 names = pytest.mark.parametrize("name", MODELS)
 Tensors = Mapping[str, torch.Tensor]

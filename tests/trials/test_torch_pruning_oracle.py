@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from tests.bundles import coupled, export_images
 from tests.models import build, example_input
-from trials.groups import WIDTH, Coupling, Group, analyse
+from trials.groups import Coupling, analyse
+from trials.units import WIDTH, Group
 
 Positions = dict[tuple[str, int], set[int]]
 """(weight, axis) → the positions that go."""

@@ -18,7 +18,8 @@ from trials.criteria.evidence import Criterion, Evidence, Scores
 from trials.criteria.gradients import fisher, taylor
 from trials.criteria.magnitude import batchnorm, geometric_median, l1, l2, lamp
 from trials.criteria.relevance import relevance
-from trials.groups import BLOCK, Coupling, Kept
+from trials.groups import Coupling, Kept
+from trials.units import BLOCK
 
 __all__ = ["CRITERIA", "Criterion", "Evidence", "Scores", "score", "select"]
 

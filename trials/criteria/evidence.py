@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from trials.data import Split
 from trials.graph import Value
-from trials.groups import Coupling, Group
+from trials.groups import Coupling
 from trials.oprules import Attention, Product, rule_of
 from trials.room import AMPLE, Room
+from trials.units import Group
 
 Scores = Mapping[str, NDArray[np.float64]]
 """Group name → (size,) score of each unit; they are compared within their group alone."""

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trials.groups import Group
 from trials.repair.calibration import Calibration
 from trials.repair.moments import Moments
+from trials.units import Group
 
 MAX_FEATURES = 2_304
 """Units of layers that read more numbers than this for an output are left to another criterion."""
