@@ -1,61 +1,18 @@
-"""The job file: what one search is asked to do, read once and checked before anything starts.
-
-`Job.load` either returns a job that can be run or raises one sentence that names the file, the key, the value
-and what is allowed. A field's description is that last part, so a rule is written where its key is.
-docs/job.md explains every key.
-"""
+"""The tables of a job file: their keys, what each may hold, and what it is where it is left out."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationError,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import Field, PlainSerializer, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
 
-from hwprofiles.errors import RequestError, nearest
-from trials import data, graph
+from search.job.table import Arguments, Checkpoint, Count, CountOrZero, Function, Positive, Table, Text
+from trials import graph
 
-FORMAT_VERSION = 1
-"""Of the JSON that the store holds; the job file itself has no version."""
-
-NESTED = "lists or tables lie in one another too deep to be a job; mend that first"
-
-# What a key may hold; the description is what a message says is allowed.
-Count = Annotated[int, Field(ge=1, description="an integer of 1 or more")]
-CountOrZero = Annotated[int, Field(ge=0, description="an integer of 0 or more")]
-Positive = Annotated[float, Field(gt=0, description="a number above 0")]
-Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
-Arguments = Annotated[dict[str, Any], Field(description="a table of keyword arguments")]
-Function = Annotated[
-    str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$", description='"module:function"')
-]
-Checkpoint = Annotated[
-    str, Field(pattern=r"^(.+\.(safetensors|pt|pth))?$", description="a .safetensors, .pt or .pth file")
-]
-Name = Annotated[
-    str,
-    Field(
-        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$",
-        description="up to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
-    ),
-]
 Criterion = Literal[
     "l1",
     "l2",
@@ -73,24 +30,7 @@ Criterion = Literal[
 Repair = Literal["least_squares", "sequential", "batchnorm", "none"]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    @classmethod
-    def checked(cls, content: Mapping[str, Any], where: str) -> Self:
-        """Build the table, or raise a RequestError about the first thing wrong in `where`."""
-        try:
-            # Strict means in JSON what it means in a job file: lists are tuples, texts are not numbers.
-            return cls.model_validate_json(json.dumps(content, default=str))
-        except RecursionError:
-            raise RequestError(f"{where}: {NESTED}") from None
-        except ValidationError as error:
-            # A misspelt key is also a missing one: say the former.
-            first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-            raise RequestError(f"{where}: {_sentence(cls, first)}") from None
-
-
-class Input(_Table):
+class Input(Table):
     """One input of the model, without its batch axis; integers are drawn from 0 to `high` - 1."""
 
     name: Text = "input"
@@ -99,11 +39,11 @@ class Input(_Table):
     high: Count = 2
 
 
-class Model(_Table):
+class Model(Table):
     """Where the model comes from: a function of the user's, or a bundle made before."""
 
     factory: Function = ""
-    args: Arguments = {}
+    args: Arguments = Field(default_factory=dict)
     checkpoint: Checkpoint = ""
     input: Input | None = None
     inputs: tuple[Input, ...] = ()
@@ -137,7 +77,7 @@ class Model(_Table):
 Rows = Annotated[tuple[int, int], Field(strict=False, description="[first, past the last]")]
 
 
-class Split(_Table):
+class Split(Table):
     """A file or folder, and the rows [first, past the last) of it that count."""
 
     path: Text
@@ -158,14 +98,14 @@ class Split(_Table):
 SplitChoice = Annotated[Split | None, Field(description='a path, or { path = "...", rows = [0, 5000] }')]
 
 
-class Normalize(_Table):
+class Normalize(Table):
     """Per-channel mean and standard deviation of inputs scaled to 0..1."""
 
     mean: Annotated[tuple[float, ...], Field(min_length=1, description="a number per channel")]
     std: Annotated[tuple[Positive, ...], Field(min_length=1, description="a number above 0 per channel")]
 
 
-class Data(_Table):
+class Data(Table):
     """Where the examples come from."""
 
     source: Literal["digits", "npz", "parquet", "folder", "factory"]
@@ -174,7 +114,7 @@ class Data(_Table):
     test: SplitChoice = None
     normalize: Normalize | None = None
     factory: Function = ""
-    args: Arguments = {}
+    args: Arguments = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _suits_its_source(self) -> Self:
@@ -198,7 +138,7 @@ class Data(_Table):
         return {name: split for name, split in named.items() if split is not None}
 
 
-class DeviceChoice(_Table):
+class DeviceChoice(Table):
     """What latency is measured on, and how it is run."""
 
     name: Text = "this-cpu"
@@ -251,7 +191,7 @@ Levels = Annotated[
 ]
 
 
-class Budget(_Table):
+class Budget(Table):
     """What every candidate must cost at most; several levels of one kind draw a front."""
 
     latency_ms: Levels = ()
@@ -290,7 +230,7 @@ class Budget(_Table):
         return f'{key} = "{level.percentage}"' if level.relative else f"{key} = {level.value:.15g}"
 
 
-class Search(_Table):
+class Search(Table):
     """How candidates are proposed, made real and judged; a zero leaves the choice to prunefront."""
 
     controller: Literal["amc", "random", "uniform"] = "amc"
@@ -309,7 +249,7 @@ class Search(_Table):
     finalists: Count = 4
 
 
-class Finetune(_Table):
+class Finetune(Table):
     """How pruned candidates are trained."""
 
     brief_steps: CountOrZero = 0
@@ -337,7 +277,7 @@ Zeros = Annotated[
 ]
 
 
-class Sparsity(_Table):
+class Sparsity(Table):
     """Single weights that are zero in what is trained and exported, beside units that are gone."""
 
     zeros: Zeros = 0.0
@@ -351,165 +291,10 @@ class Sparsity(_Table):
         return self
 
 
-class Regularise(_Table):
+class Regularise(Table):
     """Training of the dense model, before anything is pruned, that drives what is not needed to zero."""
 
     steps: CountOrZero = 0
     penalty: Literal["l1", "group_lasso", "batchnorm"] = "group_lasso"
     strength: Positive = 0.01
     threshold: Literal["soft", "hard"] = "soft"
-
-
-class _JobFile(_Table):
-    """What a job file may say."""
-
-    name: Name = ""
-    model: Model
-    data: Data
-    devices: tuple[DeviceChoice, ...] = (DeviceChoice(),)
-    budget: Budget
-    search: Search = Search()
-    finetune: Finetune = Finetune()
-    sparsity: Sparsity = Sparsity()
-    regularise: Regularise = Regularise()
-
-    @model_validator(mode="after")
-    def _has_one_device(self) -> Self:
-        if len(self.devices) != 1:
-            raise ValueError(f"has {len(self.devices)} [[devices]]; allowed: one device per job for now")
-        return self
-
-
-class Job(_JobFile):
-    """One search, as asked for. Paths are as written; those that are relative start at `folder`."""
-
-    folder: Path
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a job file and check all of it, down to the files it names.
-
-        Raises:
-            RequestError: the file, a key, a value or a file that it names is wrong.
-        """
-        written = _JobFile.checked(_read_toml(path), str(path))
-        folder = path.resolve().parent
-        name = written.name or _default_name(folder.name if path.stem == "job" else path.stem)
-        job = cls.model_validate({**dict(written), "name": name, "folder": folder})
-        for key, file in job._files():
-            if not os.path.exists(folder / file):  # unlike Path.exists, False for a name that is too long
-                given = f"{key} = {json.dumps(file, ensure_ascii=False)}"
-                raise RequestError(f"{path}: {given} does not exist; {_beside(folder / file)}")
-        return job
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Rebuild a job from `to_json`, whether or not its files are still there.
-
-        Raises:
-            RequestError: another version of prunefront wrote it.
-        """
-        if stored.get("version") != FORMAT_VERSION:
-            raise RequestError(
-                f"the stored job has format version {stored.get('version')!r}; allowed: {FORMAT_VERSION}; "
-                "run the job file again under another name"
-            )
-        tables = {key: value for key, value in stored.items() if key != "version"}
-        return cls.checked(tables, "the stored job")
-
-    def to_json(self) -> dict[str, Any]:
-        return {"version": FORMAT_VERSION, **self.model_dump(mode="json")}
-
-    def fingerprint(self) -> str:
-        """sha256, in hex, of everything that affects results: all keys with their defaults, but not the name,
-        the place of the file or the number of workers."""
-        content = self.model_dump(mode="json", exclude={"name": True, "folder": True, "search": {"workers"}})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def device(self) -> DeviceChoice:
-        """The device that is searched on."""
-        return self.devices[0]
-
-    def data_spec(self) -> data.DataSpec:
-        """Return `[data]` as `trials.data.load` takes it, with `folder` as its base."""
-        table = self.data
-        splits = {name: data.SplitSpec(split.path, split.rows) for name, split in table.splits.items()}
-        normalize = data.Normalize(table.normalize.mean, table.normalize.std) if table.normalize else None
-        return data.DataSpec(
-            source=table.source, normalize=normalize, factory=table.factory, args=table.args, **splits
-        )
-
-    def _files(self) -> Iterator[tuple[str, str]]:
-        """Every file or folder that the job names, with the key that names it."""
-        if self.model.checkpoint:
-            yield "model.checkpoint", self.model.checkpoint
-        if self.model.bundle:
-            yield "model.bundle", self.model.bundle
-        for name, split in self.data.splits.items():
-            yield f"data.{name}", split.path
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    if os.path.isdir(path):
-        raise RequestError(f"{path} is a folder; name the job file in it, such as {path / 'job.toml'}")
-    if not os.path.exists(path):
-        raise RequestError(f"the job file {path} does not exist; {_beside(path)}")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"the job file {path} cannot be read: {error.strerror}; mend that first") from None
-    except ValueError as error:
-        raise RequestError(f"{path} is not valid TOML: {error}; mend that place first") from None
-    except RecursionError:
-        raise RequestError(f"{path}: {NESTED}") from None
-
-
-def _default_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:64] or "job"
-
-
-def _beside(path: Path) -> str:
-    """Name the nearest thing to a missing path."""
-    if not os.path.isdir(path.parent):
-        return f"there is no folder {path.parent}"
-    names = [each.name for each in path.parent.iterdir()]
-    return nearest(path.name, names) if names else f"the folder {path.parent} is empty"
-
-
-def _sentence(table: type[_Table], problem: ErrorDetails) -> str:
-    path, value = problem["loc"], json.dumps(problem["input"], ensure_ascii=False, default=str)
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    given = f"{key} = {value if len(value) <= 60 else value[:57] + '...'}"
-    siblings, field = _find(table, path)
-    options = [option for option in get_args(field.annotation) if isinstance(option, str)]
-    allowed = ", ".join(options) or field.description or "a table"
-    match problem["type"]:
-        case "extra_forbidden":
-            return f"{given} is an unknown key; {nearest(str(path[-1]), siblings)}"
-        case "missing":
-            return f"{key} is missing; allowed: {allowed}"
-        case "value_error":
-            return f"{key or 'the job'} {problem['ctx']['error']}"
-        case "json_invalid":  # of what was valid TOML, only how deep it goes
-            return NESTED
-        case "literal_error":
-            return f"{given} is none of {allowed}; {nearest(str(problem['input']), options)}"
-        case _:
-            return f"{given} is not allowed; allowed: {allowed}"
-
-
-def _find(table: type[_Table], path: tuple[int | str, ...]) -> tuple[Mapping[str, FieldInfo], FieldInfo]:
-    """Follow a path as far as it is known; return the last table's keys and the last known field."""
-    keys, field = table.model_fields, FieldInfo()
-    for part in path:
-        inner = _table_in(field.annotation)
-        keys = inner.model_fields if inner else keys
-        field = keys.get(str(part), field)
-    return keys, field
-
-
-def _table_in(annotation: object) -> type[_Table] | None:
-    if isinstance(annotation, type) and issubclass(annotation, _Table):
-        return annotation
-    return next(filter(None, map(_table_in, get_args(annotation))), None)
