@@ -34,6 +34,7 @@ _AXES = {
     "mean2d": _WINDOW,
     "linear": {"in_size": 1},
     "attention": {"in_size": 2},
+    "group_norm": {"kernel": 1},
 }
 """How many numbers each size of an operator has, by kind; other kinds have as many axes as their tensors."""
 _MAX_AXES = 8
@@ -57,7 +58,10 @@ class OpSpec:
       `in_size` is (rows,) and `out_size` (rows, columns), or the columns, where they are (rows, inner) and
       (rows,).
     - `resize2d`: `fused` = ("nearest",) or ("bilinear",).
-    - `max_pool2d`, `avg_pool2d`, `mean2d` (mean or sum over all of `in_size`), `layer_norm`, `softmax`,
+    - `layer_norm`, `rms_norm`, `cumsum`: over the channels; where over something else, `kernel` = (how many
+      numbers,).
+    - `group_norm`: `kernel` = (channels of one part,).
+    - `max_pool2d`, `avg_pool2d`, `mean2d` (mean or sum over all of `in_size`), `softmax`, `instance_norm`,
       `batch_norm` (one that no convolution absorbs), `elementwise` and `copy` (data movement); `fused` of the
       last two names what they do, such as ("add",) or ("pad",).
 

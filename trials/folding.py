@@ -1,4 +1,7 @@
-"""What an export writes otherwise than the model has it: norms within layers, factors for sizes. No torch."""
+"""What an export writes otherwise than the model has it: norms within layers or in parts, factors for sizes.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from trials.graph import Graph, Node, Tensor
+from trials.graph import Arg, Graph, Node, Tensor, Value
 from trials.oprules.rule import with_args
 from trials.tracing import trace
 
@@ -40,6 +43,34 @@ def bias_name(convolution: Node) -> str:
     """The name of its bias, or the one it would have."""
     bias, weight = convolution["bias"], convolution["weight"]
     return str(bias.name if bias is not None else weight.name.removesuffix("weight") + "bias")
+
+
+def by_division(graph: Graph) -> Graph:
+    """Write every RMS norm as a division by a root, which ONNX Runtime makes one kernel of.
+
+    torch's exporter multiplies with the reciprocal of the root instead, and that runs as seven.
+    """
+    parts = (_divided(node) if node.op == "aten.rms_norm.default" else [node] for node in graph.nodes)
+    return replace(graph, nodes=tuple(part for node in parts for part in node))
+
+
+def _divided(norm: Node) -> list[Node]:
+    found: list[Node] = []
+
+    def node(op: str, **args: Arg) -> Value:
+        found.append(Node(f"{norm.name}__{len(found)}", f"aten.{op}", args))
+        return Value(found[-1].name)
+
+    axes = tuple(range(-len(norm["normalized_shape"]), 0))
+    square = node("pow.Tensor_Scalar", self=norm["input"], exponent=2.0)
+    mean = node("mean.dim", self=square, dim=axes, keepdim=True, dtype=None)
+    eps = np.finfo(np.float32).eps.item() if norm["eps"] is None else norm["eps"]
+    root = node("sqrt.default", self=node("add.Scalar", self=mean, other=eps, alpha=1))
+    value = node("div.Tensor", self=norm["input"], other=root)
+    if norm["weight"] is not None:
+        node("mul.Tensor", self=value, other=norm["weight"])
+    *earlier, last = found
+    return [*earlier, replace(last, name=norm.name)]
 
 
 def by_factors(graph: Graph) -> Graph:

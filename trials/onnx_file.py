@@ -16,7 +16,7 @@ import torch
 from torch.nn.utils import fuse_conv_bn_weights
 
 from hwprofiles.errors import RequestError
-from trials.folding import NORM_TENSORS, TRANSPOSED, bias_name, by_factors, foldable
+from trials.folding import NORM_TENSORS, TRANSPOSED, bias_name, by_division, by_factors, foldable
 from trials.graph import Graph, Node, Tensor, TensorSpec
 from trials.network import build
 from trials.proof import example_inputs
@@ -36,7 +36,7 @@ def write_onnx(graph: Graph, tensors: Mapping[str, torch.Tensor], path: Path) ->
     Raises:
         RequestError: the exporter cannot express the network; its reason is quoted.
     """
-    graph, tensors = fold_batch_norms(by_factors(graph), tensors)
+    graph, tensors = fold_batch_norms(by_division(by_factors(graph)), tensors)
     graph = replace(graph, nodes=tuple(map(_mean_of_all, graph.nodes)))
     try:
         with _undisturbed():

@@ -162,6 +162,8 @@ _EPILOGUES: dict[str, dict[str, int]] = {
     "conv_transpose2d": {"batch_norm": 0, "add": 1, **_ACTIVATION},
     "linear": {"batch_norm": 0, "add": 1, "layer_norm": 2, **_ACTIVATION},
     "batch_norm": _ACTIVATION,
+    "group_norm": _ACTIVATION,
+    "instance_norm": _ACTIVATION,
     "matmul": {"div": 0, "mul": 0},
 }
 """What may follow which layer in the same kernel, each at its place."""

@@ -19,7 +19,7 @@ from hwprofiles.device import Device
 from hwprofiles.errors import InvariantError
 from hwprofiles.ops import OpSpec, Size
 from hwprofiles.runtimes.protocol import PLAIN, Lowered
-from hwprofiles.runtimes.rules import check_known, fold_batch_norm, padded
+from hwprofiles.runtimes.rules import check_known, fold_batch_norm, padded, whole_parts
 
 STEPS = (64, 32, 16, 8, 4, 2)
 OWN_STEP = {"fp32": 4, "tf32": 4, "fp16": 8}
@@ -38,7 +38,7 @@ class GpuLowering:
 
     def lower(self, spec: OpSpec, layout: str) -> Lowered:
         check_known(spec, self.runtime)
-        return Lowered((padded(fold_batch_norm(spec), self.step),))
+        return Lowered((padded(whole_parts(fold_batch_norm(spec)), self.step),))
 
     def reorder(self, channels: int, size: Size, layout: str) -> OpSpec:
         raise InvariantError(f"{self.runtime} is lowered in one layout and reorders nothing")

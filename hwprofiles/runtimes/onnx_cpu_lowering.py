@@ -31,7 +31,7 @@ from hwprofiles.device import Device
 from hwprofiles.ops import OpSpec, Size
 from hwprofiles.runtimes.onnx_drawing import ACTIVATIONS
 from hwprofiles.runtimes.protocol import PLAIN, Lowered
-from hwprofiles.runtimes.rules import check_known, fold_batch_norm, up_to, whole_factors
+from hwprofiles.runtimes.rules import check_known, fold_batch_norm, up_to, whole_factors, whole_parts
 
 _ALIGNED = 4  # the NCHWc convolution reads input channels in fours
 _PANEL = 16  # the matrix product packs columns of weights by sixteen, on every CPU
@@ -82,7 +82,7 @@ class OnnxCpuLowering:
                 return Lowered((spec,), PLAIN, _WHOLE, _WHOLE)
             case "linear":
                 return Lowered((spec.with_channels(spec.in_channels, up_to(channels, _PANEL)),))
-        return Lowered((spec,))
+        return Lowered((whole_parts(spec),))
 
     def reorder(self, channels: int, size: Size, layout: str) -> OpSpec:
         kind = "reorder_output" if layout == PLAIN else "reorder_input"

@@ -177,7 +177,16 @@ def draw_plain(spec: OpSpec, batch: int, onto: Sketch | None = None) -> Sketch:
     elif kind == "attention":
         value = _draw_attention(sketch, value, spec, batch)
     elif kind == "layer_norm":
-        value = sketch.node("LayerNormalization", value, sketch.weight(inputs), sketch.weight(inputs))
+        width = _normalised(spec)
+        value = sketch.node("LayerNormalization", value, sketch.weight(width), sketch.weight(width))
+    elif kind == "rms_norm":
+        value = _draw_rms_norm(sketch, value, _normalised(spec))
+    elif kind == "group_norm":
+        value = _draw_group_norm(sketch, value, spec, batch)
+    elif kind == "instance_norm":
+        value = sketch.node("InstanceNormalization", value, sketch.weight(inputs), sketch.weight(inputs))
+    elif kind == "cumsum":
+        value = sketch.node("CumSum", value, sketch.constant(np.array(-2 if spec.kernel else -1)))
     elif kind == "batch_norm":
         value = sketch.node("BatchNormalization", value, *(sketch.weight(inputs) for _ in range(4)))
     elif kind == "softmax":
@@ -252,6 +261,32 @@ def _draw_attention(sketch: Sketch, query: str, spec: OpSpec, batch: int) -> str
     return sketch.node("MatMul", weights, sketch.input(batch, heads, keys, value_width))
 
 
+def _draw_rms_norm(sketch: Sketch, value: str, width: int) -> str:
+    """As our exporter writes it, which ONNX Runtime makes one kernel of."""
+    square = sketch.node("Pow", value, sketch.constant(np.array(2.0, dtype=np.float32)))
+    mean = sketch.node("ReduceMean", square, sketch.constant(np.array([-1])), keepdims=1)
+    above_zero = sketch.node("Add", mean, sketch.constant(np.array(1e-6, dtype=np.float32)))
+    normalised = sketch.node("Div", value, sketch.node("Sqrt", above_zero))
+    return sketch.node("Mul", normalised, sketch.weight(width))
+
+
+def _draw_group_norm(sketch: Sketch, value: str, spec: OpSpec, batch: int) -> str:
+    """As torch's exporter writes it: each part as a channel, then a gain and a shift by channel."""
+    parts, shape = spec.in_channels // spec.kernel[0], _input_shape(spec, batch)
+    one, zero = (sketch.constant(np.full(parts, number, dtype=np.float32)) for number in (1, 0))
+    value = sketch.node("Reshape", value, sketch.constant(np.array([batch, parts, -1])))
+    value = sketch.node("InstanceNormalization", value, one, zero)
+    value = sketch.node("Reshape", value, sketch.constant(np.array(shape)))
+    by_channel = (spec.in_channels, *(1 for _ in spec.in_size))
+    value = sketch.node("Mul", value, sketch.weight(*by_channel))
+    return sketch.node("Add", value, sketch.weight(*by_channel))
+
+
+def _normalised(spec: OpSpec) -> int:
+    """How many numbers a layer norm or an RMS norm takes together."""
+    return spec.kernel[0] if spec.kernel else spec.in_channels
+
+
 def _draw_epilogue(sketch: Sketch, value: str, names: Sequence[str], shape: tuple[int, ...]) -> None:
     """Append what follows an operator whose output has `shape`."""
     for name in names:
@@ -272,9 +307,16 @@ def _draw_epilogue(sketch: Sketch, value: str, names: Sequence[str], shape: tupl
 
 
 def _input_shape(spec: OpSpec, batch: int) -> tuple[int, ...]:
-    """Channels second where there are two spatial axes, and last otherwise."""
+    """Channels second where there are two spatial axes, and last otherwise; what is summed last, too."""
     if spec.kind == "linear":
         return _vectors(spec, batch, spec.in_channels)
+    if spec.kind in ("layer_norm", "rms_norm"):
+        width = _normalised(spec)
+        return (batch, spec.in_channels * math.prod(spec.in_size) // width, width)
+    if spec.kind == "cumsum" and spec.kernel:
+        return (batch, math.prod(spec.in_size) // spec.kernel[0], spec.kernel[0], spec.in_channels)
+    if spec.kind in ("group_norm", "instance_norm"):
+        return (batch, spec.in_channels, *spec.in_size)
     if spec.kind == "attention":
         return (batch, spec.out_channels, spec.in_size[0], spec.head_widths[0])
     if spec.kind == "matmul":

@@ -14,20 +14,22 @@ test that measures them:
     depthwise_conv2d, any other count                  depthwise_conv2d_int8_left0…7
     linear                                             linear_int8             outputs padded to panels of 16
     pools, matmul, attention, softmax                  …_int8                  nothing padded
+    max_pool2d of what lies in floats                  max_pool2d_int8_plain   in bytes, but channels second
+    group_norm, rms_norm                               …_int8, in floating point but for sums and products
     conv_transpose2d                                   conv_transpose2d_int8, in floating point inside
     resize2d behind those                              resize2d_int8, bilinear in floating point inside
     add, mul, silu, sigmoid, leaky_relu                elementwise_int8
     any other function of one element behind those     elementwise_int8, in floating point inside
     concatenation, and copies of quantised tensors     copy_int8
     relu and other clips                               nothing: a bound of the kernel before
-    mean2d, layer_norm, batch_norm, everything else    as in fp32
+    mean2d, other norms, everything else               as in fp32
 
 The number at the end is that of the output channels that are left to be done one by one, behind those that
 a kernel does four (or, of a depthwise convolution, eight) at a time: a depthwise convolution of 31 channels
 takes almost four times as long as one of 32. With AVX2 it is 4 where whole fours make no whole eights. Not
-counted are the transposition of a map that is flattened, and the floats between a clip and the layer before
-it where something else reads that layer, too. AVX2's alignment is from the sources alone; other CPUs are
-taken to have no direct convolution.
+counted are the transposition of a map that is flattened, the floats between a clip and the layer before it
+where something else reads that layer, too, and what a max pool right behind a group norm takes longer there.
+AVX2's alignment is from the sources alone; other CPUs are taken to have no direct convolution.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from dataclasses import replace
 from hwprofiles.device import Device
 from hwprofiles.ops import OpSpec, Size
 from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered
-from hwprofiles.runtimes.rules import check_known, fold_batch_norm, up_to
+from hwprofiles.runtimes.rules import check_known, fold_batch_norm, up_to, whole_parts
 
 INT8 = "int8"
 """Quantised, and with its channels last where it is a map of a convolution or a pool."""
@@ -65,24 +67,26 @@ class OnnxInt8Lowering:
 
     def lower(self, spec: OpSpec, layout: str) -> Lowered:
         check_known(spec, "onnxruntime")
-        spec = fold_batch_norm(spec)
+        spec = whole_parts(fold_batch_norm(spec))
         match spec.kind:
             case "conv2d" | "depthwise_conv2d":
                 return _integer(spec, self._convolution(spec))
             case "linear":
                 padded = spec.with_channels(spec.in_channels, up_to(spec.out_channels, _BLOCK))
                 return _integer(spec, _kernel(padded))
-            case "matmul" | "attention" | "softmax" | "conv_transpose2d":
+            case "matmul" | "attention" | "softmax" | "conv_transpose2d" | "group_norm" | "rms_norm":
                 return _integer(spec, _kernel(spec))
             case "max_pool2d" | "avg_pool2d" if layout == INT8:
                 return _integer(spec, _kernel(spec))
+            case "max_pool2d":
+                return Lowered((_kernel(spec, "_plain"),), PLAIN, PLAIN, INT8)
             case "resize2d" if layout == INT8:
                 return Lowered((replace(spec, kind="resize2d_int8"),), INT8, INT8, INT8)
             case "copy" if layout == INT8 or spec.fused == ("cat",):
                 return Lowered((replace(spec, kind="copy_int8"),), INT8, INT8, INT8)
             case "elementwise" if layout == INT8 or _INTEGER.issuperset(spec.fused):
                 return Lowered(_behind(spec) or (CALL,), INT8, INT8, INT8)
-            case "batch_norm":  # a clip behind it is a bound of the quantising that follows
+            case "batch_norm" | "instance_norm":  # a clip behind it is a bound of the quantising that follows
                 spec = replace(spec, fused=tuple(name for name in spec.fused if name not in _CLIPS))
         return Lowered((spec,))
 

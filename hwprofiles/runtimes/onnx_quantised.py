@@ -74,9 +74,9 @@ def draw_int8(kernel: OpSpec, batch: int) -> Sketch:
     if kind in ("quantize", "dequantize"):
         return _draw_reorder(spec, batch)
     if "pool2d" in kind:
-        return _draw_pool(spec, batch)
+        return _draw_plain_max_pool(spec, batch) if how == "_plain" else _draw_pool(spec, batch)
     sketch = _BetweenBytes(
-        maps="2d" in kind or (spec.fused == ("cat",) and len(spec.in_size) == 2),
+        maps="2d" in kind or (len(spec.in_size) == 2 and (kind == "group_norm" or spec.fused == ("cat",))),
         result=(0.0, 1.0) if kind == "softmax" else _RANGE,
     )
     if kind == "attention":
@@ -176,6 +176,16 @@ def _draw_pool(spec: OpSpec, batch: int) -> Sketch:
     else:
         scales = (*sketch.scale(*_RANGE), *sketch.scale(*_RANGE))
         sketch.node("QLinearAveragePool", value, *scales, domain=MICROSOFT, channels_last=1, **window)
+    return sketch
+
+
+def _draw_plain_max_pool(spec: OpSpec, batch: int) -> Sketch:
+    """Of floats, as behind a norm: ONNX Runtime brings channels last behind it only, which takes long."""
+    sketch = _ByteSketch()
+    floats = sketch.input(batch, spec.in_channels, *spec.in_size)
+    value = sketch.node("QuantizeLinear", floats, *sketch.scale(*_RANGE))
+    value = sketch.node("MaxPool", value, kernel_shape=spec.kernel, strides=spec.stride, pads=spec.padding)
+    sketch.node("Transpose", value, perm=_CHANNELS_LAST)
     return sketch
 
 

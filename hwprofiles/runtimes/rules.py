@@ -19,6 +19,10 @@ KINDS = (
     "matmul",
     "attention",
     "layer_norm",
+    "rms_norm",
+    "group_norm",
+    "instance_norm",
+    "cumsum",
     "softmax",
     "batch_norm",
     "elementwise",
@@ -41,6 +45,14 @@ def fold_batch_norm(spec: OpSpec) -> OpSpec:
     """The same without a batch norm right behind it, which disappears into a layer's weights."""
     foldable = spec.kind in _LAYERS and spec.fused[:1] == ("batch_norm",)
     return replace(spec, fused=spec.fused[1:]) if foldable else spec
+
+
+def whole_parts(spec: OpSpec) -> OpSpec:
+    """A group norm of whole parts, as no others exist; any other operator as it is."""
+    if spec.kind != "group_norm":
+        return spec
+    channels = up_to(spec.in_channels, spec.kernel[0])
+    return spec.with_channels(channels, channels)
 
 
 def padded(spec: OpSpec, step: int) -> OpSpec:

@@ -29,7 +29,7 @@ from hwprofiles.lowering import lower
 from hwprofiles.ops import OpGraph, OpSpec, Size
 from hwprofiles.runtimes.onnx_inputs import network_inputs, read_network
 from hwprofiles.runtimes.protocol import CALL, PLAIN, Lowered
-from hwprofiles.runtimes.rules import check_known, fold_batch_norm, padded
+from hwprofiles.runtimes.rules import check_known, fold_batch_norm, padded, whole_parts
 
 BYTES = {"fp32": 4, "fp16": 2}
 
@@ -72,7 +72,7 @@ class Synthetic:
 
     def lower(self, spec: OpSpec, layout: str) -> Lowered:
         check_known(spec, "synthetic")
-        spec = fold_batch_norm(spec)
+        spec = whole_parts(fold_batch_norm(spec))
         dense = spec.kind in ("conv2d", "conv_transpose2d", "linear")
         if dense and spec.in_channels > TILE and spec.in_channels % ALIGNED:
             return Lowered((replace(spec, kind=_SCALAR + spec.kind),))

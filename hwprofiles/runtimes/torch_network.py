@@ -148,6 +148,17 @@ def _layer_norm(given: Attributes, known: Constants) -> Step:
     return lambda x, scale, shift=None: F.layer_norm(x, x.shape[axis:], scale, shift, eps)
 
 
+def _instance_norm(given: Attributes, known: Constants) -> Step:
+    eps = given.get("epsilon", 1e-5)
+    return lambda x, scale, shift: F.instance_norm(x, weight=scale, bias=shift, eps=eps)
+
+
+def _cumulative_sum(given: Attributes, known: Constants) -> Step:
+    (axis,) = _integers(known[1])
+    _only("CumSum", "its plain form", not given.get("exclusive", 0) and not given.get("reverse", 0))
+    return lambda x, _: x.cumsum(axis, dtype=x.dtype)
+
+
 def _reduce_mean(given: Attributes, known: Constants) -> Step:
     axes, keep = _integers(known[1]), bool(given.get("keepdims", 1))
     return lambda x, _: x.mean(axes, keepdim=keep)
@@ -228,7 +239,9 @@ RULES: Mapping[str, Callable[[Attributes, Constants], Step]] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
+    "InstanceNormalization": _instance_norm,
     "ReduceMean": _reduce_mean,
+    "CumSum": _cumulative_sum,
     "Clip": _clip,
     "Reshape": _reshape,
     "Slice": _slice,
@@ -247,6 +260,9 @@ RULES: Mapping[str, Callable[[Attributes, Constants], Step]] = {
     "Sub": _plain(torch.sub),
     "Mul": _plain(torch.mul),
     "Div": _plain(torch.div),
+    "Pow": _plain(torch.pow),
+    "Sqrt": _plain(torch.sqrt),
+    "Reciprocal": _plain(torch.reciprocal),
     "Relu": _plain(F.relu),
     "Sigmoid": _plain(torch.sigmoid),
     "HardSwish": _plain(F.hardswish),

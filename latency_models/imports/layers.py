@@ -34,7 +34,10 @@ from hwprofiles.ops import ACTIVATIONS, OpSpec, Size
 from latency_models.imports.record import MAX_COUNT, Imported, checked_ms, imported, read_text
 
 WINDOWED = ("conv2d", "depthwise_conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d")
-POINTWISE = ("batch_norm", "layer_norm", "softmax", "elementwise", "copy")
+POINTWISE = (
+    "batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm", "softmax", "cumsum", "elementwise",
+    "copy",
+)  # fmt: skip
 KINDS = (*WINDOWED, *POINTWISE, "mean2d", "resize2d", "linear")
 _BEHIND = {*ACTIVATIONS, "add", "layer_norm"}
 _ARITHMETIC = (
@@ -44,6 +47,7 @@ _ARITHMETIC = (
 )
 FUSED = {
     **dict.fromkeys(("conv2d", "depthwise_conv2d", "conv_transpose2d", "linear", "batch_norm"), _BEHIND),
+    **dict.fromkeys(("group_norm", "instance_norm"), ACTIVATIONS),
     "resize2d": {"nearest", "bilinear"},
     "elementwise": {*ACTIVATIONS, *_ARITHMETIC.split()},
     "copy": set("cat expand gather pad repeat slice transpose roll pixel_shuffle channel_shuffle".split()),
@@ -171,7 +175,8 @@ def _spec(row: _Row) -> OpSpec:
         return replace(spec, in_size=size, out_size=(1, 1), kernel=size, stride=size, padding=(0,) * 4)
     if kind in POINTWISE:
         size = row.counts("in_size", row.text("in_size").lower().count("x") + 1)
-        return replace(spec, in_size=size, out_size=size)
+        part = row.counts("kernel", 1) if kind == "group_norm" else ()
+        return replace(spec, in_size=size, out_size=size, kernel=part)
     return _windowed(row, spec)
 
 

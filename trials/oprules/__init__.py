@@ -29,7 +29,7 @@ from trials.oprules.images import (
     Resize2d,
 )
 from trials.oprules.movement import Fresh, Index, Item, Move, Pad, Pick, Range, Reshape, Slice, Split, Squeeze
-from trials.oprules.norms import BatchNorm, GroupNorm, InstanceNorm, Statistics, normalised
+from trials.oprules.norms import BatchNorm, GroupNorm, InstanceNorm, Statistics, Together, normalised
 from trials.oprules.pointwise import Elementwise, Filled, Free, Gated, PRelu, Reduce
 from trials.oprules.rule import Call, Length, Mask, Rule, Sizes, TensorAxis, Traced, moving_axes
 
@@ -64,8 +64,8 @@ RULES: dict[str, Rule] = {
     "aten.einsum.default": Einsum(),
     "aten.scaled_dot_product_attention.default": Attention(),
     "aten.batch_norm.default": BatchNorm(),
-    "aten.layer_norm.default": Statistics("layer_norm", "input", normalised),
-    "aten.rms_norm.default": Statistics("rms_norm", "input", normalised),
+    "aten.layer_norm.default": Together("layer_norm", "input", normalised),
+    "aten.rms_norm.default": Together("rms_norm", "input", normalised),
     "aten.group_norm.default": GroupNorm(),
     "aten.instance_norm.default": InstanceNorm(),
     "aten.softmax.int": Statistics("softmax", "self", lambda node, rank: [node["dim"]]),
@@ -105,7 +105,7 @@ RULES: dict[str, Rule] = {
     "aten.split_with_sizes.default": Split(move.split, costs="slice"),
     "aten.pad.default": Pad(),
     "aten.index.Tensor": Index(),
-    "aten.cumsum.default": Statistics("cumsum", "self", lambda node, rank: [node["dim"]]),
+    "aten.cumsum.default": Together("cumsum", "self", lambda node, rank: [node["dim"]]),
     "aten.ones.default": Fresh(),
     "aten.new_ones.default": Fresh(),
     "aten.arange.default": Range(),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from hwprofiles.errors import BundleError, UnsupportedOpError
 from hwprofiles.ops import OpSpec
 from trials.graph import Node, Value
-from trials.oprules.rule import Call, Rule, Sizes, Traced, moving, with_args
+from trials.oprules.rule import Call, Length, Rule, Sizes, Traced, moving, moving_axes, with_args
 
 
 class BatchNorm(Rule):
@@ -48,7 +50,11 @@ class GroupNorm(Rule):
         return with_args(node, num_groups=int(kept.any(axis=1).sum()))
 
     def operator(self, call: Call, result: Traced) -> OpSpec | None:
-        return moving(call, result, "group_norm")
+        spec = moving(call, result, "group_norm", usual=1)
+        return replace(spec, kernel=(spec.in_channels // call.node["num_groups"],))
+
+    def channels(self, call: Call) -> tuple[Sequence[Length], Sequence[Length]] | None:
+        return _lengths(call, usual=1)
 
 
 class InstanceNorm(Rule):
@@ -67,11 +73,14 @@ class InstanceNorm(Rule):
         return x
 
     def operator(self, call: Call, result: Traced) -> OpSpec | None:
-        return moving(call, result, "instance_norm")
+        return moving(call, result, "instance_norm", usual=1)
+
+    def channels(self, call: Call) -> tuple[Sequence[Length], Sequence[Length]] | None:
+        return _lengths(call, usual=1)
 
 
 class Statistics(Rule):
-    """Layer norm, RMS norm, softmax: units along the axes that it takes statistics over stay.
+    """Softmax: units along the axis that it takes statistics over stay.
 
     Where they differ along another axis as well, as those of queries do by head, they go together.
     """
@@ -86,6 +95,30 @@ class Statistics(Rule):
 
     def operator(self, call: Call, result: Traced) -> OpSpec | None:
         return moving(call, result, self.kind)
+
+
+class Together(Statistics):
+    """Layer norm, RMS norm, sums up to each place: units along the axes that they go over stay.
+
+    Where they differ along another axis as well, as those of queries do by head, they go together.
+    """
+
+    def operator(self, call: Call, result: Traced) -> OpSpec | None:
+        shape = call.labels(self.argument).shape
+        axes = [axis % len(shape) for axis in self.axes(call.node, len(shape))]
+        spec = moving(call, result, self.kind, usual=-1)
+        if moving_axes(call, len(shape), -1) == tuple(axes):
+            return spec
+        return replace(spec, kernel=(math.prod(shape[axis] for axis in axes),))
+
+    def channels(self, call: Call) -> tuple[Sequence[Length], Sequence[Length]] | None:
+        return _lengths(call, usual=-1)
+
+
+def _lengths(call: Call, usual: int) -> tuple[Sequence[Length], Sequence[Length]]:
+    made = Value(call.node.name)
+    length = tuple((made, axis) for axis in moving_axes(call, call.of(made).ndim, usual))
+    return [length], [length]
 
 
 def normalised(node: Node, rank: int) -> range:

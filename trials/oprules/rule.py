@@ -207,11 +207,11 @@ def pair(arg: Arg, lowest: int = 1) -> tuple[int, int]:
     return values  # type: ignore[return-value]
 
 
-def moving(call: Call, result: Traced, kind: str, what: str = "") -> OpSpec:
-    """The OpSpec of an op whose time is that of reading and writing its result."""
+def moving(call: Call, result: Traced, kind: str, what: str = "", usual: int | None = None) -> OpSpec:
+    """An op whose time is that of reading and writing its result; `usual` as in `moving_axes`."""
     parts = result if isinstance(result, tuple) else (result,)
     shape = parts[0].shape
-    axes = moving_axes(call, len(shape))
+    axes = moving_axes(call, len(shape), usual)
     channels = sum(math.prod(part.shape[axis] for axis in axes) for part in parts)
     size = tuple(size for position, size in enumerate(shape) if position not in (0, *axes))
     return OpSpec(
@@ -224,7 +224,12 @@ def moving(call: Call, result: Traced, kind: str, what: str = "") -> OpSpec:
     )
 
 
-def moving_axes(call: Call, rank: int) -> tuple[int, ...]:
-    """The axes of a node's result that count as channels: those of its units, else where others have them."""
-    usual = (1,) if rank == 4 else (rank - 1,) if rank else ()
-    return call.unit_axes.get(call.node.name, usual)
+def moving_axes(call: Call, rank: int, usual: int | None = None) -> tuple[int, ...]:
+    """The axes of a node's result that count as channels: those of its units, else where others have them.
+
+    Args:
+        usual: where an op has channels that are no units; by default the second axis of maps, else the last.
+    """
+    if usual is None:
+        usual = 1 if rank == 4 else -1
+    return call.unit_axes.get(call.node.name, (usual % rank,) if rank else ())
