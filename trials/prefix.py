@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trials.network import Network, Values
+from trials.proof import outputs
 
 Inputs = tuple[torch.Tensor, ...]
 Part = tuple[Values, int]
@@ -93,4 +94,4 @@ def _necks(network: Network) -> list[int]:
 
 
 def _bytes(held: Sequence[Part]) -> int:
-    return sum(value.nbytes for values, _ in held for value in values.values())
+    return sum(part.nbytes for values, _ in held for value in values.values() for part in outputs(value))

@@ -7,11 +7,12 @@ from collections.abc import Collection
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from tests.bundles import coupled, exported
+from tests.bundles import coupled, export_images, exported
 from tests.models import example_input
 from trials.candidate import Candidate
-from trials.groups import even_kept
+from trials.groups import analyse, even_kept
 from trials.network import Network, Values, build
 from trials.prefix import Prefix, shared_steps
 from trials.prune import prune
@@ -77,6 +78,31 @@ def test_answers_are_the_same_to_the_last_bit_however_many_groups_stay_whole(nam
         network = halved_from(name, first)
         for found, (inputs,) in zip(prefix.run(network), batches, strict=True):
             assert torch.equal(found, network(inputs))
+
+
+@torch.no_grad()
+def test_what_is_held_may_be_the_parts_of_a_value() -> None:
+    class Halves(nn.Module):
+        """As a unit of a ShuffleNetV2 begins."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.one, self.two = (nn.Conv2d(*sizes, 1) for sizes in ((3, 8), (4, 6), (6, 4)))
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = self.stem(x).chunk(2, 1)
+            mixed = torch.cat([left, self.two(self.one(right).relu())], 1)
+            out: Tensor = self.head(mixed.mean((2, 3)))
+            return out
+
+    bundle, inputs = export_images(Halves(), 3, 4, 4), torch.rand(2, 3, 4, 4)
+    coupling = analyse(bundle.graph)
+    network = counting(build(*prune(coupling, bundle.tensors, {"one": np.arange(3)})))
+    wanted, steps = network(inputs), network.ran
+    (found,) = Prefix(bundle.network().eval(), [(inputs,)], PLENTY).run(network)
+    assert torch.equal(found, wanted)
+    assert network.ran - steps == steps - 2  # the stem and its chunks are held
 
 
 @torch.no_grad()
