@@ -71,11 +71,13 @@ class _Rewriter:
             )
         }
         parameters = set(signature.parameters)
+        # A model that is frozen as a whole was frozen for use: nothing is meant by that.
+        trained = {name for name in parameters if state[name].requires_grad} or parameters
         specs = {
             name: TensorSpec(
                 shape=tuple(tensor.shape),
                 dtype=str(tensor.dtype).removeprefix("torch."),
-                trainable=name in parameters and state[name].requires_grad,
+                trainable=name in trained,
             )
             for name, tensor in kept.items()
         }

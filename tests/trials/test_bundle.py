@@ -130,6 +130,13 @@ def test_frozen_parameters_stay_frozen() -> None:
     assert network.get_parameter("0.bias").requires_grad
 
 
+def test_a_model_that_is_frozen_as_a_whole_can_be_trained() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).requires_grad_(False)
+    bundle = export_images(model, 4)
+    assert all(parameter.requires_grad for parameter in bundle.network().parameters())
+    assert not bundle.graph.tensors["1.running_mean"].trainable
+
+
 class Module(nn.Module):
     """A convolution and whatever `body` does with its output."""
 

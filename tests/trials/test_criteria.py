@@ -93,6 +93,17 @@ def test_scores_are_those_worked_out_by_hand(
     np.testing.assert_allclose(perceived(criterion, coupling, tensors), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_unit_of_a_frozen_layer_is_worth_what_it_is_elsewhere(coupling: Coupling, criterion: str) -> None:
+    if criterion == "batchnorm":
+        pytest.skip("a perceptron has none")
+    model = Perceptron()
+    model.body.requires_grad_(False)
+    frozen = analyse(export_images(model, 2).graph)
+    found, wanted = (perceived(criterion, each, model.state_dict()) for each in (frozen, coupling))
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_taylor_averages_within_batches_of_64_and_adds_squares_over_them(
     coupling: Coupling, tensors: Tensors
 ) -> None:

@@ -48,9 +48,12 @@ def fisher(evidence: Evidence) -> Scores:
 
 
 def _gradients(evidence: Evidence, rows: int) -> Iterator[Tensors]:
-    """For each batch, the gradients of its mean loss in eval mode, by the names of the trained tensors."""
+    """For each batch, the gradients of its mean loss in eval mode, by the names of the parameters.
+
+    Those of frozen ones, too: a unit is worth as much whether its weights are trained or not.
+    """
     tensors = {name: tensor.clone() for name, tensor in evidence.tensors.items()}
-    network = build(evidence.coupling.graph, tensors).eval()
+    network = build(evidence.coupling.graph, tensors).eval().requires_grad_()
     for inputs, labels in evidence.batches(rows):
         network.zero_grad()
         loss: torch.Tensor = F.cross_entropy(network(*inputs), labels)
