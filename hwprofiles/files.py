@@ -25,10 +25,13 @@ from hwprofiles.disk import whole_file
 from hwprofiles.errors import ProfileError
 from hwprofiles.foreign import parse_json, said
 from hwprofiles.ops import OpGraph, OpSpec
+from hwprofiles.parquet import read_parquet
 from hwprofiles.samples import Rounds
 
 FORMAT = 2
 _HEADER = b"prunefront.profile"
+_MOST_BYTES = 2**29
+"""Of a profile unpacked: some 10 000 kernels, each measured in as many passes as `profile` allows."""
 _KERNEL, _NETWORK = TypeAdapter(OpSpec), TypeAdapter(OpGraph)
 _DAMAGED = (LookupError, OverflowError, TypeError, ValueError)
 """What reading another form than the one written may raise."""
@@ -138,7 +141,7 @@ def read_profile(path: Path) -> Profile:
         ProfileError: the file is missing, damaged, of another format version, or holds an impossible row.
     """
     try:
-        table = pq.read_table(path, memory_map=False)
+        table = read_parquet(path, _MOST_BYTES)
         told = (table.schema.metadata or {})[_HEADER]
         stored = parse_json(told)
         if stored["format"] != FORMAT:

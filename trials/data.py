@@ -11,6 +11,7 @@ every candidate: `Splits.carved` says so, and whoever scores then weighs the div
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -402,11 +403,12 @@ def _read_npz(path: Path, select: Select) -> tuple[Examples, tuple[str, ...]]:
 def _read_parquet(path: Path, select: Select) -> tuple[Examples, tuple[str, ...]]:
     """`label`, and either encoded images in `image`, or list columns of one length, each an input."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from hwprofiles.parquet import read_parquet
 
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        table = read_parquet(path, most_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise RequestError(f"{path.name} cannot be read as Parquet ({error})") from None
     columns = dict(zip(table.column_names, table.schema.types, strict=True))
     lists = [

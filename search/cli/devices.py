@@ -12,6 +12,7 @@ import typer
 
 from hwprofiles.errors import RequestError, TransientError
 from search.cli.terminal import (
+    FAILED,
     INTERRUPTED,
     AsJson,
     Runs,
@@ -238,16 +239,18 @@ def lut_show(
 
 @lut.command("check")
 def lut_check(device: DeviceName, as_json: AsJson = False, runs: Runs = None) -> None:
-    """Check a table for damage, and name measurements that were disturbed."""
+    """Check a table for damage, and name measurements that were disturbed; exit code 1 where some were."""
     from search import device_tables
     from search.lut import check
 
     found = check(device, devices_folder(runs))
     if as_json:
         print_json(found)
-        return
-    for line in device_tables.checked(found):
-        say(out, line)
+    else:
+        for line in device_tables.checked(found):
+            say(out, line)
+    if found["restless"]:
+        raise typer.Exit(FAILED)
 
 
 @lut.command("diff")

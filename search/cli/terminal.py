@@ -23,7 +23,7 @@ Runs = Annotated[
     Path | None, typer.Option("--runs", help="Folder of runs (env: PRUNEFRONT_RUNS; default: runs).")
 ]
 
-INTERRUPTED = 130
+FAILED, INTERRUPTED = 1, 130
 """What shells expect of a program that Ctrl-C ended."""
 
 

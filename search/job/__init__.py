@@ -38,6 +38,13 @@ FORMAT_VERSION = 1
 """Of the JSON that the store holds; the job file itself has no version."""
 
 
+_MAX_BYTES = 2**20
+_DEEP_KEY = re.compile(
+    r"""(?<![\w\-"'\\])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){32}"""
+)
+"""A key of more parts than tables lie in one another: reading one of 100 000 would take hours."""
+
+
 class _JobFile(Table):
     """What a job file may say."""
 
@@ -134,7 +141,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
     if not os.path.exists(path):
         raise RequestError(f"the job file {path} does not exist; {_beside(path)}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            told = file.read(_MAX_BYTES + 1)
+        if len(told) > _MAX_BYTES:
+            raise RequestError(f"{path} has more than {_MAX_BYTES} bytes, as no job has; name the job file")
+        text = told.decode()
+        if _DEEP_KEY.search(text):
+            raise RequestError(f"{path}: {NESTED}")
+        return tomllib.loads(text)
     except OSError as error:
         raise RequestError(f"the job file {path} cannot be read: {error.strerror}; mend that first") from None
     except ValueError as error:

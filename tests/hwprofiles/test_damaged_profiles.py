@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwprofiles import Profile, read_profile, write_profile
+from hwprofiles import Profile, files, read_profile, write_profile
 from hwprofiles.errors import ProfileError
 from tests.hwprofiles.test_files import profile_of
 
@@ -78,3 +79,21 @@ def test_rows_that_change_places_go_or_come_are_noticed(edit: Edit, tmp_path: Pa
     )
     with pytest.raises(ProfileError, match=r"edited\.parquet"):
         read_profile(tmp_path / "edited.parquet")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([np.ones(2**18)]),
+        pa.array(["x" * 2**15] * 256),
+    ],
+    ids=["a number again and again in a list", "a text in row after row"],
+)
+def test_a_small_file_that_unpacks_to_more_than_a_profile_may_take_is_refused(
+    column: pa.Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_MOST_BYTES", 2**20)
+    pq.write_table(pa.table({"times_ms": column}), tmp_path / "small.parquet", compression="zstd")
+    assert (tmp_path / "small.parquet").stat().st_size < 2**14
+    with pytest.raises(ProfileError, match=r"unpacked it takes more than 1 MiB\); measure again"):
+        read_profile(tmp_path / "small.parquet")

@@ -308,12 +308,24 @@ def test_a_file_that_is_not_toml_is_refused_with_the_place(folder: Path) -> None
         load(folder, "[model]\nfactory = resnet\n")
 
 
-@pytest.mark.parametrize("depth", [250, 2000])
+@pytest.mark.parametrize("depth", [250, 2000, 100_000])
 def test_lists_in_lists_without_end_are_refused(folder: Path, depth: int) -> None:
     """TOML's own reader gives up at one depth, the check of the keys at another."""
-    for nested in (f"x = {'[' * depth}{']' * depth}", f"[{'x.' * depth}x]"):
+    for nested in (
+        f"x = {'[' * depth}{']' * depth}",
+        f"[{'x.' * depth}x]",
+        f"{'x . ' * depth}x = 1",
+        f"""{"'x'." * depth}"x" = 1""",
+    ):
         sentence = refusal(folder, nested)
         assert sentence == "lists or tables lie in one another too deep to be a job; mend that first"
+
+
+def test_dots_in_values_are_no_keys_and_a_file_of_megabytes_is_no_job(folder: Path) -> None:
+    numbers = f"drops = [{', '.join(['0.5'] * 200)}]"
+    assert "is an unknown key" in refusal(folder, job_with("search", numbers))
+    with pytest.raises(RequestError, match=r"job\.toml has more than 1048576 bytes, as no job has"):
+        load(folder, "#" * 2**20 + "\n")
 
 
 def test_a_number_of_too_many_digits_is_refused(folder: Path) -> None:

@@ -102,6 +102,8 @@ def test_check_tells_what_a_whole_table_holds_and_which_measurements_were_distur
         replace(PROFILE, kernels={**PROFILE.kernels, CORNER: disturbed}), runs / "devices" / "noisy.parquet"
     )
     noisy = prunefront("lut", "check", "noisy", "--runs", runs)
+    assert (noisy.code, noisy.err) == (1, "")
+    assert prunefront("lut", "check", "noisy", "--runs", runs, "--json").code == 1
     assert "noisy.parquet is whole" in noisy.out
     assert (
         f"1 of {len(PROFILE.kernels) + 2} measurements disturbed:\n  {CORNER}: rounds spread by" in noisy.out
