@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hwprofiles import Device, Profile, Runtime, Summary, measure
-from hwprofiles.errors import RequestError, TrialError
+from hwprofiles.errors import NotMeasuredError, RequestError, TrialError
 from hwprofiles.foreign import parse_json
 from latency_models import LatencyTable, validate
 from latency_models.stairs import NOTICEABLE
@@ -128,7 +128,8 @@ def profile_job(job: Job, place: Place, listener: Listener) -> dict[str, Any]:
 def try_candidates(
     job: Job, place: Place, widths: Path, *, rung: int, measured: bool
 ) -> list[dict[str, Any]]:
-    """Facts of named candidates, one dictionary each; a candidate that fails says why under "failed".
+    """Facts of named candidates, one dictionary each; one that fails, or that the profile cannot predict,
+    says why under "failed".
 
     Raises:
         RequestError: the file is not a list of `{group: kept}`, or names something unknown.
@@ -149,11 +150,11 @@ def try_candidates(
     for candidate in candidates:
         item: dict[str, Any] = {"widths": space.named(candidate)}
         try:
+            [score] = scorer.score([candidate])
             outcome = bench(Request(candidate=candidate, seed=job.search.seed))
-        except TrialError as error:
+        except (NotMeasuredError, TrialError) as error:
             found.append({**item, "failed": str(error)})
             continue
-        score = scorer.score([candidate])[0]
         item |= {
             "facts": outcome.facts.to_json(),
             "predicted": {"latency_ms": score.latency_ms, "error_ms": score.error_ms},

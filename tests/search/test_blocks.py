@@ -130,5 +130,17 @@ def test_widths_of_a_trial_may_drop_a_block_and_no_group(
     assert "allowed: 1 to 48" in refused.err.replace("\n", " ")
 
 
+def test_a_candidate_narrower_than_what_was_measured_does_not_cost_the_others(
+    shallow_job: Path, tmp_path: Path, prunefront: Prunefront
+) -> None:
+    widths = tmp_path / "widths.json"
+    widths.write_text('[{"blocks.1": 0}, {"last.conv2": 1}]')
+    ran = prunefront("trial", shallow_job, "--widths", widths, "--runs", tmp_path, "--json")
+    assert ran.code == 0, ran.err
+    one, narrow = json.loads(ran.out)
+    assert one["predicted"]["latency_ms"] > 0
+    assert "outside what table 'npu' holds" in narrow["failed"]
+
+
 def test_a_job_says_whether_blocks_may_go(small_job: Path, shallow_job: Path) -> None:
     assert [Job.load(job).search.blocks for job in (small_job, shallow_job)] == [False, True]
