@@ -249,10 +249,11 @@ class Workbench:
     def _sequential(self, candidate: Candidate, kept: Kept) -> tuple[Network, Kept]:
         """What does best on held-out data: units by the criterion or by the error that each causes, and of
         the better network, statistics of batch norms as they are or recalibrated."""
-        by_error = select(self.coupling, {**self._scores, **self._errors}, candidate)
+        choices = [kept]
+        if any(len(units) for units in kept.values()):  # else blocks alone go, and no units are to be chosen
+            choices.append(select(self.coupling, {**self._scores, **self._errors}, candidate))
         tried = [
-            self._tried(_built(*repair.sequential(self._calibration, units)), units)
-            for units in (kept, by_error)
+            self._tried(_built(*repair.sequential(self._calibration, units)), units) for units in choices
         ]
         _, network, units = max(tried, key=itemgetter(0))
         again = self._tried(self._recalibrated(network), units)

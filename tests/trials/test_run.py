@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from hwprofiles.errors import TrialError
+from tests.bundles import export_images
 from tests.digits import digits, digits_bundle
 from trials import room
 from trials.answers import score
@@ -101,6 +102,41 @@ def test_facts_are_those_of_the_network_that_is_kept(
     assert splits.test is not None
     assert outcome.test["accuracy"] == evaluate(network, splits.test).accuracy
     assert {name: len(units) for name, units in outcome.kept.items()} == {"conv1": 8, "conv2": 8}
+
+
+class Residual(nn.Module):
+    """A convolution, and a block of two more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = (
+            nn.Conv2d(*sizes, 3, padding=1) for sizes in ((1, 6), (6, 8), (8, 6))
+        )
+        self.head = nn.Linear(6 * 64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem(x))
+        x = x + self.two(F.relu(self.one(x)))
+        logits: torch.Tensor = self.head(x.flatten(1))
+        return logits
+
+
+def test_a_trial_without_a_block_costs_so_much_less_and_sequential_repair_makes_up_for_it(
+    splits: Splits, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    residual = export_images(Residual(), 1, 8, 8)
+    workbench = Workbench(residual, splits, Recipe(repair="none", blocks=True))
+    assert [group.name for group in workbench.coupling.groups] == ["stem", "one", "two"]
+    dropped = Candidate((6, 8, 0))
+    facts = trial(workbench, dropped)
+    outcome = workbench(Request(candidate=dropped, seed=0, final=True, folder=tmp_path / "short"))
+    assert facts.macs == outcome.facts.macs == 64 * 9 * 6 + 6 * 64 * 10
+    assert facts.parameters == (9 * 6 + 6) + (6 * 64 * 10 + 10)
+    assert outcome.kept == {"two": []}
+    assert outcome.facts.divergence < facts.divergence / 2
+    network = read_bundle(tmp_path / "short").network()
+    assert facts.parameters == sum(parameter.numel() for parameter in network.parameters())
 
 
 def test_each_better_repair_is_nearer_to_the_dense_model(bench: Bench) -> None:
