@@ -48,7 +48,10 @@ _SCHEMA = pa.schema(
 
 
 class _Header(BaseModel):
-    """What a file says of all of its rows. `energy_mj` is by the number of a network's row."""
+    """What a file says of all of its rows. `energy_mj` is by the number of a network's row.
+
+    `shorter` is by the row of a network that lacks blocks of its model: the row of one that has all of them.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, str_max_length=2000)
 
@@ -56,6 +59,7 @@ class _Header(BaseModel):
     created: AwareDatetime
     device: Device
     energy_mj: dict[str, list[dict[str, Annotated[float, AllowInfNan(True)]]]] = {}
+    shorter: dict[str, int] = {}
     sha256: str
 
 
@@ -63,13 +67,20 @@ class _Header(BaseModel):
 class MeasuredNetwork:
     """A whole network that was timed, with the operators that it runs.
 
-    `energy_mj` is what one inference took by rail, in each pass in which the board told it.
+    `energy_mj` is what one inference took by rail, in each pass in which the board told it. `whole` is the
+    outline of its model where the network lacks some of that model's blocks, and with them operators.
     """
 
     name: str
     graph: OpGraph
     rounds: Rounds
     energy_mj: tuple[Mapping[str, float], ...] = ()
+    whole: OpGraph | None = None
+
+    @property
+    def model(self) -> OpGraph:
+        """The outline of the model that it is a candidate of."""
+        return self.whole or self.graph.outline
 
     @property
     def mean_energy_mj(self) -> dict[str, float]:
@@ -99,8 +110,8 @@ class Profile:
         own = graph.outline
         return replace(
             self,
-            networks=tuple(net for net in self.networks if net.graph.outline == own),
-            held_out=tuple(net for net in self.held_out if net.graph.outline == own),
+            networks=tuple(net for net in self.networks if net.model == own),
+            held_out=tuple(net for net in self.held_out if net.model == own),
         )
 
 
@@ -112,7 +123,10 @@ def write_profile(profile: Profile, path: Path) -> None:
     """
     rows = [_row("kernel", str(spec), spec, rounds) for spec, rounds in profile.kernels.items()]
     networks = (*profile.networks, *profile.held_out)
-    energy_mj = {str(row): net.energy_mj for row, net in enumerate(networks, len(rows)) if net.energy_mj}
+    numbered = list(enumerate(networks, len(rows)))
+    energy_mj = {str(row): net.energy_mj for row, net in numbered if net.energy_mj}
+    complete = {net.model: row for row, net in numbered if net.whole is None}
+    shorter = {str(row): complete[net.model] for row, net in numbered if net.whole in complete}
     rows += [_row("network", net.name, net.graph, net.rounds) for net in profile.networks]
     rows += [_row("held out", net.name, net.graph, net.rounds) for net in profile.held_out]
     header: dict[str, Any] = {
@@ -120,8 +134,11 @@ def write_profile(profile: Profile, path: Path) -> None:
         "created": profile.created.astimezone(UTC).isoformat(),
         "device": asdict(profile.device),
     }
-    if energy_mj:  # by row; no column of its own, so that profiles from before it are still read
+    # By row, each where there is any: no columns of their own, so that profiles from before are still read.
+    if energy_mj:
         header["energy_mj"] = energy_mj
+    if shorter:
+        header["shorter"] = shorter
     header["sha256"] = _sha256(header, rows)
     try:
         told = json.dumps(header, ensure_ascii=False).encode()
@@ -154,7 +171,7 @@ def read_profile(path: Path) -> Profile:
             raise ProfileError(f"profile {path} does not have the columns of format {FORMAT}; measure again")
         header = _Header.model_validate_json(told)
         rows = table.to_pylist()
-        kernels, networks = _parse(rows, header.energy_mj, path)
+        kernels, networks = _parse(rows, header, path)
         if stored.pop("sha256") != _sha256(stored, rows):
             raise ProfileError(
                 f"profile {path} was changed after it was written (sha256 differs); measure again"
@@ -187,7 +204,7 @@ def _row(entry: str, name: str, graph: OpSpec | OpGraph, rounds: Rounds) -> dict
 
 
 def _parse(
-    rows: Sequence[Mapping[str, Any]], energy_mj: Mapping[str, list[dict[str, float]]], path: Path
+    rows: Sequence[Mapping[str, Any]], header: _Header, path: Path
 ) -> tuple[dict[OpSpec, Rounds], dict[str, list[MeasuredNetwork]]]:
     """Kernels, and networks by what they are entered as."""
     kernels: dict[OpSpec, Rounds] = {}
@@ -204,12 +221,14 @@ def _parse(
                     raise ValueError("this kernel has a row already")
                 kernels[kernel] = rounds
             else:
+                whole = header.shorter.get(str(number))
                 networks[row["entry"]].append(
                     MeasuredNetwork(
                         name=row["name"],
                         graph=_network(row["graph"]),
                         rounds=rounds,
-                        energy_mj=_energy(energy_mj.get(str(number), [])),
+                        energy_mj=_energy(header.energy_mj.get(str(number), [])),
+                        whole=None if whole is None else _network(rows[whole]["graph"]).outline,
                     )
                 )
         except _DAMAGED as error:

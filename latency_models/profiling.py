@@ -26,11 +26,15 @@ from hwprofiles.samples import RUNS_PER_VISIT, Rounds, measure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkModel:
-    """A whole network to measure: its operators, and the file that runs them."""
+    """A whole network to measure: its operators, and the file that runs them.
+
+    `whole` is the outline of its model where it lacks some of that model's blocks.
+    """
 
     name: str
     graph: OpGraph
     onnx_path: Path
+    whole: OpGraph | None = None
 
 
 def build_profile(
@@ -83,7 +87,7 @@ def build_profile(
         def networks_of(models: Sequence[NetworkModel]) -> tuple[MeasuredNetwork, ...]:
             told = {m: (energy_mj[m],) if m in energy_mj else () for m in models}
             return tuple(
-                MeasuredNetwork(name=m.name, graph=m.graph, rounds=times[m], energy_mj=told[m])
+                MeasuredNetwork(name=m.name, graph=m.graph, rounds=times[m], energy_mj=told[m], whole=m.whole)
                 for m in models
             )
 

@@ -40,9 +40,9 @@ def validate(profile: Profile) -> Validation | None:
     measured = np.array([net.rounds.summary().latency_ms for net in profile.held_out])
     tables: dict[OpGraph, LatencyTable] = {}
     for net, whole_ms in zip(profile.held_out, measured, strict=True):
-        outline = net.graph.outline
+        outline = net.model
         if outline not in tables:
-            tables[outline] = LatencyTable.from_profile(profile.of_model(net.graph))
+            tables[outline] = LatencyTable.from_profile(profile.of_model(outline))
         table = tables[outline]
         channels = np.array([(spec.in_channels, spec.out_channels) for spec in net.graph.operators]).T
         prediction = table.predict(net.graph, channels[:1], channels[1:])

@@ -149,14 +149,14 @@ def list_devices(folder: Path, agents: Iterable[Mapping[str, Any]] = ()) -> list
 def model_numbers(profile: Profile) -> dict[OpGraph, int]:
     """The outlines of a profile's models, numbered from 1 in the order in which they were measured."""
     networks = (*profile.networks, *profile.held_out)
-    return {model: i for i, model in enumerate(dict.fromkeys(net.graph.outline for net in networks), 1)}
+    return {model: i for i, model in enumerate(dict.fromkeys(net.model for net in networks), 1)}
 
 
 def disturbed(profile: Profile) -> list[dict[str, Any]]:
     """The measurements whose rounds spread far, with that spread, the worst first."""
     numbers = model_numbers(profile)
     timed = {str(kernel): rounds for kernel, rounds in profile.kernels.items()} | {
-        f"network {net.name!r} of model {numbers[net.graph.outline]}": net.rounds
+        f"network {net.name!r} of model {numbers[net.model]}": net.rounds
         for net in (*profile.networks, *profile.held_out)
     }
     spreads = {name: rounds.summary().spread for name, rounds in timed.items()}
@@ -170,7 +170,7 @@ def network_facts(profile: Profile) -> list[dict[str, Any]]:
     roles = [(net, False) for net in profile.networks] + [(net, True) for net in profile.held_out]
     return [
         {
-            "model": numbers[net.graph.outline],
+            "model": numbers[net.model],
             "network": net.name,
             "held_out": held_out,
             "latency_ms": net.rounds.summary().latency_ms,
@@ -220,7 +220,7 @@ def _profile_facts(name: str, path: Path, profile: Profile) -> dict[str, Any]:
         "age_days": (datetime.now(UTC) - profile.created).total_seconds() / 86400,
         "kernels": len(profile.kernels),
         "networks": network_facts(profile),
-        "models": len({network.graph.outline for network in profile.networks}),
+        "models": len({network.model for network in profile.networks}),
         "mean_error": found and found.mean_error,
         "validated_on": found.networks if found else 0,
     }

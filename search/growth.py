@@ -136,7 +136,7 @@ def _others(before: Profile, after: Profile, own: Profile) -> list[dict[str, Any
     found = []
     for outline, number in model_numbers(after).items():
         old, new = (validate(profile.of_model(outline)) for profile in (before, after))
-        if old and new and old != new and outline != own.networks[0].graph.outline:
+        if old and new and old != new and outline != own.networks[0].model:
             found.append({"model": number, "before": asdict(old), "after": asdict(new)})
     return found
 

@@ -105,9 +105,9 @@ def check(name: str, folder: Path) -> dict[str, Any]:
     path = find_profile(folder, name)
     profile = read_profile(path)
     networks = (*profile.networks, *profile.held_out)
-    models = {network.graph.outline: network.graph for network in networks}
-    for graph in models.values():
-        open_table(profile, graph)
+    models = {network.model for network in networks}
+    for model in models:
+        open_table(profile, model)
     found = validate(profile)
     return {
         "profile": str(path),

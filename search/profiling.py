@@ -130,7 +130,9 @@ def measured(
             listener.update(0.0, f"converting network {position + 1} of {total}")
             path = Path(folder) / f"{position}.onnx"
             write_onnx(*prune(costs.coupling, bundle.tensors, even_kept(costs.coupling, candidate)), path)
-            models.append(NetworkModel(name=name, graph=costs.candidate_graph(candidate), onnx_path=path))
+            graph, model = costs.candidate_graph(candidate), costs.op_graph.outline
+            whole = None if graph.outline == model else model
+            models.append(NetworkModel(name=name, graph=graph, onnx_path=path, whole=whole))
         measuring = f"{len({CALL, *kernels})} kernels, {len(models)} networks"
         return measure(
             kernels,

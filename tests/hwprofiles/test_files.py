@@ -57,6 +57,19 @@ def test_a_profile_reads_back_as_it_was_written(times: list[float], specs: set[O
         assert read_profile(path) == profile
 
 
+def test_a_network_that_lacks_blocks_is_one_of_its_model(tmp_path: Path) -> None:
+    profile = profile_of(np.ones((1, 2, 3)))
+    dense, (other,) = profile.networks[0], profile.held_out
+    shorter = replace(other, name="shorter", whole=dense.graph.outline)
+    profile = replace(profile, networks=(dense, shorter))
+    write_profile(profile, tmp_path / "bench.parquet")
+    read = read_profile(tmp_path / "bench.parquet")
+    assert read == profile
+    assert read.of_model(dense.graph).networks == (dense, shorter)
+    assert read.of_model(other.graph).held_out == (other,)
+    assert read.of_model(other.graph).networks == ()
+
+
 def with_energy(*passes: dict[str, float]) -> Profile:
     profile = profile_of(np.linspace(0.1, 0.9, 12).reshape(2, 2, 3))
     (other,) = profile.held_out

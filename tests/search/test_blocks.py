@@ -124,6 +124,11 @@ def test_widths_of_a_trial_may_drop_a_block_and_no_group(
     assert ran.code == 0, ran.err
     [found] = json.loads(ran.out)
     assert found["widths"]["blocks.1"] == 0
+    profile = Place(tmp_path, "shallow").profile
+    checked = prunefront("lut", "check", profile, "--json")
+    assert json.loads(checked.out)["models"] == 1, checked.err
+    predicted = prunefront("predict", shallow_job, "--device", profile, "--widths", widths)
+    assert predicted.code == 0, predicted.err
     widths.write_text('[{"blocks.1.conv1": 0}]')
     refused = prunefront("trial", shallow_job, "--widths", widths, "--runs", tmp_path)
     assert refused.code != 0
