@@ -6,14 +6,15 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from hwprofiles.errors import RequestError, TrialError, nearest, one_line
+from hwprofiles.errors import BundleError, RequestError, TrialError, nearest, one_line
 from search.job import Job
 from search.progress import Listener
 from trials.bundle import Bundle, read_bundle
-from trials.data import Splits, load
+from trials.data import Split, Splits, load
 from trials.evaluate import evaluate
 from trials.export import export_model
 from trials.factory import call_factory
@@ -91,7 +92,38 @@ def open_splits(job: Job, bundle: Bundle) -> Splits:
             "the model does not give one row of logits per example; searches are for classifiers so far"
         )
     splits.check_model([item.shape for item in bundle.graph.inputs], example.shape[1])
+    for name, split in {"train": splits.train, "validation": splits.validation, "test": splits.test}.items():
+        if split is not None:
+            _check_values(bundle, name, split)
     return splits
+
+
+def _check_values(bundle: Bundle, name: str, split: Split) -> None:
+    """Run the model on a few examples: the first, and those with the least and the largest of integers.
+
+    Raises:
+        RequestError: it does not take them, such as tokens that it has no embedding for.
+    """
+    rows, ranges = {0}, []
+    for values in split.inputs:
+        each = values.reshape(len(values), -1)
+        if values.dtype.kind in "iu" and each.size:
+            rows |= {int(each.min(axis=1).argmin()), int(each.max(axis=1).argmax())}
+            ranges.append(f"{values.dtype} from {each.min()} to {each.max()}")
+        else:
+            ranges.append(str(values.dtype))
+    arrays, _ = split.batch(np.array(sorted(rows)))
+    try:
+        bundle.run(*map(torch.from_numpy, arrays))
+    except BundleError as error:
+        wanted = ", ".join(
+            f"{item.dtype} below {item.high}" if "int" in item.dtype else item.dtype
+            for item in bundle.graph.inputs
+        )
+        raise RequestError(
+            f"[data] {name} has inputs of {', '.join(ranges)}, on which the model, declared to take "
+            f"{wanted}, does not run: {one_line(str(error.__cause__))[:200]}; mend the data or [model] input"
+        ) from None
 
 
 def _zeros(bundle: Bundle, batch: int) -> tuple[torch.Tensor, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from search.progress import Silent
 from tests.bundles import export_images, exported
 from tests.digits import digits, digits_bundle
 from trials.evaluate import evaluate
+from trials.export import export_model
+from trials.graph import Input
 from trials.groups import analyse
 
 
@@ -44,6 +47,33 @@ class Transposed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1).transpose(0, 1)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8"])
+def test_tokens_that_the_model_cannot_read_are_refused_by_their_range(tmp_path: Path, dtype: str) -> None:
+    model = nn.Sequential(nn.Embedding(16, 4), nn.Flatten(), nn.Linear(32, 3))
+    bundle = export_model(model, [Input(name="ids", shape=(8,), dtype="int64", high=16)])
+    job = Job.load(_job_on_tokens(tmp_path, np.arange(16).astype("int64")))
+    assert len(open_splits(job, bundle).train) == 6
+    job = Job.load(_job_on_tokens(tmp_path, np.where(np.arange(16) == 11, 40, 3).astype(dtype)))
+    with pytest.raises(
+        RequestError, match=rf"train has inputs of {dtype} from 3 to 40, .*int64 below 16, .*not run"
+    ):
+        open_splits(job, bundle)
+
+
+def _job_on_tokens(folder: Path, tokens: np.ndarray) -> Path:
+    """Six examples of eight tokens, of which the fourth and the fifth have these."""
+    x = np.full((6, 8), 3, dtype=tokens.dtype)
+    x[3:5] = tokens.reshape(2, 8)
+    np.savez(folder / "data.npz", x=x, y=np.arange(6) % 3)
+    (folder / "b").mkdir(exist_ok=True)
+    split = '"data.npz"'
+    (folder / "job.toml").write_text(
+        f'[model]\nbundle = "b"\n[data]\nsource = "npz"\ntrain = {split}\nvalidation = {split}\n'
+        '[budget]\nmacs = "50%"\n'
+    )
+    return folder / "job.toml"
 
 
 def test_a_model_without_one_row_per_example_is_no_classifier(small_job: Path) -> None:
