@@ -130,10 +130,12 @@ def answers(trial: Mapping[str, Any]) -> list[str]:
         if not changes:
             continue
         drop = f"{percent(changes['worst_drop'])}±{percent(changes['worst_drop_error'])}"
+        worst = f"class {changes['worst_class']} lost most, {drop} points"
         lines.append(
             f"{stage}: of {facts['images']} answers {changes['lost']} that dense gives right are wrong and "
-            f"{changes['won']} that it gives wrong are right; class {changes['worst_class']} lost most, "
-            f"{drop} points; calibration error {percent(facts['calibration_error'])} %"
+            f"{changes['won']} that it gives wrong are right; "
+            f"{worst if changes['worst_drop'] > 0 else 'no class lost'}; "
+            f"calibration error {percent(facts['calibration_error'])} %"
         )
         if moves := changes["moves"]:
             told = ", ".join(f"{dense}→{now} ({images})" for dense, now, images in moves)

@@ -94,6 +94,8 @@ class Bundle:
         graph = json.dumps(self.graph.to_json(), separators=(",", ":"), allow_nan=False)
         (folder / "graph.json").write_text(graph)
         save_file({name: t.contiguous() for name, t in self.tensors.items()}, folder / weights)
+        # safetensors lets nobody but us read what it writes; whoever deploys may be another user.
+        (folder / weights).chmod((folder / "graph.json").stat().st_mode & 0o777)
         return {name: file_sha256(folder / name) for name in ("graph.json", weights)}
 
     @property

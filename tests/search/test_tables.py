@@ -28,7 +28,8 @@ def trial(number: int, reason: str = "") -> dict[str, Any]:
 
 def test_what_became_of_the_dense_answers_is_told_for_each_stage_that_knows_it() -> None:
     changes = {"lost": 23, "won": 12, "moves": [[3, 5, 9], [5, 3, 4]], "worst_class": 3, "worst_drop": 0.042}
-    facts = {"images": 500, "calibration_error": 0.031, "changes": {**changes, "worst_drop_error": 0.011}}
+    changes["worst_drop_error"] = 0.011
+    facts = {"images": 500, "calibration_error": 0.031, "changes": changes}
     found = {"facts": FACTS, "results": {"final": {"facts": {**facts, "notes": ["trained on 64 at a time"]}}}}
     told, moves, note = tables.answers(found)
     assert told == (
@@ -37,6 +38,9 @@ def test_what_became_of_the_dense_answers_is_told_for_each_stage_that_knows_it()
     )
     assert moves == "finalist: most answers moved from class to class as 3→5 (9), 5→3 (4)"
     assert note == "finalist: trained on 64 at a time"
+    changes["worst_drop"] = 0.0
+    told, *_ = tables.answers({"facts": {**facts, "changes": changes, "notes": []}, "results": {}})
+    assert "are right; no class lost; calibration error" in told
     assert tables.answers({"facts": None, "results": {}}) == []
 
 

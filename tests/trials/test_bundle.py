@@ -68,6 +68,7 @@ def test_what_was_written_is_read_back(name: str, tmp_path: Path) -> None:
     found = read_bundle(tmp_path / "model.bundle")
     assert found.graph == bundle.graph
     assert found.sha256 == bundle.sha256
+    assert len({file.stat().st_mode for file in (tmp_path / "model.bundle").iterdir()}) == 1
     x = example_input(name)
     assert torch.equal(found.network().eval()(x), bundle.network().eval()(x))
 
