@@ -61,8 +61,8 @@ class Loop:
         baselines: proposals that every job tries first, told to the controller like its own.
         trials: how many trials there will be in all, baselines included.
         in_flight: see the module; stored with the job, as the candidates depend on it.
-        finalists: how many trials will be chosen. What falls short of as many others that were made for its
-            target, and told before it was asked for, is of no use.
+        finalists: how many trials will be chosen. What falls short of as many others, no two alike, that were
+            made for its target and told before it was asked for is of no use.
         add_to_front: called with each trial that is told as done, and its merit; returns what to say of the
             front so far.
     """
@@ -181,7 +181,7 @@ class Loop:
             self._best = merit if self._best is None else max(self._best, merit)
             if trial.number >= len(self.baselines):  # which take no finalist's place
                 best = self._merits[trial.target]
-                self._merits[trial.target] = sorted([*best, merit], reverse=True)[: self.finalists]
+                self._merits[trial.target] = sorted({*best, merit}, reverse=True)[: self.finalists]
             self._front = self.add_to_front(trial, merit)
 
     def _next(self) -> Proposal | None:

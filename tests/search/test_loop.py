@@ -243,7 +243,7 @@ def test_a_trial_needs_what_the_last_finalist_of_its_target_had_when_it_was_aske
     trials = loop.run(FakeWorkers(seed))
     for trial in trials:
         told = trials[len(BASELINES) : max(0, trial.number - in_flight + 1)]
-        merits = sorted(t.facts.accuracy for t in told if t.facts and t.target == trial.target)
+        merits = sorted({t.facts.accuracy for t in told if t.facts and t.target == trial.target})
         place = merits[-finalists] if len(merits) >= finalists else 0.0
         assert requests.needed[trial.candidate] == place
     assert any(requests.needed.values())
