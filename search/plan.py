@@ -205,7 +205,9 @@ def _plan(
     profile_sha256: str,
     scorer: Scorer,
 ) -> Plan:
-    targets = budget_targets(job, space, scorer.cost(job.budget.kind))
+    dense_ms = dense_latency_ms(profile)
+    kind = job.budget.kind
+    targets = budget_targets(job, space, scorer.cost(kind), dense_ms if kind == "latency_ms" else None)
     execution = training = job.search.execution
     if execution == "auto":
         execution = probe_execution(bundle.network(), splits.train).value
@@ -224,7 +226,7 @@ def _plan(
         execution=execution,
         in_flight=2 * job.search.workers,
         targets=targets,
-        dense_ms=dense_latency_ms(profile),
+        dense_ms=dense_ms,
         dense_accuracy=evaluation.accuracy,
         dense_accuracy_error=evaluation.accuracy_error,
         dense_test=test,
@@ -233,11 +235,11 @@ def _plan(
     )
 
 
-def budget_targets(job: Job, space: Space, cost: Cost) -> tuple[float, ...]:
+def budget_targets(job: Job, space: Space, cost: Cost, dense_cost: float | None = None) -> tuple[float, ...]:
     """The levels of a job's budget in the unit of its kind.
 
-    Percentages are of what the dense candidate costs by the same `cost` as all others: of a latency, what is
-    predicted. Where a prediction is off by as much for all, the shares are right.
+    Args:
+        dense_cost: what percentages are of, where that is not the `cost` of the dense candidate.
 
     Raises:
         RequestError: no candidate meets a level, or the dense one does; names the costs between which levels
@@ -245,19 +247,20 @@ def budget_targets(job: Job, space: Space, cost: Cost) -> tuple[float, ...]:
     """
     budget, unit = job.budget, job.budget.kind.removeprefix("latency_")
     least, most = cost(as_counts([narrowest(space), space.dense])).tolist()
+    dense_cost = dense_cost or most
     targets = []
     for level in budget.levels:
-        target = level.value * most if level.relative else level.value
+        target = level.value * dense_cost if level.relative else level.value
         given = f" ({target:.6g} {unit})" if level.relative else ""
         if target < least:
             raise RequestError(
                 f"the budget {budget.written(level)}{given} cannot be met: the smallest reachable is "
-                f"{least:.6g} {unit} ({least / most:.0%} of dense); raise it, or lower "
+                f"{least:.6g} {unit} ({least / dense_cost:.0%} of dense); raise it, or lower "
                 "search.lowest_keep"
             )
         if target >= most:
             raise RequestError(
-                f"the budget {budget.written(level)} asks for nothing: the dense model costs "
+                f"the budget {budget.written(level)}{given} asks for nothing: the dense model costs "
                 f"{most:.6g} {unit} as it is; ask for less than that"
             )
         targets.append(target)

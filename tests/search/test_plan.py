@@ -38,6 +38,7 @@ def job_with(small_job: Path, budget: str) -> Job:
 def test_percentages_are_of_the_dense_cost(small_job: Path) -> None:
     job = job_with(small_job, 'macs = ["20%", "90%"]')
     assert budget_targets(job, SPACE, cost) == pytest.approx((30, 135))
+    assert budget_targets(job, SPACE, cost, dense_cost=120.0) == pytest.approx((24, 108))
 
 
 def test_the_smallest_cost_there_is_may_be_asked_for_and_no_less(small_job: Path) -> None:
@@ -59,8 +60,8 @@ def test_a_budget_that_cannot_be_met_is_named_as_it_was_written(small_job: Path)
 def test_a_budget_that_the_dense_model_holds_asks_for_nothing(written: str, small_job: Path) -> None:
     with pytest.raises(RequestError, match="asks for nothing: the dense model costs 150 macs as it is; ask"):
         budget_targets(job_with(small_job, written), SPACE, cost)
-    with pytest.raises(RequestError, match=r"latency_ms = 160 asks for nothing: .* costs 150 ms"):
-        budget_targets(job_with(small_job, "latency_ms = 160.0"), SPACE, cost)
+    with pytest.raises(RequestError, match=r'latency = "95%" \(152 ms\) asks for nothing: .* costs 150 ms'):
+        budget_targets(job_with(small_job, 'latency = "95%"'), SPACE, cost, dense_cost=160.0)
 
 
 def test_a_plan_comes_back_from_the_store_as_it_was(prepared: Prepared) -> None:
@@ -87,9 +88,8 @@ def test_the_zeros_that_a_job_asks_for_reach_its_trials(small_job: Path) -> None
     assert (recipe.zeros, recipe.zeros_scope, recipe.schedule) == ("2:4", "global", "gradual")
 
 
-def test_targets_are_shares_of_what_the_dense_model_is_predicted_to_take(prepared: Prepared) -> None:
-    (dense_ms,) = prepared.scorer.cost("latency_ms")(prepared.space.sizes[None])
-    assert prepared.plan.targets == pytest.approx((dense_ms / 2, dense_ms * 0.75))
+def test_targets_are_shares_of_the_measured_dense_latency(prepared: Prepared) -> None:
+    assert prepared.plan.targets == pytest.approx((prepared.plan.dense_ms / 2, prepared.plan.dense_ms * 0.75))
     assert prepared.plan.in_flight == 2 * prepared.job.search.workers
     assert prepared.plan.dense_test is not None
 
