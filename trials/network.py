@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,30 +11,36 @@ from torch import nn
 
 from hwprofiles.errors import BundleError
 from trials.graph import Arg, Batch, Dtype, Graph, Node, Tensor, Value
+from trials.layers import Ranks, layer_of, ranks_of
 from trials.oprules import rule_of
 
 TRAINING_FLAGS = {"training", "train"}
+_PLAIN = nn.Module()
+"""Has what every module has, so that no tensor can be called so."""
 
 Values = dict[str, Any]
 """Name → what an input or a step gave, of the values that are still to be read."""
-Ranks = Mapping[str, int]
-"""Number of axes of each value as far as the names of ops tell; 0 where that would take a trace."""
+Names = Mapping[str, frozenset[str]]
+"""Path of a module → what the user calls the tensors and modules in it."""
 
 
 class Network(nn.Module):
     """Runs a graph. Convolutions, linear layers, norms, embeddings and dropouts are modules of their own.
 
     Inputs and outputs are the model's, in order; one output comes bare, several as a tuple. State dict keys
-    are the user's own.
+    are the user's own, also where an attribute here goes by the same name: tensors and modules are then
+    registered, but are no attributes.
     """
 
     def __init__(self, graph: Graph, tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.graph = graph
-        ranks = _ranks(graph)
-        self.steps = [Step(self, node, tensors, ranks) for node in graph.nodes]
         self.release = last_uses(graph)
         """For each step, the values that nothing reads after it."""
+        self.steps: list[Step] = []
+        ranks, names = ranks_of(graph), _names_within(graph.tensors)
+        for node in graph.nodes:
+            self.steps.append(Step(self, node, tensors, ranks, names))
         for name, spec in graph.tensors.items():
             _hold(self, name, tensors[name], trainable=spec.trainable)
 
@@ -100,13 +106,15 @@ def last_uses(graph: Graph) -> list[list[str]]:
 class Step:
     """One node, ready to run: a module on its input, or an ATen op on its arguments."""
 
-    def __init__(self, root: Network, node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
+    def __init__(
+        self, root: Network, node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks, names: Names
+    ) -> None:
         self.node, self.name = node, node.name
         rule_of(node.op)
         main = next(iter(node.values), "")
-        made = _MODULES[node.op](node, tensors, ranks) if main and node.op in _MODULES else None
+        made = layer_of(node, tensors, ranks) if main else None
         self.flag = next((name for name in node.args if name in TRAINING_FLAGS), "")
-        self.path = _adopt(root, node, made) if made is not None else ""
+        self.path = _adopt(root, node, made, names) if made is not None else ""
         if self.path:
             self.source = main
             return
@@ -114,7 +122,7 @@ class Step:
 
     def __call__(self, root: Network, values: dict[str, Any], batch: int) -> Any:
         if self.path:
-            return root.get_submodule(self.path)(values[self.source])
+            return module_at(root, self.path)(values[self.source])
         args = {name: self._resolve(arg, root, values, batch) for name, arg in self.node.args.items()}
         if self.flag:
             args[self.flag] = root.training
@@ -127,8 +135,7 @@ class Step:
             case Value(name):
                 return values[name]
             case Tensor(name):
-                path, _, attribute = name.rpartition(".")
-                return getattr(root.get_submodule(path), attribute)
+                return tensor_at(root, name)
             case Batch(times):
                 return batch * times
             case Dtype(name):
@@ -149,148 +156,88 @@ def _function(op: str) -> Callable[..., Any]:
     return found
 
 
-def _ranks(graph: Graph) -> Ranks:
-    ranks = {item.name: 1 + len(item.shape) for item in graph.inputs}
-    for node in graph.nodes:
-        first = next(iter(node.values), "") if node.op.startswith(_KEEP_RANK) else ""
-        ranks[node.name] = 4 if "2d" in node.op else ranks.get(first, 0)
-    return ranks
+def module_at(root: nn.Module, path: str) -> nn.Module:
+    """The module registered at a dotted path; unlike `get_submodule` whatever attributes hide it."""
+    module = root
+    for name in path.split(".") if path else ():
+        child = module._modules[name]
+        assert child is not None
+        module = child
+    return module
 
 
-_KEEP_RANK = tuple(f"aten.{op}." for op in ("add", "cat", "mul", "relu", "hardtanh", "batch_norm", "dropout"))
+def tensor_at(root: nn.Module, path: str) -> torch.Tensor:
+    """The parameter or buffer registered at a dotted path, or what whoever parametrised it put there."""
+    parent, _, name = path.rpartition(".")
+    module = module_at(root, parent)
+    for held in (module._parameters, module._buffers):
+        found = held.get(name)
+        if found is not None:
+            return found
+    computed: torch.Tensor = getattr(module, name)
+    return computed
 
 
-def _layer(cls: Callable[..., nn.Module], widths: Mapping[str, int], **settings: Any) -> nn.Module:
-    """A layer whose tensors take no memory and no time to initialise; they are put in place next.
+def _names_within(tensors: Iterable[str]) -> Names:
+    found = defaultdict(set)
+    for name in tensors:
+        while name:
+            path, _, last = name.rpartition(".")
+            found[path].add(last)
+            name = path
+    return {path: frozenset(names) for path, names in found.items()}
 
-    Constructors cost most of a candidate's time and only widths differ between candidates, so one layer of
-    width 1 is made for all of them and copied.
+
+def _adopt(root: Network, node: Node, module: nn.Module, names: Names) -> str:
+    """Put a module where its tensors' names say.
+
+    Returns:
+        Where it is; "" if its tensors name no place, another module stands there, or something else that the
+        user keeps there goes by the name of one of its attributes.
     """
-    template = _width_one(cls, tuple(widths), **settings)
-    own = {
-        name: value.copy() if isinstance(value, dict | set) else value
-        for name, value in vars(template).items()
-    }
-    layer: nn.Module = object.__new__(type(template))
-    layer.__dict__ = own | dict(widths)
-    return layer
-
-
-@cache
-def _width_one(cls: Callable[..., nn.Module], widths: tuple[str, ...], **settings: Any) -> nn.Module:
-    return cls(**dict.fromkeys(widths, 1), **settings, device="meta")
-
-
-Make = Callable[[Node, Mapping[str, torch.Tensor], Ranks], nn.Module | None]
-"""Makes the layer of a node, or None where no module does the same."""
-
-
-def _conv2d(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
-    weight = tensors[node["weight"].name]
-    return _layer(
-        nn.Conv2d,
-        {
-            "in_channels": weight.shape[1] * node["groups"],
-            "out_channels": weight.shape[0],
-            "groups": node["groups"],
-        },
-        kernel_size=tuple(weight.shape[2:]),
-        stride=node["stride"],
-        padding=node["padding"],
-        dilation=node["dilation"],
-        bias=node["bias"] is not None,
-    )
-
-
-def _linear(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
-    weight = tensors[node["weight"].name]
-    widths = {"in_features": weight.shape[1], "out_features": weight.shape[0]}
-    return _layer(nn.Linear, widths, bias=node["bias"] is not None)
-
-
-def _batch_norm(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
-    if not all(isinstance(node[name], Tensor) for name in ("weight", "bias", "running_mean", "running_var")):
-        return None
-    rank = ranks[node["input"].name]
-    if rank not in (2, 3, 4):
-        return None
-    widths = {"num_features": tensors[node["weight"].name].shape[0]}
-    cls = nn.BatchNorm2d if rank == 4 else nn.BatchNorm1d
-    return _layer(cls, widths, eps=node["eps"], momentum=node["momentum"])
-
-
-def _layer_norm(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
-    if not isinstance(node["weight"], Tensor):
-        return None
-    bias = isinstance(node["bias"], Tensor)
-    return _layer(nn.LayerNorm, {}, normalized_shape=node["normalized_shape"], eps=node["eps"], bias=bias)
-
-
-def _embedding(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
-    count, width = tensors[node["weight"].name].shape
-    padding = node["padding_idx"] if node["padding_idx"] >= 0 else None
-    return _layer(nn.Embedding, {"embedding_dim": width}, num_embeddings=count, padding_idx=padding)
-
-
-def _dropout(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
-    return nn.Dropout(node["p"])
-
-
-_MODULES: dict[str, Make] = {
-    "aten.conv2d.default": _conv2d,
-    "aten.conv2d.padding": _conv2d,
-    "aten.linear.default": _linear,
-    "aten.batch_norm.default": _batch_norm,
-    "aten.layer_norm.default": _layer_norm,
-    "aten.embedding.default": _embedding,
-    "aten.dropout.default": _dropout,
-}
-
-
-def _adopt(root: Network, node: Node, module: nn.Module) -> str:
-    """Put a module where its tensors' names say; returns "" if they name none or another stands there."""
     held = {arg.name: name for name, arg in node.args.items() if isinstance(arg, Tensor)}
     if not held:
-        if hasattr(root, node.name) or not node.name.isidentifier():
+        taken = node.name in names.get("", ()) or hasattr(root, node.name)
+        if taken or not node.name.isidentifier():
             return ""
         root.add_module(node.name, module)
         return node.name
     path = next(iter(held)).rpartition(".")[0]
     if not path or any(tensor != f"{path}.{attribute}" for tensor, attribute in held.items()):
         return ""
+    if any(hasattr(module, name) for name in names[path] - {*held.values(), "num_batches_tracked"}):
+        return ""
     if not _absent(root, path):
-        standing = root.get_submodule(path)
+        standing = module_at(root, path)
         same = type(standing) is type(module) and standing.extra_repr() == module.extra_repr()
         return path if same else ""
     parent, name = _parent(root, path)
-    parent.add_module(name, module)
+    parent._modules[name] = module
     return path
 
 
 def _hold(root: nn.Module, name: str, tensor: torch.Tensor, *, trainable: bool) -> None:
     parent, attribute = _parent(root, name)
-    if trainable:
-        parent.register_parameter(attribute, nn.Parameter(tensor))
-    elif attribute in parent._parameters:
-        parent._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
+    if trainable or attribute in parent._parameters:
+        parent._parameters[attribute] = nn.Parameter(tensor, requires_grad=trainable)
     else:
-        parent.register_buffer(attribute, tensor)
+        parent._buffers[attribute] = tensor
 
 
 def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The module that holds the last part of a dotted path, made on the way where it is missing."""
+    """The module that holds the last part of a dotted path, made on the way where it is missing.
+
+    Raises:
+        BundleError: torch allows no module or tensor of such a name.
+    """
     *parts, name = path.split(".")
+    if any(not part or hasattr(_PLAIN, part) for part in (*parts, name)):
+        raise BundleError(f"the bundle names a tensor {path!r}, which hides an attribute of its module")
     module = root
     for part in parts:
         if part not in module._modules:
-            if hasattr(module, part):
-                raise BundleError(
-                    f"the bundle names a tensor {path!r}, which hides an attribute of its module"
-                )
-            module.add_module(part, nn.Module())
-        child = module._modules[part]
-        assert child is not None
-        module = child
+            module._modules[part] = nn.Module()
+        module = module_at(module, part)
     return module, name
 
 

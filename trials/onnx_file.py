@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.nn.utils import fuse_conv_bn_weights
 
 from hwprofiles.errors import RequestError
 from trials.folding import NORM_TENSORS, TRANSPOSED, bias_name, by_division, by_factors, foldable
 from trials.graph import Graph, Node, Tensor, TensorSpec
-from trials.network import build
+from trials.network import Network, build
 from trials.proof import example_inputs
 
 if TYPE_CHECKING:
+    import onnx_ir
     from torch.onnx._internal.exporter import _registration
 
 OPSET = 20
@@ -104,7 +106,7 @@ def _translate(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> torch.onnx.
     """What `torch.onnx.export` does, but for its registry, of which it makes another in each call."""
     from torch.onnx._internal.exporter import _core  # slow to import, and not needed where nothing is written
 
-    network, inputs = build(graph, tensors).eval(), example_inputs(graph, 2, seed=0)
+    network, inputs = _Bare(build(graph, tensors).eval()), example_inputs(graph, 2, seed=0)
     free = {0: torch.export.Dim("batch", min=1, max=2**16)}
     exported = torch.export.export(network, inputs, dynamic_shapes=((free,) * len(inputs),))
     if all(_is_written(node.target) for node in exported.graph.nodes if node.op == "call_function"):
@@ -119,7 +121,33 @@ def _translate(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> torch.onnx.
         verbose=False,
     )
     program._rename_dynamic_axes((({0: "batch"},) * len(inputs),))
+    _name_as_the_user_does(program.model.graph)
     return program
+
+
+def _name_as_the_user_does(graph: onnx_ir.Graph) -> None:
+    """Take the level of `_Bare` off the names of tensors, but where something else is called so."""
+    computed = (value for node in graph for value in node.outputs)
+    taken = {value.name for value in (*graph.inputs, *graph.initializers.values(), *computed)}
+    for tensor in tuple(graph.initializers.values()):
+        name = (tensor.name or "").removeprefix("model.")
+        if name not in taken:
+            tensor.name = name
+
+
+class _Bare(nn.Module):
+    """A network one level down and without attributes of ours.
+
+    At the top torch's exporter has attributes of its own, and would take either for what the user calls so.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.model = nn.Module()
+        # The very same, so that what the exporter puts in place of tensors is what the network runs on.
+        self.model._parameters, self.model._buffers = network._parameters, network._buffers
+        self.model._modules = network._modules
+        self.forward = network.forward
 
 
 def _is_written(target: object) -> bool:
