@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-
 from trials.costs import Costs
 from trials.memory import Memory
 
@@ -33,7 +31,7 @@ class Room:
     @classmethod
     def of(cls, costs: Costs) -> Self:
         """For the dense model, and so for all that are pruned from it."""
-        memory, dense = Memory(costs), np.array([[group.size for group in costs.coupling.groups]])
+        memory, dense = Memory(costs), costs.coupling.space().sizes[None]
         peak_bytes = APART * int(memory.peak_bytes(dense)[0])
         trained_bytes = APART * int(memory.result_bytes(dense)[0])
         held = max(1, WORKING_BYTES // peak_bytes)

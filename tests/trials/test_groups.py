@@ -300,7 +300,9 @@ def test_places_of_a_width_go_in_the_pairs_that_positions_turn(mix: Mix, places:
 
 
 def test_places_that_a_norm_takes_its_statistics_over_stay_by_name() -> None:
-    mix: Mix = lambda m, q, k, v: attend(m, normed(m, q), F.rms_norm(k, (4,), m.gain), v)  # noqa: E731
+    def mix(m: Heads, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(m, normed(m, query), F.rms_norm(key, (4,), m.gain), value)
+
     reasons = frozen(analyse(export_images(Heads(2, mix), 6, 5).graph))
     assert "mean over them" in reasons["query.width"]
     assert "query" not in reasons

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -421,15 +420,12 @@ def test_the_branch_makes_up_for_what_the_shortcut_lost_and_only_sequential_repa
 @pytest.mark.usefixtures("hardly_any_ridge")
 @pytest.mark.parametrize("name", ["resnet_pad", "resnet_projection", "mobilenet_v2", "densenet"])
 @torch.no_grad()
-def test_nothing_a_layer_reads_explains_what_sequential_repair_leaves_of_its_error(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_a_layer_reads_explains_what_sequential_repair_leaves_of_its_error(name: str) -> None:
     """The normal equations of every layer, in the network that came out; of all that it makes, not of what
     passes an activation alone."""
-    monkeypatch.setattr(sys.modules["trials.repair.sequential"], "REAIMED", 0)
     coupling, kept = coupled(name), halves(coupled(name))
     calibration = calibrated(name)
-    graph, repaired = sequential(calibration, kept)
+    graph, repaired = sequential(calibration, kept, reaimed=0)
     _, cut = prune(coupling, calibration.tensors, kept)
     by_target = {layer.target: layer for layer in calibration.layers}
     by_node = {layer.name: layer for layer in calibration.layers}
@@ -460,7 +456,7 @@ def test_nothing_a_layer_reads_explains_what_sequential_repair_leaves_of_its_err
 @pytest.mark.parametrize("cut_off", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.1, 0.1)], ids=str)
 @pytest.mark.parametrize("width", [None, 5], ids=["biased", "normalised"])
 def test_in_front_of_an_activation_that_cuts_off_only_what_passes_is_made_up_for(
-    cut_off: nn.Module, width: int | None, monkeypatch: pytest.MonkeyPatch
+    cut_off: nn.Module, width: int | None
 ) -> None:
     def make() -> nn.Module:
         layer = nn.Sequential(nn.Conv2d(8, 5, 3, bias=False), norm(width)) if width else nn.Conv2d(8, 5, 3)
@@ -472,8 +468,7 @@ def test_in_front_of_an_activation_that_cuts_off_only_what_passes_is_made_up_for
     dense = run(coupling, bundle.tensors, inputs)
     errors = []
     for times in (0, 2):
-        monkeypatch.setattr(sys.modules["trials.repair.sequential"], "REAIMED", times)
-        repaired = sequential(calibration, halves(coupling))
+        repaired = sequential(calibration, halves(coupling), reaimed=times)
         errors.append((run_pruned(repaired, inputs) - dense).square().mean())
     assert errors[1] < errors[0]
 

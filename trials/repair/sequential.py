@@ -25,13 +25,16 @@ Samples = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 @torch.no_grad()
-def sequential(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, torch.Tensor]]:
+def sequential(
+    calibration: Calibration, kept: Kept, *, reaimed: int = REAIMED
+) -> tuple[Graph, dict[str, torch.Tensor]]:
     """Prune, and refit layer by layer in running order.
 
     From the first layer that loses inputs, makes less for a product of two values or reads behind a dropped
     block on, every layer is refitted, also one that keeps all of its own: it reads what the layers
     before it made a little different. In front of a rectifier only what passes counts: where the dense model
-    passes nothing, a layer need not make the same, as long as nothing passes either.
+    passes nothing, a layer need not make the same, as long as nothing passes either: it is solved again
+    `reaimed` times for that.
 
     Source of the latter: Zhang et al., Efficient and Accurate Approximations of Nonlinear Convolutional
     Networks, arXiv 1411.4229, section 2.2.
@@ -70,7 +73,7 @@ def sequential(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, t
             return zip(calibration.read(layer, values[node["input"].name]), wanted, strict=True)
 
         solution = _solved(layer, samples(), old)
-        for _ in range(REAIMED if layer.passes != EVERYWHERE else 0):
+        for _ in range(reaimed if layer.passes != EVERYWHERE else 0):
             solution = _solved(layer, _reaimed(layer, samples(), solution, tensors), old)
         layer.write(tensors, *solution)
 
