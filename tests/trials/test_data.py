@@ -400,7 +400,7 @@ def test_a_parquet_file_that_memory_does_not_hold_is_refused(
     pixels = pa.array([np.zeros(2**20, np.uint8)] * 4)
     pq.write_table(pa.table({"x": pixels, "label": [0, 1, 0, 1]}), tmp_path / "train.parquet")
     assert (tmp_path / "train.parquet").stat().st_size < 2**16
-    monkeypatch.setattr("trials.data.os.sysconf", lambda name: {"SC_PAGE_SIZE": 2**10}.get(name, 2**11))
+    monkeypatch.setattr("trials.data.files.os.sysconf", lambda name: {"SC_PAGE_SIZE": 2**10}.get(name, 2**11))
     spec = DataSpec(source="parquet", train=SplitSpec("train.parquet"))
     with pytest.raises(
         RequestError, match=r"cannot be read as Parquet \(unpacked it takes more than 2 MiB\)"
