@@ -1,4 +1,4 @@
-"""The example models as bundles, exported once per test run."""
+"""The example models as bundles, exported once per test run, and what their groups are, in short."""
 
 from __future__ import annotations
 
@@ -32,3 +32,16 @@ def coupled(name: str, *, blocks: bool = False) -> Coupling:
 def export_images(model: nn.Module, *shape: int) -> Bundle:
     """Export a model that takes float32 inputs of one shape, given without the batch."""
     return export_model(model, [Input(name="x", shape=shape)])
+
+
+def sizes(coupling: Coupling) -> dict[str, int]:
+    return {group.name: group.size for group in coupling.groups}
+
+
+def shapes(coupling: Coupling) -> dict[str, tuple[str, int, int]]:
+    """Group name → kind, size and how many positions of its first tensor a unit owns."""
+    return {group.name: (group.kind, group.size, group.width) for group in coupling.groups}
+
+
+def frozen(coupling: Coupling) -> dict[str, str]:
+    return {item.name: item.reason for item in coupling.frozen}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,6 +97,18 @@ def prunefront(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     return run
 
 
+def written_json(ran: Ran) -> Any:
+    """What a command wrote, which must be JSON and nothing else."""
+    assert ran.code == 0, ran.err
+    return json.loads(ran.out)
+
+
+def refused(ran: Ran, sentence: str) -> None:
+    """Whoever asked can act: exit code 2 and one line of which the sentence is part."""
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran
+    assert sentence in ran.err
+
+
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
     """Start the command line as a process and a process group of its own."""
     return subprocess.Popen(
@@ -110,6 +124,12 @@ def start(*arguments: str | Path) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> Ran:
     out, err = process.communicate(timeout=240)
     return Ran(process.returncode, out, err)
+
+
+@pytest.fixture
+def quick_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "PASSES", 1)
+    monkeypatch.setattr(profiling, "ROUNDS", 2)
 
 
 @pytest.fixture(scope="session")

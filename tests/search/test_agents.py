@@ -29,9 +29,8 @@ from search import profiling
 from search.service import list_agents, open_on_agent, request_profile
 from tests.bundles import export_images
 from tests.contracts.runtime import IDENTITY, save_identity
-from tests.search.conftest import Prunefront
-from tests.search.test_devices import network as small_network
-from tests.search.test_devices import written_json
+from tests.search.conftest import Prunefront, written_json
+from tests.search.devices.conftest import network as small_network
 from tests.search.test_service import BOARD, KERNELS, a_pass, ask, client, measurement, token
 from trials.measurements import Measurements
 from trials.store import Store

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ from search.figures import write_stairs
 from tests.latency_models.test_compare import slower_corner
 from tests.latency_models.test_stairs import CLIFFS
 from tests.latency_models.test_table import CORNER, DEVICE, PROFILE, SPECS
-from tests.search.conftest import Prunefront, Ran
+from tests.search.conftest import Prunefront, Ran, written_json
 
 
 @pytest.fixture
@@ -31,11 +29,6 @@ def runs(tmp_path: Path) -> Path:
     updated = replace(slower_corner(CLIFFS, 1.5), device=replace(DEVICE, versions={"onnxruntime": "9.9"}))
     write_profile(updated, folder / "after.parquet")
     return tmp_path / "runs"
-
-
-def written_json(ran: Ran) -> Any:
-    assert ran.code == 0, ran.err
-    return json.loads(ran.out)
 
 
 def test_show_lists_families_with_their_counts_and_operators_by_number(

@@ -17,8 +17,7 @@ from search.growth import profile_device
 from search.place import Place
 from search.progress import Silent
 from tests.bundles import export_images
-from tests.search.conftest import Prunefront
-from tests.search.test_devices import refused
+from tests.search.conftest import Prunefront, refused
 
 
 def network(width: int, *, deep: bool = False) -> nn.Module:
