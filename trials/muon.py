@@ -8,7 +8,7 @@ that one rate suits every layer of a network that is trained already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(weights, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]  # training works out its loss by itself: no closure
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:

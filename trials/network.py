@@ -38,9 +38,11 @@ class Network(nn.Module):
         self.release = last_uses(graph)
         """For each step, the values that nothing reads after it."""
         self.steps: list[Step] = []
+        self.by_name: dict[str, Step] = {}
         ranks, names = ranks_of(graph), _names_within(graph.tensors)
         for node in graph.nodes:
-            self.steps.append(Step(self, node, tensors, ranks, names))
+            self.by_name[node.name] = step = Step(self, node, tensors, ranks, names)
+            self.steps.append(step)
         for name, spec in graph.tensors.items():
             _hold(self, name, tensors[name], trainable=spec.trainable)
 

@@ -167,7 +167,7 @@ def run_chunks(
     chunks: Sequence[tuple[torch.Tensor, ...]],
 ) -> list[torch.Tensor]:
     """The output of one node for every chunk; what it reads is computed where it is not there yet."""
-    step = next(step for step in network.steps if step.name == name)
+    step = network.by_name[name]
     needed = {
         key: values[key] if key in values else run_chunks(network, key, values, chunks)
         for key in step.node.values
