@@ -103,7 +103,7 @@ class PlainWay:
         for node, values in walk(network, calibration.chunks):
             if node.name in by_node:
                 layer = by_node[node.name]
-                parts[layer.weight][0].extend(calibration.read(layer, values))
+                parts[layer.weight][0].extend(calibration.read(layer, values[node["input"].name]))
                 parts[layer.weight][1].extend(calibration.made(layer, values[node.name]))
         self.samples = {name: (torch.cat(x), torch.cat(y)) for name, (x, y) in parts.items()}
 
@@ -161,10 +161,10 @@ def drawn(bench: Workbench, count: int) -> list[Candidate]:
 
 
 def fast_repair(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]:
-    calibration_s = seconds(lambda: bench._calibration.moments)
-    scores = bench._scores
+    calibration_s = seconds(lambda: bench.calibration.moments)
+    scores = bench.scores
     kept = [select(bench.coupling, scores, candidate) for candidate in candidates]
-    taken_s = [seconds(repair.fast, bench._calibration, one) for one in kept]
+    taken_s = [seconds(repair.fast, bench.calibration, one) for one in kept]
     print(f"fast: {np.median(taken_s):.3f} s a candidate, moments once {calibration_s:.1f} s", flush=True)
     return {"median_s": float(np.median(taken_s)), "moments_s": calibration_s}
 
@@ -172,7 +172,7 @@ def fast_repair(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]
 def whole_trial(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]:
     model = load_checkpoint("resnet56")
     assert isinstance(model, CifarResNet)
-    plainly = PlainWay(model, bench, bench._calibration)
+    plainly = PlainWay(model, bench, bench.calibration)
     elsewhere = repair.Calibration.fitting(
         bench.coupling,
         bench.bundle.tensors,
@@ -188,7 +188,7 @@ def whole_trial(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]
         start = time.perf_counter()
         ours = bench(Request(candidate=candidate, seed=0)).facts.accuracy
         middle = time.perf_counter()
-        kept = select(bench.coupling, bench._scores, candidate)
+        kept = select(bench.coupling, bench.scores, candidate)
         theirs = evaluate(plainly(kept), images).accuracy
         end = time.perf_counter()
         rows.append((middle - start, end - middle, ours, theirs, evaluate(again(kept), images).accuracy))
@@ -215,12 +215,12 @@ def whole_trial(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]
 
 def sequential_repair(bench: Workbench) -> list[dict[str, Any]]:
     """Uniform widths at half the MACs."""
-    calibration = bench._calibration
+    calibration = bench.calibration
     targets_s = seconds(lambda: calibration.targets)
     space = bench.coupling.space()
     (counts,) = space.round(0.49 * space.sizes[None]).tolist()
     half = Candidate(tuple(counts))
-    orders = {"criterion": bench._scores, "error": {**bench._scores, **bench._errors}}
+    orders = {"criterion": bench.scores, "error": {**bench.scores, **bench.errors}}
     found = []
     for chosen_by, scores in orders.items():
         kept = select(bench.coupling, scores, half)

@@ -36,9 +36,9 @@ RESULTS = Path(__file__).parent / "results" / "repairs.json"
 def repaired(bench: Workbench) -> Iterator[tuple[str, Network, float]]:
     """Each repair's name, what it comes to, and the seconds that it took once all else was worked out."""
     half = Candidate(tuple(group.size // 2 for group in bench.coupling.groups))
-    by_weights = select(bench.coupling, bench._scores, half)
-    by_error = select(bench.coupling, bench._errors, half)
-    calibration = bench._calibration
+    by_weights = select(bench.coupling, bench.scores, half)
+    by_error = select(bench.coupling, bench.errors, half)
+    calibration = bench.calibration
     _ = calibration.moments, calibration.targets
 
     started = time.perf_counter()
@@ -46,7 +46,7 @@ def repaired(bench: Workbench) -> Iterator[tuple[str, Network, float]]:
     yield "cut, units chosen by l1", cut, time.perf_counter() - started
 
     started = time.perf_counter()
-    yield "batch norms recalibrated", bench._recalibrated(cut), time.perf_counter() - started
+    yield "batch norms recalibrated", bench.recalibrated(cut), time.perf_counter() - started
 
     for name, kept in (("", by_weights), (", units chosen by error", by_error)):
         started = time.perf_counter()
@@ -62,7 +62,7 @@ def repaired(bench: Workbench) -> Iterator[tuple[str, Network, float]]:
         yield f"sequential, what passes{name}", found, time.perf_counter() - started
         if not name:
             started = time.perf_counter()
-            again = bench._recalibrated(found)
+            again = bench.recalibrated(found)
             yield "the same, batch norms recalibrated", again, time.perf_counter() - started
 
 

@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,17 +40,17 @@ from torch import Tensor, nn
 
 from benchmarks.cifar import CHECKPOINTS, DATA, load_checkpoint, load_splits
 from benchmarks.cifar_search import STREAMS, add_options, search
+from benchmarks.finetune_recipe import STEPS, trained
 from trials.bundle import read_bundle
 from trials.data import Split, Splits
-from trials.distill import Distillation, common_features
 from trials.evaluate import Execution, Judge
 from trials.export import export_model
 from trials.finetune import Augment, finetune
 from trials.graph import Input
 from trials.network import Network, build
+from trials.norms import recalibrate
 
 RESULTS = Path(__file__).parent / "results" / "side_by_side.json"
-STEPS = 300
 IMPORTANCES: dict[str, Callable[[], Any]] = {
     "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
     "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
@@ -67,21 +68,33 @@ class Subject:
     execution: Execution
 
     def dense(self) -> nn.Module:
+        """One to change."""
         return load_checkpoint(self.name)
 
-    def network(self) -> Network:
-        return export_model(self.dense(), [Input(name="x", shape=(3, 32, 32))]).network().eval()
+    @cached_property
+    def teacher(self) -> Network:
+        """One to look up to."""
+        return exported(self.dense())
 
-    def judge(self, split: Split | None) -> Judge:
-        assert split is not None
-        return Judge(split, self.network(), execution=Execution.CHANNELS_LAST)
+    @cached_property
+    def chooses(self) -> Judge:
+        return self._judge(self.splits.validation)
 
     def accuracy(self, model: nn.Module) -> float:
         """On the images that choose nothing."""
-        return round(self.judge(self.splits.test)(model.eval()).accuracy, 4)
+        return round(self._reports(model.eval()).accuracy, 4)
 
-    def inputs(self, split: Split) -> Tensor:
-        return torch.from_numpy(split.batch(slice(None))[0][0])
+    @cached_property
+    def _reports(self) -> Judge:
+        assert self.splits.test is not None
+        return self._judge(self.splits.test)
+
+    def _judge(self, split: Split) -> Judge:
+        return Judge(split, self.teacher, execution=Execution.CHANNELS_LAST)
+
+
+def exported(model: nn.Module) -> Network:
+    return export_model(model, [Input(name="x", shape=(3, 32, 32))]).network().eval()
 
 
 def macs(model: nn.Module) -> float:
@@ -106,25 +119,10 @@ def ours(subject: Subject, share: float, options: argparse.Namespace) -> dict[st
 def _trained_by_us(subject: Subject, pupil: Network) -> dict[str, Any]:
     """The best on validation images of: as it was, after the last step, and averaged."""
     started = time.perf_counter()
-    teacher, before = subject.network(), build(pupil.graph, _copied(pupil))
-    one = subject.inputs(subject.splits.train.take(torch.arange(1).numpy()))
-    trained = finetune(
-        pupil,
-        subject.splits.train,
-        steps=STEPS,
-        seed=0,
-        distillation=Distillation(teacher, features=common_features(teacher, pupil, (one,))),
-        augment=Augment.SHIFT_FLIP,
-        execution=subject.execution,
-    )
-    chooses = subject.judge(subject.splits.validation)
-    averaged = build(pupil.graph, trained.averaged)
-    best = max((before, pupil, averaged), key=lambda network: chooses(network.eval()).accuracy)
+    before = build(pupil.graph, {name: value.clone() for name, value in pupil.state_dict().items()})
+    found = (before, *trained(pupil, subject.teacher, subject.splits.train, subject.execution))
+    best = max(found, key=lambda network: subject.chooses(network).accuracy)
     return {"trained": subject.accuracy(best), "train_seconds": round(time.perf_counter() - started)}
-
-
-def _copied(network: Network) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
 def theirs(subject: Subject, model: nn.Module, options: argparse.Namespace) -> dict[str, Any]:
@@ -133,11 +131,11 @@ def theirs(subject: Subject, model: nn.Module, options: argparse.Namespace) -> d
         "macs": round(macs(model) / macs(subject.dense()), 4),
         "untrained": subject.accuracy(model),
     }
-    recalibrate(subject, model)
+    some = subject.splits.train.take(slice(10_000))
+    recalibrate(model, ((torch.from_numpy(images),) for (images,), _ in some.batches(500)))
     result["recalibrated"] = subject.accuracy(model)
     if options.our_recipe:
-        pupil = export_model(model, [Input(name="x", shape=(3, 32, 32))]).network().eval()
-        result["our_recipe"] = _trained_by_us(subject, pupil)["trained"]
+        result["our_recipe"] = _trained_by_us(subject, exported(model))["trained"]
     started = time.perf_counter()
     finetune(
         model,
@@ -152,21 +150,6 @@ def theirs(subject: Subject, model: nn.Module, options: argparse.Namespace) -> d
         "trained": subject.accuracy(model),
         "train_seconds": round(time.perf_counter() - started),
     }
-
-
-@torch.no_grad()
-def recalibrate(subject: Subject, model: nn.Module) -> None:
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    model.train()
-    for batch in subject.inputs(subject.splits.train.take(torch.arange(10_000).numpy())).split(500):
-        model(batch)
-    model.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def torch_pruning(subject: Subject, share: float, importance: str) -> nn.Module:
@@ -213,7 +196,7 @@ def fastnas(subject: Subject, share: float) -> nn.Module:
     """ModelOpt's search by accuracy on the images that choose; padded shortcuts keep it off the streams."""
     import modelopt.torch.prune as mtp
 
-    chooses, ratios = subject.judge(subject.splits.validation), tuple(0.05 * i for i in range(1, 21))
+    ratios = tuple(0.05 * i for i in range(1, 21))
     rules = {
         "nn.Conv2d": {"*": {"channel_divisor": 2, "channels_ratio": ratios}},
         "nn.BatchNorm2d": {"*": {"feature_divisor": 2, "features_ratio": ratios}},
@@ -225,7 +208,7 @@ def fastnas(subject: Subject, share: float) -> nn.Module:
         dummy_input=torch.zeros(1, 3, 32, 32),
         config={
             "data_loader": _some(subject),
-            "score_func": lambda found: chooses(found.eval()).accuracy,
+            "score_func": lambda found: subject.chooses(found.eval()).accuracy,
             "collect_func": lambda batch: batch[0],
         },
     )

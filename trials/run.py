@@ -22,7 +22,7 @@ from trials.answers import Evaluation
 from trials.bundle import Bundle
 from trials.candidate import Candidate, Facts, as_counts
 from trials.costs import Costs
-from trials.criteria import Evidence, score, select
+from trials.criteria import Evidence, Scores, score, select
 from trials.data import Split, Splits
 from trials.distill import Distillation, common_features
 from trials.evaluate import Execution, Judge, evaluate
@@ -30,6 +30,7 @@ from trials.finetune import Augment, Constraint, FinetuneResult, finetune, shift
 from trials.graph import Graph
 from trials.groups import Coupling, Kept, analyse
 from trials.network import Network, build
+from trials.norms import recalibrate
 from trials.prune import prune
 from trials.room import Room
 from trials.schedules import SCHEDULES
@@ -137,7 +138,7 @@ class Workbench:
         if sparsity:
             cut = _built(repaired.graph, repaired.state_dict())
             hide(cut, sparsity.masks(cut))
-            evaluation, network = self._best([cut, self._recalibrated(cut)], judge, seconds, last)
+            evaluation, network = self._best([cut, self.recalibrated(cut)], judge, seconds, last)
             history["sparse"] = evaluation.accuracy
         if steps:
             start = network if self.recipe.schedule == "one_shot" else repaired
@@ -174,6 +175,43 @@ class Workbench:
         network = self.bundle.network()
         return self._whole(network), self._test(network)
 
+    @cached_property
+    def scores(self) -> Scores:
+        """What units are worth by the job's criterion."""
+        return score(self.recipe.criterion, self._evidence)
+
+    @cached_property
+    def errors(self) -> Scores:
+        """The order in which units are missed least, of groups whose readers can all be refitted."""
+        return repair.importance(self.calibration)
+
+    @property
+    def calibration(self) -> repair.Calibration:
+        """What repairs look at: of augmented images where the job augments."""
+        return self._evidence.calibration
+
+    def recalibrated(self, network: Network) -> Network:
+        """A copy whose batch norms have the statistics of training images."""
+        copy = _built(network.graph, network.state_dict())
+        batches = self._evidence.examples.batches(self.room.forward)
+        recalibrate(copy, (tuple(map(torch.from_numpy, arrays)) for arrays, _ in batches))
+        return copy
+
+    @cached_property
+    def _evidence(self) -> Evidence:
+        """Images for calibration, drawn from the train split."""
+        train = self.splits.train
+        count = min(CALIBRATION_IMAGES, len(train))
+        rows = np.random.default_rng(self.recipe.seed).permutation(len(train))[:count]
+        return Evidence(
+            self.coupling,
+            self.bundle.tensors,
+            train.take(np.sort(rows)),
+            self.room,
+            self.recipe.seed,
+            Augment(self.recipe.augment),
+        )
+
     def _merit(self, evaluation: Evaluation) -> float:
         return merit(evaluation, self.splits.carved)
 
@@ -202,83 +240,36 @@ class Workbench:
         features = common_features(teacher, pupil, tuple(torch.from_numpy(values) for values in arrays))
         return Distillation(teacher, weight=self.recipe.distill, features=features)
 
-    @cached_property
-    def _calibration_split(self) -> Split:
-        count = min(CALIBRATION_IMAGES, len(self.splits.train))
-        rows = np.random.default_rng(self.recipe.seed).permutation(len(self.splits.train))[:count]
-        return self.splits.train.take(np.sort(rows))
-
-    @cached_property
-    def _scores(self) -> Mapping[str, np.ndarray]:
-        evidence = Evidence(
-            self.coupling, self.bundle.tensors, self._calibration_split, self.room, self.recipe.seed
-        )
-        return score(self.recipe.criterion, evidence)
-
-    @cached_property
-    def _errors(self) -> Mapping[str, np.ndarray]:
-        return repair.importance(self._calibration)
-
-    @cached_property
-    def _calibration(self) -> repair.Calibration:
-        """Of augmented images where the job augments: images known by heart are not like new ones."""
-        return repair.Calibration.fitting(
-            self.coupling,
-            self.bundle.tensors,
-            self._calibration_split,
-            self.room,
-            seed=self.recipe.seed,
-            augment=Augment(self.recipe.augment),
-        )
-
     def _prune_and_repair(self, request: Request) -> tuple[Network, Kept]:
-        kept = select(self.coupling, self._scores, request.candidate)
+        kept = select(self.coupling, self.scores, request.candidate)
         if not kept:
             raise TrialError("the candidate keeps every unit, so there is nothing to prune")
         how = self.recipe.final_repair if request.final else self.recipe.repair
         try:
             if how == "least_squares":
-                return _built(*repair.fast(self._calibration, kept)), kept
+                return _built(*repair.fast(self.calibration, kept)), kept
             if how == "sequential":
                 return self._sequential(request.candidate, kept)
         except LinAlgError as error:
             raise TrialError(f"the {how} repair has no solution: {error}") from None
         network = _built(*prune(self.coupling, self.bundle.tensors, kept))
-        return (self._recalibrated(network) if how == "batchnorm" else network), kept
+        return (self.recalibrated(network) if how == "batchnorm" else network), kept
 
     def _sequential(self, candidate: Candidate, kept: Kept) -> tuple[Network, Kept]:
         """What does best on held-out data: units by the criterion or by the error that each causes, and of
         the better network, statistics of batch norms as they are or recalibrated."""
         choices = [kept]
-        if any(len(units) for units in kept.values()):  # else blocks alone go, and no units are to be chosen
-            choices.append(select(self.coupling, {**self._scores, **self._errors}, candidate))
-        tried = [
-            self._tried(_built(*repair.sequential(self._calibration, units)), units) for units in choices
-        ]
+        # By error the criterion may choose itself; where blocks alone go, no units are to be chosen.
+        if self.recipe.criterion != "error" and any(len(units) for units in kept.values()):
+            choices.append(select(self.coupling, {**self.scores, **self.errors}, candidate))
+        tried = [self._tried(_built(*repair.sequential(self.calibration, units)), units) for units in choices]
         _, network, units = max(tried, key=itemgetter(0))
-        again = self._tried(self._recalibrated(network), units)
+        again = self._tried(self.recalibrated(network), units)
         _, network, units = max(*tried, again, key=itemgetter(0))
         return network, units
 
     def _tried(self, network: Network, kept: Kept) -> tuple[float, Network, Kept]:
         return self._merit(self._timed_evaluation(network, self._whole, {})), network, kept
-
-    @torch.no_grad()
-    def _recalibrated(self, before: Network) -> Network:
-        """A copy whose batch norms have the statistics of the calibration images."""
-        network = _built(before.graph, before.state_dict())
-        norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        momenta = [norm.momentum for norm in norms]
-        network.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-        for arrays, _ in self._calibration_split.batches(self.room.forward):
-            network(*(torch.from_numpy(values) for values in arrays))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        return network.eval()
 
     def _finetuned(
         self, network: Network, steps: int, seed: int, seconds: dict[str, float], notes: list[str]
@@ -312,7 +303,7 @@ class Workbench:
             found = [trained, _built(trained.graph, train(steps).averaged)]
         else:
             SCHEDULES[self.recipe.schedule](trained, self.sparsity, steps, train)
-            found = [trained, self._recalibrated(trained)]
+            found = [trained, self.recalibrated(trained)]
         seconds["fine-tune"] = time.perf_counter() - started
         return found
 

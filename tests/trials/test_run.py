@@ -202,7 +202,15 @@ def test_with_room_for_few_examples_repair_learns_from_these(
     for repair in ("least_squares", "sequential"):
         workbench = bench(repair=repair)
         assert trial(workbench).accuracy > unrepaired.accuracy
-        assert sum(len(chunk[0]) for chunk in workbench._calibration.chunks) == workbench.room.held < 200
+        assert sum(len(chunk[0]) for chunk in workbench.calibration.chunks) == workbench.room.held < 200
+
+
+def test_units_that_go_by_error_are_those_that_repairs_miss_least(bench: Bench) -> None:
+    """Both look at the same images, varied in the same way."""
+    workbench = bench(criterion="error", augment="shift")
+    assert set(workbench.errors) == {"conv1", "conv2"}
+    for name, order in workbench.errors.items():
+        assert workbench.scores[name].tolist() == order.tolist()
 
 
 def test_the_dense_model_is_judged_as_it_is(bench: Bench, bundle: Bundle, splits: Splits) -> None:

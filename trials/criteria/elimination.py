@@ -15,7 +15,4 @@ def error(evidence: Evidence) -> Scores:
 
     Source: `trials.repair`.
     """
-    calibration = repair.Calibration.fitting(
-        evidence.coupling, evidence.tensors, evidence.examples, evidence.room, seed=evidence.seed
-    )
-    return {**l1(evidence), **repair.importance(calibration)}
+    return {**l1(evidence), **repair.importance(evidence.calibration)}

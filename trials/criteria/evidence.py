@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from trials.data import Split
+from trials.finetune import Augment
 from trials.graph import Value
 from trials.groups import Coupling
 from trials.oprules import Attention, Product, rule_of
+from trials.repair import Calibration
 from trials.room import AMPLE, Room
 from trials.units import Group
 
@@ -43,13 +45,25 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The dense model, its groups, and calibration `examples`, which go as many at a time as `room` says."""
+    """The dense model, its groups, and calibration `examples`, which go as many at a time as `room` says.
+
+    Repairs, and the criterion that asks them, look at examples varied by `augment`: examples that the model
+    knows by heart are not like new ones.
+    """
 
     coupling: Coupling
     tensors: Tensors
     examples: Split
     room: Room = AMPLE
     seed: int = 0
+    augment: Augment = Augment.NONE
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """What repairs look at."""
+        return Calibration.fitting(
+            self.coupling, self.tensors, self.examples, self.room, seed=self.seed, augment=self.augment
+        )
 
     def batches(self, rows: int) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:
         """All examples in their order, at most so many at a time, as tensors."""
