@@ -146,6 +146,15 @@ def doubts(found: Mapping[str, Any]) -> list[str]:
         for number, item in enumerate(found["candidates"], start=1)
         if "failed" in item
     ]
+    shorter = [str(number) for number, item in _predicted(found) if item["dropped"]]
+    if shorter and found["calibrated_on"] and not found["calibrated_on_dropped"]:
+        names = (
+            f"candidates {', '.join(shorter)} lack" if len(shorter) > 1 else f"candidate {shorter[0]} lacks"
+        )
+        lines.append(
+            f"{names} whole blocks, which all networks have that the error bars were calibrated on: they "
+            "vouch less for that; a job with blocks = true measures networks without some"
+        )
     dense = found["dense"]
     if dense and not found["modelled"] and abs(dense["change"]) > found["relative_error"]:
         lines.append(

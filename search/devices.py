@@ -102,8 +102,13 @@ def open_table(profile: Profile, model: OpGraph) -> LatencyTable:
     Raises:
         RequestError: the profile makes no table, or its runtime is not known.
     """
+    return LatencyTable.from_profile(calibrating(profile, model))
+
+
+def calibrating(profile: Profile, model: OpGraph) -> Profile:
+    """What a profile holds of one model, or all of it where it holds no network of that."""
     own = profile.of_model(model)
-    return LatencyTable.from_profile(own if own.networks else profile)
+    return own if own.networks else profile
 
 
 def fitting_profile(folder: Path, device: Device, model: OpGraph, dense_name: str) -> Profile | None:

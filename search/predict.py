@@ -10,7 +10,7 @@ from hwprofiles import MeasuredNetwork, OpGraph, Profile, read_profile
 from hwprofiles.errors import NotMeasuredError, RequestError
 from latency_models import LatencyTable
 from search.bench import OpenBench
-from search.devices import find_profile, open_table
+from search.devices import calibrating, find_profile, open_table
 from search.growth import open_subject
 from search.inspection import read_widths
 from search.profiling import DENSE, measured
@@ -60,7 +60,11 @@ def predict(
     counts, memory = as_counts(candidates), Memory(costs)
     peak_bytes = memory.peak_bytes(counts, batch=profile.device.batch).tolist()
     weight_bytes = memory.weight_bytes(counts).tolist()
-    found: list[dict[str, Any]] = [{"widths": space.named(candidate)} for candidate in candidates]
+    blocks = [axis.name for axis in space.axes if axis.is_block]
+    found: list[dict[str, Any]] = []
+    for candidate in candidates:
+        kept = space.named(candidate)
+        found.append({"widths": kept, "dropped": [name for name in blocks if not kept[name]]})
     scorer = Scorer(costs, table)
     for item, candidate, peak, weights in zip(found, candidates, peak_bytes, weight_bytes, strict=True):
         try:
@@ -119,6 +123,7 @@ def predict(
         "coverage": table.calibration.coverage,
         "relative_error": table.calibration.relative_error,
         "calibrated_on": _calibrated_on(table, profile, costs.op_graph),
+        "calibrated_on_dropped": any(net.whole for net in calibrating(profile, costs.op_graph).networks),
         "dense": dense,
         "candidates": found,
     }

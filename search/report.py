@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError
 from latency_models.calibrate import Calibration
+from search.devices import RESTLESS
 from search.pareto import front_mask
 from trials.candidate import Changes
 
@@ -32,8 +33,9 @@ class Row:
 
     Accuracies are 0..1 and their errors one standard error. `target` is the cost it was made for, in the
     unit of the job's budget; the dense model has none. `measured_spread` is a share of the measured latency.
-    `kept` maps each group to its kept units. `origin` is "dense", "uniform" or the controller's name.
-    `calibration_error`, 0..1, and `changes` against dense are on the validation split.
+    `kept` maps each group to its kept units, `gone` those that went with a block to its name. `origin` is
+    "dense", "uniform" or the controller's name. `calibration_error`, 0..1, and `changes` against dense are
+    on the validation split.
     """
 
     label: str
@@ -51,6 +53,7 @@ class Row:
     macs: int
     parameters: int
     kept: Mapping[str, int] = field(default_factory=dict)
+    gone: Mapping[str, str] = field(default_factory=dict)
     calibration_error: float | None = None
     changes: Changes | None = None
     on_front: bool = False
@@ -153,6 +156,14 @@ class Report:
         return f"No network is on the front of {device} yet"
 
     @property
+    def doubt(self) -> str:
+        """What speaks against the speed-up of the headline, in a sentence; empty where nothing does."""
+        winner = self.winner
+        if winner is None or not self.is_measured(winner):
+            return ""
+        return doubt({"the dense model": self.dense.measured_spread, winner.label: winner.measured_spread})
+
+    @property
     def timed(self) -> str:
         """How latencies that are not predicted came about: "measured" or "modelled"."""
         return timed(self.device.modelled)
@@ -196,7 +207,8 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = TypeAdapter(Report).dump_python(self, mode="json")
-        return {"version": FORMAT_VERSION, "modelled": self.device.modelled, **content}
+        told = {"modelled": self.device.modelled, "doubt": self.doubt}
+        return {"version": FORMAT_VERSION, **told, **content}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -260,6 +272,26 @@ def render_html(report: Report) -> str:
 def timed(modelled: bool) -> str:
     """The word for latencies of a device, which nobody may take for measured where they are worked out."""
     return "modelled" if modelled else "measured"
+
+
+def doubt(spreads: Mapping[str, float | None]) -> str:
+    """A sentence against comparing measurements, such as of two networks; empty where none was disturbed.
+
+    Args:
+        spreads: of the rounds of each by its name, as a share of what it took; see `hwprofiles.Summary`.
+    """
+    far = [
+        f"{name} (rounds spread by {spread:.0%})"
+        for name, spread in spreads.items()
+        if spread is not None and spread > RESTLESS
+    ]
+    if not far:
+        return ""
+    return (
+        f"the measurement of {' and of '.join(far)} was disturbed, so do not rely on the speed-up: above "
+        f"{RESTLESS:.0%} the device was busy with something else; let it rest and run the job again under "
+        "another name, with --name"
+    )
 
 
 def breakable(name: str) -> Markup:

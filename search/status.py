@@ -85,7 +85,9 @@ def _unit(record: JobRecord) -> str:
 
 
 def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:
-    """What a trial keeps by the names of its groups, and its predicted latency, from graph and profile."""
+    """What a trial keeps by the names of its groups, which of them went with a block, and its predicted
+    latency, from graph and profile.
+    """
     # Only who asks for one trial waits for these.
     from hwprofiles import read_profile
     from latency_models import LatencyTable
@@ -111,6 +113,7 @@ def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:
         "widths": {
             group.name: kept for group, kept in zip(coupling.groups, trial.candidate.kept, strict=True)
         },
+        "gone": coupling.gone(trial.candidate),
         "sizes": {group.name: group.size for group in coupling.groups},
         "predicted": {"latency_ms": score.latency_ms, "error_ms": score.error_ms},
         "modelled": profile.device.modelled,

@@ -20,7 +20,7 @@ from search.finish import (
     results,
 )
 from search.plan import Prepared, features
-from search.report import GroupRow, Point, Report, Row, count, percent, significant, timed
+from search.report import GroupRow, Point, Report, Row, count, doubt, percent, significant, timed
 from search.score import Score
 from trials.candidate import Candidate, Facts, Trial, TrialState, as_counts
 from trials.store import Store
@@ -102,6 +102,7 @@ def export_config(prepared: Prepared, store: Store, number: int) -> dict[str, An
         "trial": number,
         "seed": trial.seed,
         "widths": prepared.space.named(trial.candidate),
+        "gone": prepared.coupling.gone(trial.candidate),
         "kept_units": {name: final["kept"].get(name, list(range(size))) for name, size in sizes.items()},
         "facts": final["facts"],
         "test": final["test"],
@@ -113,6 +114,9 @@ def export_config(prepared: Prepared, store: Store, number: int) -> dict[str, An
         },
         "predicted": {"latency_ms": score.latency_ms, "error_ms": score.error_ms},
         "measured": dict(measured) if measured else None,
+        "doubt": doubt({"the dense model": measured["dense_spread"], label(trial): measured["spread"]})
+        if measured
+        else "",
         "device": {
             "name": device.name,
             "board": device.board,
@@ -166,6 +170,7 @@ def _row(
         macs=facts.macs,
         parameters=facts.parameters,
         kept=prepared.space.named(trial.candidate),
+        gone=prepared.coupling.gone(trial.candidate),
         calibration_error=facts.calibration_error,
         changes=facts.changes,
         exported=exported,

@@ -149,6 +149,9 @@ def widths(trial: Mapping[str, Any]) -> Table:
     table = plain(folded("group"), numeric("kept"), numeric("of"), numeric("share"), "")
     for name, kept in trial["widths"].items():
         size = trial["sizes"][name]
+        if name in trial["gone"]:
+            table.add_row(Text(name), "–", str(size), "–", Text(f"gone with block {trial['gone'][name]}"))
+            continue
         full = round(BAR * kept / size)
         bar = Text("█" * full, style="green").append("░" * (BAR - full), style="dim")
         table.add_row(Text(name), str(kept), str(size), f"{kept / size:.0%}", bar)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprofiles.errors import RequestError, nearest
-from trials.blocks import Block, find_blocks
+from trials.blocks import Block, find_blocks, without_blocks
 from trials.candidate import Axis, Candidate, Space
 from trials.graph import Graph, Tensor, Value
 from trials.labels import compact, varying
@@ -92,6 +92,24 @@ class Coupling:
     def dropped(self, kept: Kept) -> tuple[Block, ...]:
         """The blocks of which nothing is kept."""
         return tuple(block for block in self.blocks if block.name in kept and not len(kept[block.name]))
+
+    def gone(self, candidate: Candidate) -> dict[str, str]:
+        """The groups of which a candidate counts units though they go with a block, and that block's name.
+
+        Of blocks within blocks it is the outermost.
+        """
+        kept = {group.name: count for group, count in zip(self.groups, candidate.kept, strict=True)}
+        dropped = sorted(
+            (block for block in self.blocks if not kept[block.name]), key=lambda block: len(block.tensors)
+        )
+        left = without_blocks(self.graph, dropped).tensors
+        block_of = {tensor: block.name for block in dropped for tensor in block.tensors}
+        found = {}
+        for group in self.groups:
+            tensors = [member.rpartition(":")[0] for member in group.members]
+            if kept[group.name] and left.keys().isdisjoint(tensors):
+                found[group.name] = block_of.get(tensors[0], dropped[-1].name)
+        return found
 
     def alive(self, kept: Kept) -> NDArray[np.bool_]:
         """(classes + 1,) True where a class of units stays.

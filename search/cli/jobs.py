@@ -30,6 +30,7 @@ from search.place import Place
 if TYPE_CHECKING:
     from search.job import Job
     from search.plan import Prepared
+    from search.report import Report
     from trials.store import Store
 
 JobFile = Annotated[Path, typer.Argument(help="A job file; docs/job.md explains its keys.")]
@@ -72,7 +73,6 @@ def resume(
 
 
 def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
-    from search import tables
     from search.progress import Bars, Silent
     from search.session import run_job
     from trials.store import JobState, Store
@@ -99,7 +99,7 @@ def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
     else:
         if done:
             say(out, f"job {job.name!r} is done; this is its result")
-        out.print(tables.networks(report))
+        _print_networks(report)
         say(out, f"report   {place.report}")
         if report.export_folder:
             say(out, f"export   {report.export_folder}")
@@ -110,6 +110,14 @@ def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
         failed = [point.failed for point in report.points if point.failed]
         reason = f"; {len(failed)} failed, the first because {failed[0]}" if failed else ""
         fail(f"job {job.name!r} found nothing to export in {len(report.points)} trials{reason}", 1)
+
+
+def _print_networks(report: Report) -> None:
+    from search import tables
+
+    out.print(tables.networks(report))
+    if report.doubt:
+        say(out, f"warning: {report.doubt}")
 
 
 def _python() -> str:
@@ -214,7 +222,7 @@ def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
         say(out, f"job {report.job} has no finished trial yet")
     if report.rows:
         say(out, "\nfinalists and baselines beside the dense network")
-        out.print(tables.networks(report))
+        _print_networks(report)
     say(out, f"report   {prepared.place.report}")
 
 

@@ -255,7 +255,7 @@ class Finetune(Table):
     brief_steps: CountOrZero = 0
     final_steps: CountOrZero = 300
     batch_size: Count = 128
-    learning_rate: Annotated[float, Field(ge=0, description="a number of 0 or more")] = 0.0
+    learning_rate: Annotated[float, Field(ge=0, le=1e6, description="a number from 0 to 1000000")] = 0.0
     augment: Literal["none", "shift", "shift+flip"] = "none"
     distill: Annotated[float, Field(ge=0, le=1, description="a fraction from 0 to 1")] = 1.0
 

@@ -89,6 +89,11 @@ def test_a_job_whose_blocks_may_go_runs_to_its_end_and_exports_what_is_left(
     dropped = [name for name, kept in shown["widths"].items() if not kept]
     assert dropped
     assert set(dropped) <= BLOCKS
+    assert set(shown["gone"].values()) == set(dropped)
+    assert (
+        f"gone with block {dropped[0]}"
+        in prunefront("show", "shallow", "--trial", number, "--runs", tmp_path).out
+    )
     exported = prunefront("export", "shallow", "--trial", number, "--runs", tmp_path)
     assert exported.code in (0, 2), exported.err
     model = search.load(place.export)
@@ -129,6 +134,12 @@ def test_widths_of_a_trial_may_drop_a_block_and_no_group(
     assert json.loads(checked.out)["models"] == 1, checked.err
     predicted = prunefront("predict", shallow_job, "--device", profile, "--widths", widths)
     assert predicted.code == 0, predicted.err
+    assert "vouch less" not in predicted.out  # some of its networks lack blocks, too
+    own = "--runs", tmp_path, "--device", "npu"
+    assert prunefront("profile", "--model", shallow_job, "--passes", "1", *own).code == 0
+    assert "candidate 1 lacks whole blocks" in prunefront(
+        "predict", shallow_job, "--widths", widths, *own
+    ).out.replace("\n", " ")
     widths.write_text('[{"blocks.1.conv1": 0}]')
     refused = prunefront("trial", shallow_job, "--widths", widths, "--runs", tmp_path)
     assert refused.code != 0

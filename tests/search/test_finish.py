@@ -87,11 +87,13 @@ def fill(store: Store, trials: Sequence[Trial]) -> None:
         store.save("small", started.finish(after.facts))
 
 
-def add_final(store: Store, number: int, accuracy: float, latency_ms: float | None) -> None:
+def add_final(
+    store: Store, number: int, accuracy: float, latency_ms: float | None, dense_spread: float = 0.0
+) -> None:
     found = Outcome(facts=replace(FACTS, accuracy=accuracy), kept={})
     store.add_result("small", number, FINAL, found.to_json())
     if latency_ms is not None:
-        dense = {"dense_ms": 1.0, "dense_spread": 0.0}
+        dense = {"dense_ms": 1.0, "dense_spread": dense_spread}
         measured = {"latency_ms": latency_ms, "spread": 0.0, **dense, "seconds": 0.5}
         store.add_result("small", number, MEASURED, measured)
 

@@ -262,7 +262,8 @@ def test_a_job_has_one_device_for_now(folder: Path) -> None:
         ("search", "workers = 65", "an integer from 1 to 64"),
         ("search", "seed = -1", "an integer from 0 to"),
         ("search", "lowest_keep = 1.5", "a fraction above 0 and up to 1"),
-        ("finetune", "learning_rate = -0.1", "a number of 0 or more"),
+        ("finetune", "learning_rate = -0.1", "a number from 0 to 1000000"),
+        ("finetune", "learning_rate = 1e+38", "a number from 0 to 1000000"),
         ("finetune", "distill = 1.1", "a fraction from 0 to 1"),
         *(
             ("sparsity", f"zeros = {zeros}", "a fraction from 0 to below 1, or how many weights stay of how")

@@ -231,6 +231,49 @@ def test_the_headline_says_when_there_is_no_winner() -> None:
     assert BARE.headline == "No network is on the front of this-cpu yet"
 
 
+@pytest.mark.parametrize(
+    ("dense", "winner", "named"),
+    [
+        (2.96, 0.01, "the dense model (rounds spread by 296%) was"),
+        (0.25, 0.26, "trial 3 (rounds spread by 26%) was"),
+        (0.3, 0.4, "the dense model (rounds spread by 30%) and of trial 3 (rounds spread by 40%) was"),
+    ],
+)
+def test_a_speed_up_of_a_disturbed_measurement_is_doubted_where_the_headline_stands(
+    dense: float, winner: float, named: str
+) -> None:
+    found = replace(FOUND, measured_spread=winner)
+    report = replace(REPORT, dense=replace(DENSE, measured_spread=dense), rows=(UNIFORM, found))
+    assert report.doubt.startswith(f"the measurement of {named} disturbed, so do not rely on the speed-up")
+    text = _Page(render_html(report)).text
+    assert 0 < text.index(report.headline) < text.index(report.doubt) < text.index("The front")
+    assert report.to_json()["doubt"] == report.doubt
+
+
+def test_a_speed_up_is_doubted_for_no_other_reason() -> None:
+    dense = replace(DENSE, measured_spread=2.96)
+    unmeasured = replace(FOUND, measured_ms=None)
+    others = replace(UNIFORM, measured_ms=1.0, measured_spread=2.96)
+    for report in (
+        REPORT,
+        replace(REPORT, rows=(others, FOUND)),
+        replace(REPORT, dense=dense, rows=(unmeasured,)),
+        replace(REPORT, dense=dense, rows=(replace(FOUND, exported=False),)),
+    ):
+        assert report.doubt == ""
+        assert "disturbed" not in render_html(report)
+
+
+def test_units_of_a_group_that_went_with_its_block_are_not_counted() -> None:
+    assert "gone with" not in render_html(REPORT)
+    shorter = replace(FOUND, gone={"head.mlp": "head"})
+    page = render_html(replace(REPORT, rows=(shorter,)))
+    assert '<td class="kept" style="--part:0%" title="gone with block head">–</td>' in page
+    text = " ".join(_Page(page).text.split())
+    assert "head.mlp heads 60.0 % 64 –" in text
+    assert "– is gone with the block that it is in." in text
+
+
 def test_rows_stand_slowest_first() -> None:
     assert [row.label for row in REPORT.ordered] == ["dense", "trial 3", "uniform 50%"]
 

@@ -137,6 +137,17 @@ def test_the_configuration_of_an_export_is_what_store_and_plan_say(
     assert written["table_sha256"] == prepared.plan.profile_sha256
 
 
+def test_what_is_exported_says_whether_its_speed_up_can_be_relied_on(
+    prepared: Prepared, planned_store: Store
+) -> None:
+    fill(planned_store, made_trials(prepared, 2))
+    for number, spread in enumerate((0.2, 2.96)):
+        add_final(planned_store, number, accuracy=0.9, latency_ms=0.5, dense_spread=spread)
+    sure, doubtful = (export_config(prepared, planned_store, number) for number in (0, 1))
+    assert sure["doubt"] == ""
+    assert "of the dense model (rounds spread by 296%) was disturbed" in doubtful["doubt"]
+
+
 def test_a_job_without_trials_has_a_report(prepared: Prepared, planned_store: Store) -> None:
     report = make_report(prepared, planned_store)
     assert (report.points, report.rows, report.hypervolume) == ((), (), ())

@@ -89,7 +89,7 @@ def test_names_and_numbers_of_any_length_are_whole_at_80_columns() -> None:
     assert all("…" not in line for line in lines)
     shares = {"name": LONG, "kind": "channels", "size": 4096, "macs_share": 1.0, "latency_share": 1.0}
     group = {**shares, "members": [f"{LONG}.weight:0"] * 9}
-    keeps = {"widths": {LONG: 2048}, "sizes": {LONG: 4096}}
+    keeps = {"widths": {LONG: 2048}, "sizes": {LONG: 4096}, "gone": {}}
     for table in (tables.groups({"groups": [group]}), tables.widths(keeps)):
         lines = printed(table)
         assert all(len(line) <= 80 for line in lines)
@@ -146,7 +146,7 @@ def test_what_is_measured_beside_predictions_is_doubted_if_the_dense_model_moved
     change: float, doubted: bool
 ) -> None:
     dense = {"then_ms": 1.0, "now_ms": 1 + change, "change": change}
-    found = {"candidates": [], "modelled": False, "relative_error": 0.03, "dense": dense}
+    found: dict[str, Any] = {"candidates": [], "modelled": False, "relative_error": 0.03, "dense": dense}
     told = device_tables.doubts(found)
     assert ["in another state" in line for line in told] == [True] * doubted
     assert (
@@ -154,6 +154,25 @@ def test_what_is_measured_beside_predictions_is_doubted_if_the_dense_model_moved
         == device_tables.doubts({**found, "dense": None})
         == []
     )
+
+
+@pytest.mark.parametrize(
+    ("drops", "basis", "dropped_there", "sentence"),
+    [
+        ([[], ["layer1.1"]], "this model", False, "candidate 2 lacks whole blocks, which all networks have"),
+        ([["a"], ["b"]], "other models", False, "candidates 1, 2 lack whole blocks, which all networks have"),
+        ([["a"]], "this model", True, ""),
+        ([["a"]], None, False, ""),
+        ([[]], "this model", False, ""),
+    ],
+)
+def test_error_bars_of_networks_with_all_their_blocks_vouch_less_for_candidates_without_some(
+    drops: list[list[str]], basis: str | None, dropped_there: bool, sentence: str
+) -> None:
+    candidates = [{"dropped": dropped} for dropped in drops]
+    found = {"calibrated_on": basis, "calibrated_on_dropped": dropped_there, "dense": None}
+    told = device_tables.doubts({**found, "candidates": candidates})
+    assert [line[: len(sentence)] for line in told] == [sentence] * bool(sentence)
 
 
 def test_a_few_networks_tell_an_error_and_no_ranks() -> None:
@@ -177,7 +196,7 @@ def test_a_profile_tells_what_was_measured_now_and_what_was_there() -> None:
 def test_half_a_group_is_half_a_bar() -> None:
     (line,) = [
         line
-        for line in printed(tables.widths({"widths": {"stem": 8}, "sizes": {"stem": 16}}))
+        for line in printed(tables.widths({"widths": {"stem": 8}, "sizes": {"stem": 16}, "gone": {}}))
         if "stem" in line
     ]
     assert line.split() == ["stem", "8", "16", "50%", "█" * 10 + "░" * 10]

@@ -174,6 +174,27 @@ def test_without_an_outer_block_the_inner_one_is_gone_too() -> None:
     assert prove(coupling, bundle.tensors).blocks == coupling.blocks
     graph, _ = prune(coupling, bundle.tensors, {"two": NOTHING})
     assert {node.place for node in graph.nodes if node.tensors} == {"stem", "head"}
+    both = coupling.space().parse({"one": 0, "two": 0})
+    assert set(coupling.gone(coupling.space().parse({"two": 0})).items()) >= {("one", "two")}
+    assert set(coupling.gone(both).values()) <= {"two"}
+
+
+@names
+def test_groups_whose_layers_went_with_a_block_are_named_with_it_and_no_others(name: str) -> None:
+    coupling = coupled(name, blocks=True)
+    space = coupling.space()
+    assert coupling.gone(space.dense) == {}
+    for block in BLOCKS[name]:
+        found = coupling.gone(space.parse({block: 0}))
+        left = prune(coupling, exported(name).tensors, {block: NOTHING})[1]
+        lost = {tensor for tensor in exported(name).tensors if tensor not in left}
+        inside = {
+            group.name
+            for group in coupling.groups
+            if {member.rpartition(":")[0] for member in group.members} <= lost
+        }
+        assert found == dict.fromkeys(inside - {block}, block)
+    assert coupling.gone(space.parse(dict.fromkeys(BLOCKS[name], 0)))
 
 
 def test_a_branch_may_read_a_mask_beside_its_trunk_which_stays_an_input(tmp_path: Path) -> None:

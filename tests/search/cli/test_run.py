@@ -68,6 +68,21 @@ def test_a_finished_run_needs_neither_its_data_nor_its_device_to_be_shown(
     assert prunefront("run", runs / "small").code == 0
 
 
+def test_a_run_warns_of_a_speed_up_that_was_measured_while_the_device_was_busy(
+    prunefront: Prunefront, runs: Path
+) -> None:
+    path = runs / "small" / "report.json"
+    report = json.loads(path.read_text())
+    for spread, warned in ((0.01, False), (2.96, True)):
+        for row in (report["dense"], *report["rows"]):
+            row["measured_spread"] = 0.01
+        report["dense"]["measured_spread"] = spread
+        path.write_text(json.dumps(report))
+        lines = prunefront("run", runs / "small").out.splitlines()
+        warnings = [line for line in lines if line.startswith("warning: the measurement of the dense model")]
+        assert bool(warnings) == warned
+
+
 def test_a_changed_job_file_under_the_same_name_is_refused_by_key_and_values(
     prunefront: Prunefront, small_job: Path, runs: Path
 ) -> None:
