@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -297,6 +298,7 @@ def _session(address: str, cpus: int) -> Iterator[Any]:
 
 def _start(ray: Any, address: str, cpus: int, folder: str) -> None:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address, **quiet)
@@ -312,6 +314,9 @@ def _start(ray: Any, address: str, cpus: int, folder: str) -> None:
             f"Ray cannot {where} ({type(error).__name__}: {error}): check {check}, and the variables RAY_* "
             "of the environment, then try again"
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray would print where each of its threads stands, and end this process on the spot.
+        signal.signal(signal.SIGTERM, at_sigterm)
 
 
 def _knock(address: str) -> None:

@@ -1,6 +1,7 @@
 """The command line: `prunefront run job.toml` and its companions.
 
-Exit codes: 0 ok, 1 failed, 2 wrong usage or job, 3 something cannot be reached now, 130 ended by Ctrl-C.
+Exit codes: 0 ok, 1 failed, 2 wrong usage or job, 3 something cannot be reached now, 130 ended by Ctrl-C,
+143 by SIGTERM.
 
 A command imports what it needs when it is called: `prunefront --help` waits for no torch.
 """
@@ -14,18 +15,19 @@ from typer.core import TyperGroup
 
 from hwprofiles.errors import InvariantError, PrunefrontError, RequestError, TransientError
 from search.cli import devices, jobs
-from search.cli.terminal import INTERRUPTED, err, fail, say
+from search.cli.terminal import err, exit_code, fail, heeding_sigterm, say
 
 
 class _Commands(TyperGroup):
-    """The commands, one of which Ctrl-C may end."""
+    """The commands, one of which Ctrl-C or SIGTERM may end."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
+            with heeding_sigterm():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
             say(err, "\ninterrupted before there was anything new to resume; run the same command again")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(exit_code(stop)) from None
 
 
 app = typer.Typer(

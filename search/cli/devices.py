@@ -13,11 +13,11 @@ import typer
 from hwprofiles.errors import RequestError, TransientError
 from search.cli.terminal import (
     FAILED,
-    INTERRUPTED,
     AsJson,
     Runs,
     devices_folder,
     err,
+    exit_code,
     make_folder,
     out,
     print_json,
@@ -127,12 +127,12 @@ def profile(
             return
         with Bars(out) as bars:
             found = measured(bars)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         say(
             err,
             "\ninterrupted; finished passes are kept, or the whole profile, and the same command goes on",
         )
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(exit_code(stop)) from None
     for line in device_tables.profile(found):
         say(out, line)
 
@@ -361,6 +361,6 @@ def agent(
     logging.getLogger("hwprofiles").setLevel(logging.INFO)
     try:
         run_agent(server, token, name=name or socket.gethostname(), folder=folder.expanduser())
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         say(err, "\nstopped; finished passes are kept, and the same command goes on with the next")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(exit_code(stop)) from None

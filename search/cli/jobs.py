@@ -14,10 +14,10 @@ import typer
 
 from hwprofiles.errors import RequestError
 from search.cli.terminal import (
-    INTERRUPTED,
     AsJson,
     Runs,
     err,
+    exit_code,
     fail,
     make_folder,
     out,
@@ -88,12 +88,12 @@ def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
             else:
                 with Bars(out) as bars:
                     report = run_job(job, place, store, bars)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             if job.name not in [record.name for record in store.jobs()]:
                 raise
             say(err, "\ninterrupted; nothing finished is lost")
             say(err, f"go on with: prunefront resume {place.folder}")
-            sys.exit(INTERRUPTED)
+            sys.exit(exit_code(stop))
     if as_json:
         print_json(report.to_json())
     else:

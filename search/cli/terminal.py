@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +27,33 @@ Runs = Annotated[
     Path | None, typer.Option("--runs", help="Folder of runs (env: PRUNEFRONT_RUNS; default: runs).")
 ]
 
-FAILED, INTERRUPTED = 1, 130
-"""What shells expect of a program that Ctrl-C ended."""
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+"""What shells expect of a program that Ctrl-C ended, or that was told to end (SIGTERM)."""
+
+
+class Terminated(KeyboardInterrupt):
+    """Whoever runs this process, such as a batch system, tells it to end: it ends as by Ctrl-C."""
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+
+
+@contextmanager
+def heeding_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` in the main thread, the only one that may decide on signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def runs_folder(runs: Path | None) -> Path:

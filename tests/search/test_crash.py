@@ -179,6 +179,23 @@ def test_stopped_by_ctrl_c_it_says_how_to_go_on_and_then_outlives_a_killed_worke
         assert "worker died" in [event.kind for event in store.events("small")]
 
 
+def test_told_to_end_it_ends_as_by_ctrl_c(planned_runs: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(planned_runs, runs)
+    process = start("resume", runs / "small")
+    wait_for(finished_trials(1), runs, process)
+    process.terminate()  # as a batch system does
+    stopped = finish(process)
+    assert stopped.code == 143, stopped.err
+    assert stopped.err.splitlines() == [
+        "",
+        "interrupted; nothing finished is lost",
+        f"go on with: prunefront resume {runs}/small",
+    ]
+    with Store.open(runs / "prunefront.db") as store:
+        assert store.job("small").state is JobState.INTERRUPTED
+
+
 def kill_workers(process: subprocess.Popen[str]) -> None:
     """Kill the processes that run trials, and nothing else of Ray."""
     for pid in descendants(process.pid):
