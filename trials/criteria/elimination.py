@@ -11,7 +11,8 @@ def error(evidence: Evidence) -> Scores:
     """The place in which a unit goes when units go one by one, each time the one that is missed least.
 
     What is missed is the least-squares error of all layers that read a unit, after they are refitted to make
-    up for it. Groups with a reader that no repair refits are scored by `l1`.
+    up for it. Groups with a reader that no repair refits are scored by `l1`, and so are queries and keys:
+    which of their places go does not matter once they are turned.
 
     Source: `trials.repair`.
     """

@@ -4,7 +4,8 @@ Two repairs, each of which prunes and returns what `prune` does. `fast` solves e
 moments of the dense model's activations, gathered once per model: milliseconds a candidate. `sequential`
 walks the pruned network in order and takes each regression's inputs from what is already repaired and its
 target from the dense model, behind the residual sum where there is one, so that each layer also undoes the
-error of those before it: seconds a candidate. `importance` ranks units by the error that their loss causes.
+error of those before it: seconds a candidate. In both, queries and keys that lose places are turned first, so
+that the places left hold most of their scores. `importance` ranks units by the error that their loss causes.
 
 Source: He et al., Channel Pruning for Accelerating Very Deep Neural Networks, arXiv 1707.06168, section 3.1
 (layer-wise least squares) and 3.2.2 (targets behind the shortcut); ranking by error is second-order

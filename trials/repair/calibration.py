@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Self
 
@@ -18,6 +18,7 @@ from trials.network import Network, build
 from trials.repair.layers import Layer, layers
 from trials.repair.moments import Moments, Sums
 from trials.repair.sampling import inputs_at, outputs_at
+from trials.repair.scores import Scores, ScoreSums, Turn, find_scores
 from trials.room import Room
 
 EXAMPLES, POSITIONS = 1_024, 16
@@ -48,7 +49,7 @@ class Calibration:
     ) -> None:
         self.coupling, self.tensors = coupling, tensors
         self.chunks = [tuple(x[i : i + chunk] for x in inputs) for i in range(0, len(inputs[0]), chunk)]
-        self.layers = layers(coupling)
+        self.layers, self.scores = layers(coupling), find_scores(coupling)
         generator = torch.Generator().manual_seed(seed)
         self._picks = {
             layer.name: [
@@ -82,12 +83,33 @@ class Calibration:
             seed=seed,
         )
 
-    @cached_property
-    @torch.no_grad()
+    @property
     def moments(self) -> Mapping[str, Moments]:
         """Layer → moments of what it reads and makes in the dense model."""
+        return self._sums[0]
+
+    @property
+    def turns(self) -> Sequence[tuple[Scores, Turn]]:
+        """Each of `scores` with how its queries and keys are turned."""
+        return self._sums[1]
+
+    @cached_property
+    def turned(self) -> Set[int]:
+        """The classes of queries and keys of `scores`: which of their places go does not matter."""
+        coupling, found = self.coupling, set[int]()
+        for scores in self.scores:
+            vector = coupling.tensor_axes.get((scores.query.tensors[0], 0))
+            if vector is not None:
+                found.update(coupling.vectors[vector][:, scores.query.rows].ravel().tolist())
+        return found
+
+    @cached_property
+    @torch.no_grad()
+    def _sums(self) -> tuple[Mapping[str, Moments], Sequence[tuple[Scores, Turn]]]:
         by_node = {layer.name: layer for layer in self.layers}
         sums = {layer.name: Sums(shift=bool(layer.intercept)) for layer in self.layers}
+        products = {scores.node: scores for scores in self.scores}
+        of_scores = {name: ScoreSums() for name in products}
         network = build(self.coupling.graph, self.tensors).eval()
         for number, chunk in enumerate(self.chunks):
             for node, values in walk(network, [chunk]):
@@ -97,7 +119,13 @@ class Calibration:
                     sums[layer.name].add(
                         inputs_at(layer, x, pick, self._made(layer)), outputs_at(layer, y, pick)
                     )
-        return {name: found.moments() for name, found in sums.items()}
+                if node.name in products:
+                    query, key = products[node.name].query, products[node.name].key
+                    of_scores[node.name].add(
+                        query.by_head(values[query.value][0]), key.by_head(values[key.value][0])
+                    )
+        moments = {name: found.moments() for name, found in sums.items()}
+        return moments, [(products[name], found.turn()) for name, found in of_scores.items()]
 
     @cached_property
     @torch.no_grad()

@@ -84,7 +84,7 @@ class _State:
 def _readers(calibration: Calibration, group: Group) -> list[tuple[Moments, torch.Tensor]]:
     """What `eliminate` takes; nothing where what reads units of the group cannot be refitted."""
     coupling = calibration.coupling
-    if not coupling.summed.isdisjoint(group.units.tolist()):
+    if not coupling.summed.intersection(group.units.tolist()) <= calibration.turned:
         return []
     by_weight = {layer.weight: layer for layer in calibration.layers if layer.features <= MAX_FEATURES}
     found = []

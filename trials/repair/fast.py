@@ -9,13 +9,14 @@ from trials.graph import Graph
 from trials.groups import Kept
 from trials.prune import prune
 from trials.repair.calibration import Calibration
+from trials.repair.scores import turned
 
 
 @torch.no_grad()
 def fast(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, torch.Tensor]]:
     """Prune, and refit each layer that reads removed units to what it made in the dense model."""
     coupling = calibration.coupling
-    graph, tensors = prune(coupling, calibration.tensors, kept)
+    graph, tensors = prune(coupling, turned(coupling, calibration.tensors, kept, calibration.turns), kept)
     alive = coupling.alive(kept)
     for layer in calibration.layers:
         inputs = layer.inputs(coupling, alive)

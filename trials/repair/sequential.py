@@ -16,6 +16,7 @@ from trials.prune import prune
 from trials.repair.calibration import Calibration, Values, run_chunks, walk
 from trials.repair.layers import EVERYWHERE, Layer
 from trials.repair.moments import Sums
+from trials.repair.scores import turned
 
 REAIMED = 4
 """Times that a layer in front of an activation which cuts off is solved again, for what passes it."""
@@ -40,7 +41,7 @@ def sequential(
     Networks, arXiv 1411.4229, section 2.2.
     """
     coupling = calibration.coupling
-    graph, pruned = prune(coupling, calibration.tensors, kept)
+    graph, pruned = prune(coupling, turned(coupling, calibration.tensors, kept, calibration.turns), kept)
     tensors = {name: tensor.clone() for name, tensor in pruned.items()}
     network = build(graph, tensors).eval()
     alive = coupling.alive(kept)

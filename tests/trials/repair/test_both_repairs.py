@@ -37,8 +37,6 @@ from trials.units import HEADS, WIDTH
 @pytest.mark.usefixtures("hardly_any_ridge")
 def test_twins_of_units_that_stay_are_not_missed_in_any_architecture(name: str) -> None:
     coupling = coupled(name)
-    by_products = [g.name for g in coupling.groups if not coupling.summed.isdisjoint(g.units.tolist())]
-    coupling = coupling.without(dict.fromkeys(by_products, "no layer reads them that could make up for them"))
     tensors, kept = with_twins(coupling, exported(name).tensors), halves(coupling)
     calibration = Calibration(coupling, tensors, [example_input(name, 256)])
     x = example_input(name, 16, seed=1)
