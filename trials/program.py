@@ -30,6 +30,7 @@ def rewritten(program: torch.export.ExportedProgram, inputs: Sequence[Input]) ->
         UnsupportedOpError: an op without a rule, or a use of one that a bundle cannot express.
         RequestError: it returns something that it does not compute.
     """
+    _inline(program.graph_module)
     return _Rewriter(program, inputs).bundle()
 
 
@@ -116,7 +117,8 @@ class _Rewriter:
             )
         op = _SAME.get(str(target), str(target))
         schema, wanted = target._schema.arguments, _overload(op)._schema.arguments
-        bound = dict(zip((argument.name for argument in schema), node.args, strict=False)) | dict(node.kwargs)
+        names = (argument.name for argument in schema)
+        bound: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
         name, _, overload = op.removeprefix("aten.").partition(".")
         mutated = node.args[0] if name.endswith("_") else None
         if mutated is not None:
@@ -138,6 +140,9 @@ class _Rewriter:
                 f"the model picks by a mask at {node.name!r}, so that sizes depend on its input; pick by "
                 "indices, or multiply by the mask"
             )
+        if op == "aten.cat.default":
+            # As torch has it, a list of nothing has no axes to fit: what caches of decoders start from.
+            bound["tensors"] = [part for part in bound["tensors"] if part.meta["val"].shape != (0,)]
         args = {
             argument.name: self._encode(
                 bound[argument.name] if argument.name in bound else argument.default_value, node
@@ -231,6 +236,24 @@ class _Rewriter:
         raise UnsupportedOpError(
             f"the model passes {arg!r} to {node.target} at {node.name!r}, which a bundle cannot hold"
         )
+
+
+def _inline(module: torch.fx.GraphModule) -> None:
+    """Put what runs under `torch.no_grad` beside everything else: a graph of ours knows no gradients."""
+    for node in list(module.graph.nodes):
+        if node.target is not torch.ops.higher_order.wrap_with_set_grad_enabled:
+            continue
+        _, inner, *args = node.args
+        body = getattr(module, inner.target)
+        _inline(body)
+        places = (each for each in body.graph.nodes if each.op == "placeholder")
+        with module.graph.inserting_before(node):
+            results = module.graph.graph_copy(body.graph, dict(zip(places, args, strict=True)))
+        assert isinstance(results, tuple)
+        for item in list(node.users):
+            item.replace_all_uses_with(results[item.args[1]])
+            module.graph.erase_node(item)
+        module.graph.erase_node(node)
 
 
 def _overload(op: str) -> torch._ops.OpOverload:

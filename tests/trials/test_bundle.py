@@ -304,6 +304,42 @@ def test_what_buffers_alone_make_is_computed_once_even_by_ops_without_a_rule() -
     assert bundle.tensors["constants.gather"].tolist() == [1.0, 2.0, 3.0]
 
 
+def test_what_runs_without_gradients_is_part_of_a_bundle_like_everything_else() -> None:
+    class Scaled(nn.Module):
+        """Reads two values that it makes without gradients."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                mean, size = x.mean(1, keepdim=True), x.abs()
+            result: Tensor = self.linear(x * size + mean)
+            return result
+
+    model = Scaled().eval()
+    x = torch.randn(4, 6)
+    torch.testing.assert_close(export_images(model, 6).run(x), model(x))
+
+
+def test_a_list_of_nothing_that_others_are_concatenated_to_is_left_out() -> None:
+    class Cached(nn.Module):
+        """As decoders of transformers keep keys and values: they begin with an empty list."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.linear(torch.cat([torch.tensor([]), x], -1))
+            return result
+
+    model = Cached().eval()
+    bundle, x = export_images(model, 6), torch.randn(4, 6)
+    torch.testing.assert_close(bundle.run(x), model(x))
+
+
 def test_a_model_with_infinite_weights_is_refused_by_their_name() -> None:
     model = nn.Linear(3, 4)
     nn.init.constant_(model.bias, float("inf"))

@@ -53,6 +53,14 @@ def segformer() -> tuple[nn.Module, Input]:
     return model, Input(name="x", shape=(3, 64, 64))
 
 
+def llama() -> tuple[nn.Module, Input]:
+    config = transformers.LlamaConfig(
+        **WIDE, num_key_value_heads=2, vocab_size=64, max_position_embeddings=16
+    )
+    model = Outputs(transformers.LlamaForCausalLM(config), "logits")
+    return model, Input(name="ids", shape=(16,), dtype="int64", high=64)
+
+
 def detr() -> tuple[nn.Module, Input]:
     backbone = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[16, 24, 32, 48], depths=[1] * 4, out_features=["stage4"]
@@ -80,6 +88,8 @@ def detr() -> tuple[nn.Module, Input]:
             {"heads": 3, "head width": 8, "channels": 9},
             {"layer norm": 15, "it is an output": 1, "can only go all at once": 1},
         ),
+        # Both layers turn their queries by one table of positions, so those have one width.
+        (llama, {"heads": 2, "head width": 3, "channels": 2}, {"takes the mean": 5, "it is an output": 1}),
         (detr, {"heads": 3, "head width": 6, "channels": 17}, {"cannot shrink": 6, "it is an output": 2}),
     ],
 )

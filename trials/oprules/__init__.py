@@ -44,8 +44,9 @@ _POINTWISE = (
     "mish.default clamp.default exp.default log.default sqrt.default rsqrt.default neg.default "
     "abs.default sin.default cos.default pow.Tensor_Scalar pow.Scalar add.Tensor add.Scalar sub.Tensor "
     "sub.Scalar rsub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar div.Tensor_mode maximum.default "
-    "minimum.default eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar masked_fill.Scalar where.self "
-    "where.ScalarOther bitwise_not.default bitwise_and.Tensor logical_not.default"
+    "minimum.default eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar eq.Tensor le.Tensor "
+    "masked_fill.Scalar where.self where.ScalarOther bitwise_not.default bitwise_and.Tensor "
+    "logical_not.default"
 )
 _FREE = "dropout.default feature_dropout.default clone.default contiguous.default to.dtype alias.default"
 _FILLED = "zeros_like.default ones_like.default full_like.default"
@@ -100,6 +101,7 @@ RULES: dict[str, Rule] = {
     "aten.select.int": Pick(move.select, costs="slice"),
     "aten.unbind.int": Pick(move.unbind, costs="slice"),
     "aten.roll.default": Pick(move.roll, costs="roll"),
+    "aten.diff.default": Pick(move.diff, costs="diff"),
     "aten.chunk.default": Split(move.chunk, costs="slice"),
     "aten.split.Tensor": Split(move.split, costs="slice"),
     "aten.split_with_sizes.default": Split(move.split, costs="slice"),

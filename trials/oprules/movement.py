@@ -95,7 +95,7 @@ class Slice(Move):
 
 
 class Pick(Move):
-    """Select, unbind and roll: they count along their axes, so units there stay."""
+    """Select, unbind, roll, differences of neighbours: they count along their axes, so units there stay."""
 
     def rigid(self, node: Node, rank: int) -> list[int]:
         return dims_of(node["dims"] if "dims" in node.args else node["dim"], rank)

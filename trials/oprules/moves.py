@@ -130,3 +130,12 @@ def roll(x: LabelArray, shifts: tuple[int, ...], dims: tuple[int, ...]) -> Label
     if not dims:
         raise ValueError("rolls along no axis by itself")
     return np.broadcast_to(np.roll(compact(x), shifts, dims), x.shape)
+
+
+def diff(
+    x: LabelArray, n: int, dim: int, prepend: LabelArray | None, append: LabelArray | None
+) -> LabelArray:
+    if not 0 <= n < x.shape[dim]:
+        raise ValueError(f"takes differences {n} times, of {x.shape[dim]} places")
+    parts = (prepend, slice_(x, dim, n, None, 1), append)
+    return concatenate([part for part in parts if part is not None], dim)
