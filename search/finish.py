@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +27,8 @@ FINAL, MEASURED, EXPORTED = "final", "measured", "exported"
 FINALIST_FAILED = "finalist failed"
 """A kind of events in the store."""
 
+NEARLY = 0.95
+"""The share of a finalist that is told of at most while it is trained."""
 MEASURING_PASSES, MEASURING_ROUNDS = 3, 20
 WINNER_DROP = 0.01
 """The winner is the fastest finalist within this much of the dense accuracy, else the most accurate."""
@@ -70,25 +72,28 @@ def train_finalists(
     prepared: Prepared, store: Store, pool: Workers, numbers: Sequence[int], listener: Listener
 ) -> None:
     """Run what is missing of the final stage; a finalist's test split is read once and the result kept."""
-    job = prepared.job.name
+    job, finals = prepared.job.name, results(store, prepared.job.name, FINAL)
     trials = {trial.number: trial for trial in store.trials(job)}
-    missing = [number for number in numbers if number not in results(store, job, FINAL)]
-    todo, running, total = list(missing), list[int](), len(missing)
+    missing = [number for number in numbers if number not in finals]
+    todo, begun_s, total = list(missing), dict[int, float](), len(missing)
+    took_s = [sum(finals[number]["facts"]["seconds"].values()) for number in numbers if number in finals]
     attempts = dict.fromkeys(missing, 0)
     while missing:
         while todo and pool.free > 0:
             number = todo.pop(0)
-            running.append(number)
+            begun_s[number] = time.monotonic()
             attempts[number] += 1
             # What an attempt that was killed has left is not this attempt's.
             shutil.rmtree(prepared.place.finalist(number), ignore_errors=True)
             pool.submit(number, final_request(prepared, trials[number]))
-        done, names = total - len(missing), ", ".join(label(trials[number]) for number in running)
-        listener.update(done / total, f"{done} of {total} done, {final_work(prepared)} {names}")
+        done, names = total - len(missing), ", ".join(label(trials[number]) for number in begun_s)
+        under_way = done_of([time.monotonic() - begin_s for begin_s in begun_s.values()], took_s)
+        text = f"{done} of {total} done, {final_work(prepared)} {names}"
+        listener.update((done + under_way) / total, text)
         for finished in pool.wait(1.0):
             ended = finished.key
             assert isinstance(ended, int)
-            running.remove(ended)
+            del begun_s[ended]
             if finished.died and attempts[ended] < MAX_DEATHS:
                 todo.append(ended)
                 continue
@@ -98,8 +103,18 @@ def train_finalists(
                 store.add_event(job, FINALIST_FAILED, f"trial {ended}: {reason}")
                 continue
             store.add_result(job, ended, FINAL, finished.value.to_json())
+            took_s.append(finished.busy_s)
     baselines = sum(trials[number].origin == "uniform" for number in numbers)
     listener.update(1.0, f"finalists: {len(numbers) - baselines}, uniform baselines: {baselines}")
+
+
+def done_of(running_s: Collection[float], took_s: Collection[float]) -> float:
+    """How many finalists those amount to that have run for so long, if they take as long as others took.
+
+    One that takes longer is nearly done until it is; where no other has ended, nothing is known to be done.
+    """
+    usual_s = sum(took_s) / max(1, len(took_s))
+    return sum(min(NEARLY, each_s / usual_s) for each_s in running_s) if usual_s else 0.0
 
 
 def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> None:
@@ -117,7 +132,8 @@ def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> N
         runs = {}
         for position, number in enumerate(networks):
             name = "dense" if number is None else label(trials[number])
-            listener.update(0.4 * position / len(networks), f"preparing {name}")
+            doing = f"converting {name}, network {position + 1} of {len(networks)}"
+            listener.update(0.4 * position / len(networks), doing)
             path = Path(folder) / f"{position}.onnx"
             bundle = prepared.bundle if number is None else read_bundle(place.finalist(number))
             candidate = prepared.space.dense if number is None else trials[number].candidate

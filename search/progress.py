@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -16,6 +17,8 @@ STAGES = ("exporting", "profiling", "searching", "finishing", "measuring", "repo
 
 LINE_EVERY_S = 10.0
 """How long a log without a terminal may say nothing while updates come in."""
+SPEED_OF_S = 600.0
+"""Time left is told by what was done in so long a time: a single trial or finalist may take minutes."""
 
 
 class Listener(Protocol):
@@ -67,6 +70,8 @@ class Bars:
             TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             disable=not console.is_terminal,
+            get_time=clock,
+            speed_estimate_period=SPEED_OF_S,
         )
         self._task: TaskID | None = None
         self._last_text, self._last_line_s = "", clock()
@@ -93,7 +98,9 @@ class Bars:
             self._last_text = text or self._last_text
             self._progress.update(self._task, completed=min(1.0, share), text=self._last_text)
             if self.clock() - self._last_line_s >= LINE_EVERY_S:
-                self._line(f"  {min(1.0, share):.0%}  {self._last_text}")
+                left_s = self._progress.tasks[-1].time_remaining
+                left = "" if left_s is None else f", {timedelta(seconds=left_s)} left"
+                self._line(f"  {min(1.0, share):.0%}{left}  {self._last_text}")
 
     def note(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False)

@@ -224,6 +224,7 @@ def export_winner(prepared: Prepared, store: Store, listener: Listener) -> None:
     if number is None:
         listener.note("no finalist could be trained and measured, so nothing is exported")
         return
+    listener.update(0.0, f"converting and checking trial {number}")
     folder = export_trial(prepared, store, number, prepared.place.export)
     if number not in results(store, prepared.job.name, EXPORTED):
         store.add_result(prepared.job.name, number, EXPORTED, {"folder": str(folder)})

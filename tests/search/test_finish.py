@@ -15,8 +15,10 @@ from search.finish import (
     FINAL,
     FINALIST_FAILED,
     MEASURED,
+    NEARLY,
     choose_finalists,
     choose_winner,
+    done_of,
     nearest_trial,
     results,
     train_finalists,
@@ -181,9 +183,11 @@ class Heard(Silent):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
+        self.shares: list[float] = []
         self.texts: list[str] = []
 
     def update(self, share: float, text: str = "") -> None:
+        self.shares.append(share)
         self.texts.append(text)
 
 
@@ -201,6 +205,36 @@ def test_while_finalists_are_trained_it_is_told_which_and_how_many_are_done(
         "2 of 3 done, fine-tuning trial 1",
         "finalists: 2, uniform baselines: 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("running_s", "took_s", "done"),
+    [
+        ([100.0], [], 0.0),
+        ([30.0], [50.0, 70.0], 0.5),
+        ([30.0, 600.0], [60.0], 0.5 + NEARLY),
+        ([], [60.0], 0.0),
+    ],
+)
+def test_a_finalist_counts_as_done_by_how_long_others_took_and_never_quite(
+    running_s: list[float], took_s: list[float], done: float
+) -> None:
+    assert done_of(running_s, took_s) == pytest.approx(done)
+
+
+def test_the_share_that_is_done_rises_while_a_finalist_is_trained(
+    in_own_folder: Prepared, planned_store: Store
+) -> None:
+    """The one before took a moment, so that this one is nearly done as soon as it was begun."""
+
+    class Slow(FakeWorkers):
+        def wait(self, timeout_s: float) -> list[Finished]:
+            return [replace(each, busy_s=1e-9) for each in super().wait(timeout_s)]
+
+    fill(planned_store, made_trials(in_own_folder, 4))
+    heard = Heard()
+    train_finalists(in_own_folder, planned_store, Slow((), workers=1), [0, 3], heard)
+    assert heard.shares == pytest.approx([0.0, (1 + NEARLY) / 2, 1.0])
 
 
 def test_without_finalists_there_is_nothing_to_train(in_own_folder: Prepared, planned_store: Store) -> None:

@@ -19,8 +19,8 @@ def test_a_log_gets_each_stage_at_once_a_line_every_ten_seconds_and_how_it_ended
         bars.stage("finishing")
     assert log.getvalue().splitlines() == [
         "searching …",
-        "  40%  trial 10 of 25",
-        "  80%  trial 20 of 25",
+        "  40%, 0:00:15 left  trial 10 of 25",
+        "  80%, 0:00:05 left  trial 20 of 25",
         "  trial 25 of 25",
         "finishing …",
     ]
