@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,19 @@ import torch
 from torch import nn
 
 from hwprofiles import OpSpec, Rounds, open_runtime, read_profile, write_profile
+from hwprofiles.remote import Remote
 from search import profiling
+from search.bench import Bench
 from search.growth import profile_device
 from search.place import Place
 from search.progress import Silent
+from search.service import list_agents, request_profile
 from tests.bundles import export_images
 from tests.search.conftest import Prunefront, refused
+from tests.search.test_agents import board_agent, wait_until
+from tests.search.test_service import token
+from trials.store import Store
+from trials.tokens import Role
 
 
 def network(width: int, *, deep: bool = False) -> nn.Module:
@@ -94,6 +102,28 @@ def test_a_device_like_a_first_is_measured_where_that_has_bends_and_grows_like_a
     assert short.items() < grown.items()
     profile("second", "small")
     assert whole.items() <= kernels_of(runs, "second").items()
+
+
+def test_an_agent_measures_what_an_example_leaves_over_as_this_machine_does(
+    bundles: Path, runs: Path, address: str, store: Store, tmp_path: Path
+) -> None:
+    """Agents offer no made-up device themselves, but measure on it what they are asked to."""
+    folder, asked = Place(runs, "").devices, {"runtime": "synthetic", "batch": 4}
+    with (
+        board_agent(address, store, tmp_path / "agent") as running,
+        Remote(address, token(store, Role.SUBMITTER)) as remote,
+    ):
+        wait_until(lambda: list_agents(remote), running)
+
+        def on_agent(name: str, *, runtime: str, precision: str, batch: int, threads: int) -> Bench:
+            opened = open_runtime(runtime, precision)
+            device = opened.describe(name=name, batch=batch, threads=threads)
+            return Bench(device, partial(request_profile, remote, device, series=device.identity))
+
+        profile_device(bundles / "deep", "board", folder, asked, 1, Silent(), on_agent, like="first")
+    profile_device(bundles / "deep", "here", folder, asked, 1, Silent(), like="first")
+    assert kernels_of(runs, "board").keys() == kernels_of(runs, "here").keys()
+    assert not [*folder.glob("*.journal")]
 
 
 def test_a_job_is_content_with_a_profile_of_a_shorter_plan_and_with_its_copy_of_it(
