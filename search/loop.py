@@ -175,7 +175,9 @@ class Loop:
         merit = None if trial.facts is None else self.requests.merit(trial.facts)
         proposal = Proposal(candidate=trial.candidate, target=trial.target)
         cost = float(self.cost(as_counts([trial.candidate]))[0])
-        self.controller.tell([ScoredTrial(proposal=proposal, accuracy=merit, cost=cost)])
+        divergence = None if trial.facts is None else trial.facts.divergence
+        scored = ScoredTrial(proposal=proposal, accuracy=merit, divergence=divergence, cost=cost)
+        self.controller.tell([scored])
         self._told += 1
         if merit is not None:
             self._best = merit if self._best is None else max(self._best, merit)

@@ -27,12 +27,14 @@ from search.finish import (
     train_finalists,
 )
 from search.job import Job
-from search.loop import Loop
+from search.loop import Loop, Workers
 from search.place import Place
 from search.plan import Prepared, features, prepare
 from search.progress import Listener, Silent
 from search.report import Report, draw_front, render_html
 from search.score import FrontSoFar
+from search.sensing import sense
+from search.sensitivity import Losses
 from search.settings import Settings
 from search.summary import export_config, make_report
 from trials.bundle import read_bundle
@@ -93,7 +95,8 @@ def _search_and_finish(prepared: Prepared, store: Store, listener: Listener) -> 
         threads = max(1, (os.cpu_count() or 1) // job.search.workers)
         address = Settings().ray_address
         with Pool(Workbench, shared, workers=job.search.workers, threads=threads, address=address) as pool:
-            trials = make_loop(prepared, store, listener).run(pool)
+            losses = _losses(prepared, pool, listener)
+            trials = make_loop(prepared, store, listener, losses).run(pool)
             store.set_job_state(job.name, JobState.FINISHING)
             listener.stage("finishing")
             train_finalists(prepared, store, pool, choose_finalists(prepared, trials), listener)
@@ -179,7 +182,14 @@ class TrialRequests:
         return merit(facts, self.carved)
 
 
-def make_loop(prepared: Prepared, store: Store, listener: Listener) -> Loop:
+def _losses(prepared: Prepared, workers: Workers, listener: Listener) -> Losses:
+    """What each group alone costs the model, if the job's controller wants to know."""
+    if prepared.job.search.controller not in controllers.BY_LOSSES:
+        return ()
+    return sense(prepared, workers, listener).losses(prepared.space)
+
+
+def make_loop(prepared: Prepared, store: Store, listener: Listener, losses: Losses = ()) -> Loop:
     """The job's search: uniform baselines, then its controller."""
     job, cost = prepared.job, prepared.scorer.cost(prepared.kind)
     space = prepared.space
@@ -193,6 +203,7 @@ def make_loop(prepared: Prepared, store: Store, listener: Listener) -> Loop:
             seed=job.search.seed,
             trials=job.search.trials,
             features=features(prepared.scorer),
+            losses=losses,
         )
 
     baselines: list[Proposal] = [

@@ -73,12 +73,13 @@ class Request:
     """One candidate to make real; a `final` one to the end: trained in full, tested, kept in `folder`.
 
     `needed` is an accuracy short of which it is of no use: no more images are looked at than it takes to see
-    that it falls short.
+    that it falls short. One that is not to be `trained` is pruned and repaired, with all its weights.
     """
 
     candidate: Candidate
     seed: int
     needed: float = 0.0
+    trained: bool = True
     final: bool = False
     folder: Path | None = None
 
@@ -131,8 +132,8 @@ class Workbench:
         network, kept = self._prune_and_repair(request)
         seconds["repair"] = time.perf_counter() - started
         steps = self.recipe.final_steps if request.final else self.recipe.brief_steps
-        last = 0.0 if steps else request.needed
-        repaired, sparsity = network, self.sparsity
+        steps, sparsity = (steps, self.sparsity) if request.trained else (0, None)
+        last, repaired = 0.0 if steps else request.needed, network
         evaluation = self._timed_evaluation(network, judge, seconds, 0.0 if sparsity else last)
         history["repaired"] = evaluation.accuracy
         if sparsity:
@@ -248,6 +249,9 @@ class Workbench:
         try:
             if how == "least_squares":
                 return _built(*repair.fast(self.calibration, kept)), kept
+            if how == "sequential" and not request.final:
+                brief = self._evidence.brief_calibration
+                return _built(*repair.sequential(brief, kept, reaimed=0)), kept
             if how == "sequential":
                 return self._sequential(request.candidate, kept)
         except LinAlgError as error:

@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from hwprofiles.errors import RequestError, nearest
 from search.budget import Cost
 from search.controllers.protocol import Controller, Proposal, ScoredTrial
+from search.sensitivity import Losses
 from trials.candidate import Space
 
 __all__ = ["NAMES", "Controller", "Proposal", "ScoredTrial", "make"]
 
-NAMES = ("amc", "random", "uniform")
+NAMES = ("auto", "amc", "knapsack", "random", "uniform")
+BY_LOSSES = ("auto", "knapsack")
+"""Those that want to know what each group costs the model alone."""
 
 
 def make(
@@ -26,6 +29,7 @@ def make(
     seed: int,
     trials: int,
     features: NDArray[np.float64],
+    losses: Losses = (),
 ) -> Controller:
     """Make a controller by its name.
 
@@ -33,15 +37,24 @@ def make(
         targets: budget levels in the unit of `cost`; proposals take them in turn.
         trials: how many trials the job will run in all; exploration is planned for that many.
         features: (groups, features) what is known of each group, about -1 to 1.
+        losses: of each group, (allowed counts,) the divergence that it causes alone; for `BY_LOSSES`.
 
     Raises:
         RequestError: no controller has this name, or no candidate meets a target.
     """
     match name:
+        case "auto":
+            from search.controllers.auto import AutoController
+
+            return AutoController(space, cost, targets, seed, losses)
         case "amc":
             from search.controllers.amc import AmcController
 
             return AmcController(space, cost, targets, seed, features=features, trials=trials)
+        case "knapsack":
+            from search.controllers.knapsack import KnapsackController
+
+            return KnapsackController(space, cost, targets, seed, losses)
         case "random":
             from search.controllers.sampling import RandomController
 

@@ -42,14 +42,26 @@ def accuracy(candidate: Candidate) -> float | None:
 
 
 def score(proposals: Sequence[Proposal], accuracy: Accuracy = accuracy) -> list[ScoredTrial]:
+    found = [(proposal, accuracy(proposal.candidate)) for proposal in proposals]
     return [
         ScoredTrial(
             proposal=proposal,
-            accuracy=accuracy(proposal.candidate),
+            accuracy=reached,
+            divergence=None if reached is None else 1 - reached,
             cost=float(cost(np.array([proposal.candidate.kept]))[0]),
         )
-        for proposal in proposals
+        for proposal, reached in found
     ]
+
+
+def losses(space: Space) -> list[NDArray[np.float64]]:
+    """What each group alone costs: `1 - accuracy` with the others whole."""
+    found = []
+    for index, axis in enumerate(space.axes):
+        counts = np.tile(space.sizes, (len(axis.allowed), 1))
+        counts[:, index] = axis.allowed
+        found.append(np.array([1 - (accuracy(Candidate(tuple(row))) or 0.0) for row in counts.tolist()]))
+    return found
 
 
 def play(controller: Controller, trials: int = TRIALS, at_once: int = 2) -> list[Proposal]:
@@ -119,7 +131,7 @@ class ControllerContract:
             first.tell(score(asked, lambda candidate: None) if number % 3 else score(asked))
             for controller, failed in zip(others, (float("nan"), float("-inf")), strict=True):
                 assert controller.ask(2) == asked
-                reported = [replace(trial, accuracy=failed) for trial in score(asked)]
+                reported = [replace(trial, accuracy=failed, divergence=failed) for trial in score(asked)]
                 controller.tell(reported if number % 3 else score(asked))
 
     def test_blocks_are_dropped_where_no_width_meets_the_budget_with_all_of_them(self) -> None:

@@ -61,8 +61,16 @@ class Evidence:
     @cached_property
     def calibration(self) -> Calibration:
         """What repairs look at."""
+        return self._calibration(brief=False)
+
+    @cached_property
+    def brief_calibration(self) -> Calibration:
+        """What the repair of a trial that is no finalist looks at."""
+        return self._calibration(brief=True)
+
+    def _calibration(self, brief: bool) -> Calibration:
         return Calibration.fitting(
-            self.coupling, self.tensors, self.examples, self.room, seed=self.seed, augment=self.augment
+            self.coupling, self.tensors, self.examples, self.room, self.augment, seed=self.seed, brief=brief
         )
 
     def batches(self, rows: int) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:

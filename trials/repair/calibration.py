@@ -24,6 +24,8 @@ from trials.room import Room
 EXAMPLES, POSITIONS = 1_024, 16
 """Inputs that a calibration needs, and places looked at in each: 2 560 at as many places in all repair no
 better, in twice the time."""
+BRIEF_EXAMPLES, BRIEF_POSITIONS = 256, 32
+"""What it takes to tell which of two candidates is repaired better."""
 
 Tensors = Mapping[str, torch.Tensor]
 Values = dict[str, list[torch.Tensor]]
@@ -66,19 +68,21 @@ class Calibration:
         tensors: Tensors,
         examples: Split,
         room: Room,
+        augment: Augment = Augment.NONE,
         *,
         seed: int = 0,
-        augment: Augment = Augment.NONE,
+        brief: bool = False,
     ) -> Self:
         """Of as many of the examples as there is room for, up to `EXAMPLES`; of fewer, more places are looked
-        at, for as many samples."""
-        arrays, _ = examples.evenly(min(EXAMPLES, room.held)).batch(slice(None))
+        at, for as many samples. A brief one has half of the samples, of a quarter of the examples."""
+        most, places = (BRIEF_EXAMPLES, BRIEF_POSITIONS) if brief else (EXAMPLES, POSITIONS)
+        arrays, _ = examples.evenly(min(most, room.held)).batch(slice(None))
         varied = augmented(arrays, augment, np.random.default_rng(seed))
         return cls(
             coupling,
             tensors,
             Execution.CHANNELS_LAST.tensors(varied),  # which repair reads pixel by pixel
-            positions=POSITIONS * EXAMPLES // len(varied[0]),
+            positions=places * most // len(varied[0]),
             chunk=room.forward,
             seed=seed,
         )

@@ -15,7 +15,7 @@ from search.controllers import NAMES, make
 from search.controllers.protocol import Controller
 from search.controllers.sampling import RandomController
 from search.controllers.uniform import UniformController
-from tests.contracts.controller import BLOCKS, SPACE, TARGETS, ControllerContract, cost, play
+from tests.contracts.controller import BLOCKS, SPACE, TARGETS, ControllerContract, cost, losses, play
 from trials.candidate import Space
 
 
@@ -46,8 +46,19 @@ class TestRandomController(ControllerContract):
 @pytest.mark.parametrize("name", NAMES)
 def test_blocks_go_and_stay_as_a_controller_likes_but_in_the_baseline_all_stay(name: str) -> None:
     features = np.zeros((len(BLOCKS.axes), 2))
+    alone = [
+        np.array([0.02, 0.0]) if axis.is_block else loss
+        for axis, loss in zip(BLOCKS.axes, losses(BLOCKS), strict=True)
+    ]
     controller = make(
-        name, space=BLOCKS, cost=cost, targets=(1600.0, 2000.0), seed=0, trials=24, features=features
+        name,
+        space=BLOCKS,
+        cost=cost,
+        targets=(1600.0, 2000.0),
+        seed=0,
+        trials=24,
+        features=features,
+        losses=alone,
     )
     dropped = {4 - sum(proposal.candidate.kept[5:]) for proposal in play(controller)}
     assert dropped == {0} if name == "uniform" else len(dropped) > 1
@@ -55,9 +66,11 @@ def test_blocks_go_and_stay_as_a_controller_likes_but_in_the_baseline_all_stay(n
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_makes_a_controller_that_proposes(name: str) -> None:
+    features = np.zeros((5, 2))
     controller = make(
-        name, space=SPACE, cost=cost, targets=TARGETS, seed=0, trials=10, features=np.zeros((5, 2))
-    )
+        name, space=SPACE, cost=cost, targets=TARGETS, seed=0, trials=10, features=features,
+        losses=losses(SPACE),
+    )  # fmt: skip
     assert len(controller.ask(3)) == 3
 
 

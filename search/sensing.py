@@ -1,0 +1,100 @@
+"""Measures the sensitivity of a job's groups with its workers, and keeps it for later starts and jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+from hwprofiles.disk import write_whole
+from hwprofiles.errors import RequestError
+from search.loop import MAX_DEATHS, Workers
+from search.plan import Prepared
+from search.progress import Listener
+from search.sensitivity import Sensitivity, probes
+from trials.run import Outcome, Request
+
+FILE = "sensitivity.json"
+VERSION = 1
+
+Measured = dict[str, dict[int, float]]
+
+
+def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivity:
+    """What each group alone costs the model; measured is what no job beside this one has measured before.
+
+    Each measurement is kept as it comes in. What cannot be made real costs infinitely much.
+
+    Raises:
+        RequestError: nothing could be made real; says why.
+    """
+    path, key = prepared.place.folder / FILE, _key(prepared)
+    measured = _known(prepared.place.runs, key)
+    todo = [probe for probe in probes(prepared.space) if probe.kept not in measured.get(probe.group, {})]
+    waiting, running, deaths = list(range(len(todo))), 0, Counter[int]()
+    reasons = []
+    while waiting or running:
+        while waiting and workers.free > 0:
+            number = waiting.pop(0)
+            workers.submit(number, Request(candidate=todo[number].candidate, seed=0, trained=False))
+            running += 1
+        done = len(todo) - len(waiting) - running
+        listener.update(0.0, f"sensitivity of groups: {done} of {len(todo)} measured")
+        for finished in workers.wait(1.0):
+            ended, running = finished.key, running - 1
+            assert isinstance(ended, int)
+            deaths[ended] += finished.died
+            if finished.died and deaths[ended] < MAX_DEATHS:
+                waiting.append(ended)
+                continue
+            divergence = math.inf
+            if isinstance(finished.value, Outcome):
+                divergence = finished.value.facts.divergence
+            else:
+                reasons.append(finished.error or f"its worker died {MAX_DEATHS} times")
+            measured.setdefault(todo[ended].group, {})[todo[ended].kept] = divergence
+            _keep(path, key, measured)
+    if todo and len(reasons) == len(todo):
+        raise RequestError(f"no group of the model could be pruned and repaired: {reasons[0]}")
+    _keep(path, key, measured)
+    return Sensitivity(measured)
+
+
+def _key(prepared: Prepared) -> str:
+    """Of everything that measurements depend on, but for the candidates."""
+    job, recipe = prepared.job, asdict(prepared.recipe)
+    how = ("criterion", "repair", "validation_images", "augment", "execution", "seed", "blocks", "frozen")
+    content = {
+        "version": VERSION,
+        "bundle": prepared.plan.bundle_sha256,
+        "data": job.data.model_dump(mode="json"),
+        "folder": str(job.folder),
+        "recipe": {name: recipe[name] for name in how},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _known(runs: Path, key: str) -> Measured:
+    """What jobs of a folder of runs have measured of this key."""
+    found: Measured = {}
+    for path in sorted(runs.glob(f"*/{FILE}")):
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["key"] == key:
+                for group, points in kept["measured"].items():
+                    for units, loss in points.items():
+                        found.setdefault(group, {})[int(units)] = math.inf if loss is None else float(loss)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # another job is just being removed, or somebody edited it: measured again
+    return found
+
+
+def _keep(path: Path, key: str, measured: Measured) -> None:
+    points = {
+        group: {units: loss if math.isfinite(loss) else None for units, loss in sorted(of_group.items())}
+        for group, of_group in measured.items()
+    }
+    write_whole(path, json.dumps({"key": key, "measured": points}, indent=1).encode())
