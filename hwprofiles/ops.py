@@ -20,14 +20,19 @@ PRODUCTS = ("attention", "matmul")
 """Operators that multiply two values; their channels in are not those out of what they read."""
 MAX_SIZE = 2**30
 """Of channels, and of positions along an axis."""
-_CONTRACTIONS = {"conv2d", "depthwise_conv2d", "conv_transpose2d", "linear"}
-_RESIZING = ("conv_transpose2d", "resize2d", "matmul")
+_MIXING = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d")
+_CONVOLVING = (*_MIXING, *(f"depthwise_{kind}" for kind in _MIXING))
+_CONTRACTIONS = {*_CONVOLVING, "linear"}
+_RESIZING = ("conv_transpose", "depthwise_conv_transpose", "resize2d", "matmul")
 _SIZES = ("in_size", "out_size", "kernel", "stride", "padding", "dilation")
 _WINDOW = {"in_size": 2, "out_size": 2, "kernel": 2, "stride": 2, "padding": 4}
 _AXES = {
-    "conv2d": {**_WINDOW, "dilation": 2},
-    "depthwise_conv2d": {**_WINDOW, "dilation": 2},
-    "conv_transpose2d": {**_WINDOW, "dilation": 2},
+    **{kind: {**_WINDOW, "dilation": 2} for kind in _CONVOLVING if "2d" in kind},
+    **{
+        kind: {**{size: count // 2 for size, count in _WINDOW.items()}, "dilation": 1}
+        for kind in _CONVOLVING
+        if "1d" in kind
+    },
     "resize2d": {"in_size": 2, "out_size": 2},
     "max_pool2d": _WINDOW,
     "avg_pool2d": _WINDOW,
@@ -50,7 +55,8 @@ class OpSpec:
     - `conv2d`, `depthwise_conv2d` (in = out channels; `groups` is 0 because it follows the channels):
       `in_size` (height, width) before padding; `padding` (top, left, bottom, right).
     - `conv_transpose2d`: `padding` is what its result lacks around; what `out_size` has beyond that, at its
-      bottom and right, is `output_padding`. One with as many groups as channels is no kind of its own.
+      bottom and right, is `output_padding`; and `depthwise_conv_transpose2d`.
+    - `conv1d` and its like: the same over one axis; no runtime has a rule for them yet.
     - `linear`: `in_size` = (rows,), how many vectors one sample multiplies.
     - `attention`: scaled dot product; input channels = what a query and a value of a head are wide together,
       output channels = heads, `in_size` = (queries, keys).
@@ -91,13 +97,16 @@ class OpSpec:
         """Multiply-accumulates of one sample; what only moves or adds numbers has none."""
         positions, taps = math.prod(self.out_size), math.prod(self.kernel)
         match self.kind:
-            case "conv_transpose2d":  # each input position is multiplied with every tap
-                positions = math.prod(self.in_size)
-                return positions * taps * self.in_channels * self.out_channels // self.groups
-            case "conv2d":
-                return positions * taps * self.in_channels * self.out_channels // self.groups
-            case "depthwise_conv2d":
-                return positions * taps * self.out_channels
+            case kind if kind in _CONVOLVING:
+                if "transpose" in kind:  # each input position is multiplied with every tap
+                    positions = math.prod(self.in_size)
+                return (
+                    positions
+                    * taps
+                    * self.in_channels
+                    * self.out_channels
+                    // (self.groups or self.in_channels)
+                )
             case "linear":
                 return math.prod(self.in_size) * self.in_channels * self.out_channels
             case "attention":
@@ -109,7 +118,7 @@ class OpSpec:
     @property
     def square(self) -> bool:
         """Whether it has as many output as input channels in every candidate."""
-        return self.kind not in ("conv2d", "conv_transpose2d", "linear", *PRODUCTS)
+        return self.kind not in (*_MIXING, "linear", *PRODUCTS)
 
     @property
     def lengths(self) -> tuple[int, int, int]:
@@ -164,7 +173,7 @@ class OpSpec:
         channels = self.in_channels, self.out_channels
         if not 1 <= min(channels) <= max(channels) <= MAX_SIZE:
             raise ValueError(f"it has less than 1 channel, or more than {MAX_SIZE}")
-        lowest = 1 if self.kind in ("conv2d", "conv_transpose2d") else 0
+        lowest = 1 if self.kind in _MIXING else 0
         if self.groups < lowest or any(self.groups and count % self.groups for count in channels):
             raise ValueError("its channels cannot be divided into its groups")
 

@@ -24,7 +24,7 @@ def ranks_of(graph: Graph) -> Ranks:
     ranks = {item.name: 1 + len(item.shape) for item in graph.inputs}
     for node in graph.nodes:
         first = next(iter(node.values), "") if node.op.startswith(_KEEP_RANK) else ""
-        ranks[node.name] = 4 if "2d" in node.op else ranks.get(first, 0)
+        ranks[node.name] = 4 if "2d" in node.op else 3 if "1d" in node.op else ranks.get(first, 0)
     return ranks
 
 
@@ -56,10 +56,10 @@ Make = Callable[[Node, Mapping[str, torch.Tensor], Ranks], nn.Module | None]
 """Makes the layer of a node, or None where no layer does the same."""
 
 
-def _conv2d(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
+def _convolution(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> nn.Module | None:
     weight = tensors[node["weight"].name]
     return _layer(
-        nn.Conv2d,
+        nn.Conv2d if weight.ndim == 4 else nn.Conv1d,
         {
             "in_channels": weight.shape[1] * node["groups"],
             "out_channels": weight.shape[0],
@@ -108,8 +108,10 @@ def _dropout(node: Node, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> n
 
 
 _LAYERS: dict[str, Make] = {
-    "aten.conv2d.default": _conv2d,
-    "aten.conv2d.padding": _conv2d,
+    "aten.conv1d.default": _convolution,
+    "aten.conv1d.padding": _convolution,
+    "aten.conv2d.default": _convolution,
+    "aten.conv2d.padding": _convolution,
     "aten.linear.default": _linear,
     "aten.batch_norm.default": _batch_norm,
     "aten.layer_norm.default": _layer_norm,

@@ -13,7 +13,9 @@ from trials.oprules import Call, moving_axes, rule_of
 from trials.polynomials import ZERO, Polynomial, constant
 from trials.tracing import parts_of
 
-_BILINEAR = {"conv2d", "conv_transpose2d", "linear", "attention", "matmul"}
+_BILINEAR = {
+    "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "attention", "matmul",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,7 @@ def _channels(coupling: Coupling, call: Call, spec: OpSpec) -> tuple[Polynomial,
         return inward, outward
     made, parts = Value(node.name), parts_of(coupling.traced[node.name])
     source = next((arg for arg in node.args.values() if isinstance(arg, Value)), made)
-    if "2d" in spec.kind:
+    if "1d" in spec.kind or "2d" in spec.kind:
         return coupling.length(source, 1), coupling.length(made, 1)
     if spec.kind == "linear":
         (read,) = parts_of(coupling.traced[source.name])

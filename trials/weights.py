@@ -5,8 +5,11 @@ from __future__ import annotations
 from trials.graph import Graph, Tensor
 
 _INPUT_AXES = {
+    "aten.conv1d.default": 1,
+    "aten.conv1d.padding": 1,
     "aten.conv2d.default": 1,
     "aten.conv2d.padding": 1,
+    "aten.conv_transpose1d.default": 0,
     "aten.conv_transpose2d.input": 0,
     "aten.linear.default": 1,
 }

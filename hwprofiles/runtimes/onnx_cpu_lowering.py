@@ -10,7 +10,7 @@ The rules, read from optimised graphs of ONNX Runtime 1.31 and held by tests tha
     grouped conv2d, whole blocks in every group    conv2d_nchwc           else conv2d_nchw
     depthwise_conv2d, a multiple of 4              depthwise_conv2d_nchwc padded, else depthwise_conv2d_nchw
     max_pool2d and avg_pool2d, whole blocks        …_nchwc
-    conv_transpose2d                               as it is: a product of plain matrices, and no blocks
+    conv_transpose2d, depthwise or not             as it is: a product of plain matrices, and no blocks
     resize2d by whole numbers, of blocks           resize2d_nchwc         padded; by anything else as it is
     batch_norm behind a blocked kernel             depthwise_conv2d_nchwc of 1x1
     sums and the functions in `_BLOCKED`           on blocks where all that they read lies in blocks

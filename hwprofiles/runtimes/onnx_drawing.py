@@ -159,7 +159,7 @@ def draw_plain(spec: OpSpec, batch: int, onto: Sketch | None = None) -> Sketch:
         weight = sketch.weight(outputs, inputs // groups, *spec.kernel)
         window = {**_window(spec), "dilations": spec.dilation, "group": groups}
         value = sketch.node("Conv", value, weight, sketch.weight(outputs), **window)
-    elif kind == "conv_transpose2d":
+    elif "conv_transpose2d" in kind:
         value = _draw_transposed(sketch, value, spec)
     elif kind == "resize2d":
         value, fused = _draw_resize(sketch, value, spec, batch), ()
@@ -202,8 +202,9 @@ def draw_plain(spec: OpSpec, batch: int, onto: Sketch | None = None) -> Sketch:
 
 
 def _draw_transposed(sketch: Sketch, value: str, spec: OpSpec) -> str:
-    weight = sketch.weight(spec.in_channels, spec.out_channels // spec.groups, *spec.kernel)
-    window = {**_window(spec), "dilations": spec.dilation, "group": spec.groups}
+    groups = spec.groups or spec.in_channels
+    weight = sketch.weight(spec.in_channels, spec.out_channels // groups, *spec.kernel)
+    window = {**_window(spec), "dilations": spec.dilation, "group": groups}
     beyond = [
         spec.out_size[d]
         - ((spec.in_size[d] - 1) * spec.stride[d] + spec.dilation[d] * (spec.kernel[d] - 1) + 1)

@@ -16,7 +16,7 @@ test that measures them:
     pools, matmul, attention, softmax                  …_int8                  nothing padded
     max_pool2d of what lies in floats                  max_pool2d_int8_plain   in bytes, but channels second
     group_norm, rms_norm                               …_int8, in floating point but for sums and products
-    conv_transpose2d                                   conv_transpose2d_int8, in floating point inside
+    conv_transpose2d, depthwise or not                 …_int8, in floating point inside
     resize2d behind those                              resize2d_int8, bilinear in floating point inside
     add, mul, silu, sigmoid, leaky_relu                elementwise_int8
     any other function of one element behind those     elementwise_int8, in floating point inside
@@ -74,7 +74,9 @@ class OnnxInt8Lowering:
             case "linear":
                 padded = spec.with_channels(spec.in_channels, up_to(spec.out_channels, _BLOCK))
                 return _integer(spec, _kernel(padded))
-            case "matmul" | "attention" | "softmax" | "conv_transpose2d" | "group_norm" | "rms_norm":
+            case "matmul" | "attention" | "softmax" | "group_norm" | "rms_norm":
+                return _integer(spec, _kernel(spec))
+            case "conv_transpose2d" | "depthwise_conv_transpose2d":
                 return _integer(spec, _kernel(spec))
             case "max_pool2d" | "avg_pool2d" if layout == INT8:
                 return _integer(spec, _kernel(spec))

@@ -11,6 +11,7 @@ KINDS = (
     "conv2d",
     "depthwise_conv2d",
     "conv_transpose2d",
+    "depthwise_conv_transpose2d",
     "resize2d",
     "max_pool2d",
     "avg_pool2d",

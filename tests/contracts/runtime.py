@@ -80,6 +80,7 @@ OPERATORS = [
     transposed(20, 24, fused=("batch_norm", "relu")),
     transposed(21, 20, fused=("add", "silu")),
     replace(transposed(12, 12, groups=3), dilation=(1, 2), out_size=(12, 14)),
+    replace(transposed(20, 20, groups=0), kind="depthwise_conv_transpose2d"),
     resized("nearest", 20),
     resized("bilinear", 32),
     resized("nearest", 21, (9, 8)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.models import MODELS, build
 from trials.candidate import Candidate, Space, as_counts
 from trials.costs import Costs
 from trials.groups import analyse, even_kept
+from trials.network import build as network
 from trials.prune import prune
 
 names = pytest.mark.parametrize("name", MODELS)
@@ -171,6 +173,40 @@ def test_macs_agree_with_pytorchs_own_counter() -> None:
             build(name)(torch.zeros(1, *MODELS[name].shape))
         dense = as_counts([coupled(name).space().dense])
         assert counter.get_total_flops() == 2 * costs_of(name).macs(dense)[0]
+
+
+def over_sequences() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(3, 8, 3), nn.Conv1d(8, 8, 3, 2, groups=8), nn.ConvTranspose1d(8, 5, 3, 2))
+
+
+def enlarged_by_depth() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 8, 4, 2, 1, groups=8), nn.Conv2d(8, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "kinds"),
+    [
+        (over_sequences, (3, 20), ["conv1d", "depthwise_conv1d", "conv_transpose1d"]),
+        (enlarged_by_depth, (3, 8, 8), ["conv2d", "depthwise_conv_transpose2d", "conv2d"]),
+    ],
+)
+def test_macs_over_sequences_and_of_transposed_convolutions_by_depth_agree_too(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], kinds: list[str]
+) -> None:
+    model = make().eval()
+    bundle = export_images(model, *shape)
+    coupling = analyse(bundle.graph)
+    costs = Costs(coupling)
+    assert [operator.kind for operator in costs.op_graph.operators] == kinds
+    for operator in costs.op_graph.operators:
+        operator.check()
+    for kept in (8, 3):
+        candidate = Candidate((kept,))
+        pruned = network(*prune(coupling, bundle.tensors, even_kept(coupling, candidate))).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            pruned(torch.zeros(1, *shape))
+        assert counter.get_total_flops() == 2 * costs.macs(as_counts([candidate]))[0]
+        assert costs.candidate_graph(candidate) == Costs(analyse(pruned.graph)).op_graph
 
 
 def test_a_frozen_group_is_part_of_the_constant() -> None:

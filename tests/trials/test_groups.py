@@ -114,7 +114,6 @@ class Body(nn.Module):
         self.b = nn.Conv2d(8, 8, 3, padding=1)
         self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
         self.grouped_up = nn.ConvTranspose2d(8, 6, 2, groups=2)
-        self.depthwise_up = nn.ConvTranspose2d(8, 8, 2, groups=8)
         self.gate = nn.Conv2d(8, 1, 3, padding=1)
         self.gain = nn.Parameter(torch.rand(8) + 0.5)
         self.tokens = nn.Embedding(8, 8)
@@ -218,13 +217,13 @@ def test_a_layer_called_twice_reads_and_makes_the_same_units() -> None:
         (lambda m, x: x.relu() * m.a.weight.mean((0, 1, 2, 3)), "a.weight is also used"),
         (lambda m, x: F.avg_pool2d(x.transpose(1, 2), 2), "needs whole slices"),
         (lambda m, x: F.group_norm(x, 1), "group norm"),
-        (lambda m, x: m.depthwise_up(x), "its 8 channels can only go all at once"),
+        (lambda m, x: F.normalize(x, dim=1), "takes the norm over them"),
         (lambda m, x: torch.cat(F.group_norm(x, 2).chunk(2, 1)[::-1], 1), "its 4 channels can only"),
     ],
     ids=[
         "strided slice", "select", "unbind", "padding by copies", "softmax", "mean", "constants",
         "a weight used as a value", "channels in the place of rows", "group norm of one part",
-        "a transposed convolution with one channel a group", "parts that would be empty",
+        "length of a vector", "parts that would be empty",
     ],
 )  # fmt: skip
 def test_units_that_cannot_go_are_frozen_with_the_reason(

@@ -49,6 +49,12 @@ class Line(nn.Module):
         self.depthwise = nn.Conv2d(8, 16, 3, groups=8)
         self.same = nn.Conv2d(8, 6, 3, padding="same", dilation=2)
         self.up = nn.ConvTranspose2d(8, 6, 3, 2, padding=(1, 0), output_padding=1)
+        self.depthwise_up = nn.ConvTranspose2d(8, 16, 3, 2, padding=1, output_padding=1, groups=8)
+        self.line, self.line_same = (
+            nn.Conv1d(8, 6, 3, 2, padding=1),
+            nn.Conv1d(8, 8, 3, padding="same", groups=8),
+        )
+        self.line_up = nn.ConvTranspose1d(8, 6, 3, 2, padding=1, output_padding=1)
         self.grouped = nn.Conv2d(8, 6, 3, groups=2)
         self.grouped_up = nn.ConvTranspose2d(6, 4, 2, groups=2, dilation=2, bias=False)
         self.norm = nn.BatchNorm2d(8)
@@ -139,6 +145,10 @@ IMAGES: dict[str, Body] = {
     "aten.conv2d.default": lambda m, x: m.depthwise(x),
     "aten.conv2d.default in groups": lambda m, x: m.grouped(x),
     "aten.conv2d.padding": lambda m, x: m.same(x),
+    "aten.conv1d.default": lambda m, x: m.line(x.flatten(2)),
+    "aten.conv1d.padding": lambda m, x: m.norm1d(m.line_same(x.flatten(2))),
+    "aten.conv_transpose1d.default": lambda m, x: m.line_up(x.flatten(2)),
+    "aten.conv_transpose2d.input by depth": lambda m, x: m.depthwise_up(x),
     "aten.conv_transpose2d.input": lambda m, x: m.grouped_up(m.up(x)),
     "aten.upsample_nearest2d.vec": lambda m, x: F.interpolate(x, scale_factor=(1.5, 2)),
     "aten.upsample_bilinear2d.vec": lambda m, x: F.interpolate(x, (12, 16), mode="bilinear"),
@@ -152,6 +162,9 @@ IMAGES: dict[str, Body] = {
     "aten.channel_shuffle.default": lambda m, x: torch.channel_shuffle(x, 4),
     "aten.mean.dim": lambda m, x: x.mean((2, 3)),
     "aten.sum.dim_IntList": lambda m, x: x.sum((-1,), keepdim=True),
+    "aten.linalg_vector_norm.default": lambda m, x: F.normalize(x.flatten(2), dim=2),
+    "aten.expand_as.default": lambda m, x: m.second(m.x).mean(1, keepdim=True).expand_as(x) * x,
+    "aten.clamp_min.default": lambda m, x: x.clamp_min(-0.5),
     "aten.max_pool2d.default": lambda m, x: F.max_pool2d(x, 3, 2, padding=1, dilation=1, ceil_mode=True),
     "aten.avg_pool2d.default": lambda m, x: F.avg_pool2d(x, (3, 2), padding=(1, 0)),
     "aten.adaptive_avg_pool2d.default": lambda m, x: F.adaptive_avg_pool2d(x, (3, None)),

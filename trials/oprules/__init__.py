@@ -18,7 +18,7 @@ import numpy as np
 from hwprofiles.errors import UnsupportedOpError
 from trials.oprules import moves as move
 from trials.oprules.attention import Attention, Einsum, Matmul, Product
-from trials.oprules.contractions import Conv2d, ConvTranspose2d, Embedding, Linear
+from trials.oprules.contractions import Convolution, Embedding, Linear, TransposedConvolution
 from trials.oprules.images import (
     AdaptiveMaxPool2d,
     AdaptivePool2d,
@@ -30,7 +30,7 @@ from trials.oprules.images import (
 )
 from trials.oprules.movement import Fresh, Index, Item, Move, Pad, Pick, Range, Reshape, Slice, Split, Squeeze
 from trials.oprules.norms import BatchNorm, GroupNorm, InstanceNorm, Statistics, Together, normalised
-from trials.oprules.pointwise import Elementwise, Filled, Free, Gated, PRelu, Reduce
+from trials.oprules.pointwise import Elementwise, Filled, Follow, Free, Gated, PRelu, Reduce, VectorNorm
 from trials.oprules.rule import Call, Length, Mask, Rule, Sizes, TensorAxis, Traced, moving_axes
 
 __all__ = [
@@ -40,8 +40,8 @@ __all__ = [
 
 _POINTWISE = (
     "relu.default relu6.default hardtanh.default hardswish.default hardsigmoid.default silu.default "
-    "gelu.default sigmoid.default tanh.default leaky_relu.default elu.default softplus.default "
-    "mish.default clamp.default exp.default log.default sqrt.default rsqrt.default neg.default "
+    "gelu.default sigmoid.default tanh.default leaky_relu.default elu.default softplus.default mish.default "
+    "clamp.default clamp_min.default exp.default log.default sqrt.default rsqrt.default neg.default "
     "abs.default sin.default cos.default pow.Tensor_Scalar pow.Scalar add.Tensor add.Scalar sub.Tensor "
     "sub.Scalar rsub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar div.Tensor_mode maximum.default "
     "minimum.default eq.Scalar ne.Scalar gt.Scalar lt.Scalar ge.Scalar eq.Tensor le.Tensor "
@@ -55,9 +55,12 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": Elementwise() for name in _POINTWISE.split()},
     **{f"aten.{name}": Free() for name in _FREE.split()},
     **{f"aten.{name}": Filled() for name in _FILLED.split()},
-    "aten.conv2d.default": Conv2d(),
-    "aten.conv2d.padding": Conv2d(),
-    "aten.conv_transpose2d.input": ConvTranspose2d(),
+    "aten.conv1d.default": Convolution(1),
+    "aten.conv1d.padding": Convolution(1),
+    "aten.conv2d.default": Convolution(2),
+    "aten.conv2d.padding": Convolution(2),
+    "aten.conv_transpose1d.default": TransposedConvolution(1),
+    "aten.conv_transpose2d.input": TransposedConvolution(2),
     "aten.linear.default": Linear(),
     "aten.embedding.default": Embedding(),
     "aten.matmul.default": Matmul("self", "other"),
@@ -74,6 +77,8 @@ RULES: dict[str, Rule] = {
     "aten.prelu.default": PRelu(),
     "aten.mean.dim": Reduce("mean"),
     "aten.sum.dim_IntList": Reduce("sum"),
+    "aten.linalg_vector_norm.default": VectorNorm("norm"),
+    "aten.expand_as.default": Follow(),
     "aten.max_pool2d.default": Pool2d("max_pool2d"),
     "aten.avg_pool2d.default": Pool2d("avg_pool2d"),
     "aten.adaptive_avg_pool2d.default": AdaptivePool2d("avg_pool2d"),

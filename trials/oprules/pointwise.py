@@ -77,6 +77,13 @@ class Free(Elementwise):
         return None
 
 
+class Follow(Elementwise):
+    """A value repeated until it has the shape of another, whose units it takes beside its own."""
+
+    def operator(self, call: Call, result: Traced) -> OpSpec | None:
+        return moving(call, result, "copy", "expand")
+
+
 class Filled(Rule):
     """A value of one number in the shape of another, which it follows: units pass through."""
 
@@ -131,4 +138,11 @@ class Reduce(Rule):
         x = call.labels("self").shape
         if len(x) == 4 and isinstance(result, np.ndarray) and result.shape[:2] == x[:2]:
             return pool("mean2d", x, (1, 1), kernel=x[2:], stride=x[2:])
+        return moving(call, result, "elementwise", self.kind)
+
+
+class VectorNorm(Reduce):
+    """Length of the vectors along axes: units along them stay, or go together as those of a sum do."""
+
+    def operator(self, call: Call, result: Traced) -> OpSpec | None:
         return moving(call, result, "elementwise", self.kind)

@@ -198,13 +198,19 @@ def plain(arg: Arg) -> Any:
     return arg.times if isinstance(arg, Batch) else arg
 
 
-def pair(arg: Arg, lowest: int = 1) -> tuple[int, int]:
-    """A literal for height and width, each from `lowest` to a million; ValueError if it is something else."""
+def numbers(arg: Arg, axes: int, lowest: int = 1) -> tuple[int, ...]:
+    """A literal for each of some axes, from `lowest` to a million; ValueError if it is something else."""
     values = arg if isinstance(arg, tuple) else (arg,)
-    values = values * 2 if len(values) == 1 else values
-    if len(values) != 2 or not all(type(value) is int and lowest <= value < 2**20 for value in values):
-        raise ValueError(f"{str(arg)[:60]} is not one or two integers from {lowest} to {2**20 - 1}")
+    values = values * axes if len(values) == 1 else values
+    if len(values) != axes or not all(type(value) is int and lowest <= value < 2**20 for value in values):
+        raise ValueError(f"{str(arg)[:60]} is not one or {axes} integers from {lowest} to {2**20 - 1}")
     return values  # type: ignore[return-value]
+
+
+def pair(arg: Arg, lowest: int = 1) -> tuple[int, int]:
+    """The same for height and width."""
+    height, width = numbers(arg, 2, lowest)
+    return height, width
 
 
 def moving(call: Call, result: Traced, kind: str, what: str = "", usual: int | None = None) -> OpSpec:

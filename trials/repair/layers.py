@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from trials.graph import Graph, Node, Tensor
 from trials.groups import Coupling
 
-TRANSPOSED = "aten.conv_transpose2d"
+TRANSPOSED = "aten.conv_transpose"
 EVERYWHERE = (-math.inf, math.inf)
-_KINDS = ("aten.conv2d", TRANSPOSED, "aten.linear")
+_KINDS = ("aten.conv1d", "aten.conv2d", TRANSPOSED, "aten.linear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Layer:
 
     @property
     def spatial(self) -> bool:
-        return len(self.shape) == 4
+        return len(self.shape) > 2
 
     @property
     def transposed(self) -> bool:

@@ -22,7 +22,7 @@ def inputs_at(layer: Layer, value: torch.Tensor, pick: torch.Tensor, made: Size)
 
     Args:
         value: what the layer reads.
-        made: height and width of what it makes; of a linear layer anything.
+        made: the sizes of what it makes along its axes of places; of a linear layer anything.
     """
     places = _places(layer, value)
     if not layer.spatial:
@@ -34,20 +34,20 @@ def inputs_at(layer: Layer, value: torch.Tensor, pick: torch.Tensor, made: Size)
 
 
 def _places(layer: Layer, value: torch.Tensor) -> torch.Tensor:
-    """(inputs, places, channels): pixels of a map, and of everything else the rows along its last axis."""
+    """(inputs, places, channels): of what convolutions read the places, else the rows along its last axis."""
     if layer.spatial:
-        return value.permute(0, 2, 3, 1).flatten(1, 2)
+        return value.movedim(1, -1).flatten(1, -2)
     return value.reshape(len(value), -1, value.shape[-1])
 
 
 def _read_from(layer: Layer, pick: torch.Tensor, size: Size, made: Size) -> torch.Tensor:
     """(places, taps) the pixels that places of the output read, -1 for zeros around or between them."""
-    rows, columns = (
-        _along(layer, axis, place, size[axis]) for axis, place in enumerate((pick // made[1], pick % made[1]))
-    )
-    known = (rows >= 0)[:, :, None] & (columns >= 0)[:, None, :]
-    index = rows[:, :, None] * size[1] + columns[:, None, :]
-    return torch.where(known, index, -1).flatten(1)
+    index, known = torch.zeros(len(pick), 1, dtype=torch.int64), torch.ones(len(pick), 1, dtype=torch.bool)
+    for axis, place in enumerate(torch.unravel_index(pick, tuple(made))):
+        read = _along(layer, axis, place, size[axis])[:, None, :]
+        index = (index[:, :, None] * size[axis] + read).flatten(1)
+        known = (known[:, :, None] & (read >= 0)).flatten(1)
+    return torch.where(known, index, -1)
 
 
 def _along(layer: Layer, axis: int, place: torch.Tensor, size: int) -> torch.Tensor:

@@ -67,6 +67,14 @@ PAIRS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Sequential]]] = {
     "strided": ((3, 9, 7), lambda: stem(nn.ReLU(), nn.Conv2d(8, 5, 3, stride=2, padding=(2, 1)))),
     "dilated": ((3, 9, 9), lambda: stem(nn.ReLU(), nn.Conv2d(8, 5, 3, dilation=2, padding=2))),
     "padded to the same size": ((3, 8, 8), lambda: stem(nn.ReLU(), nn.Conv2d(8, 5, (4, 3), padding="same"))),
+    "over a sequence": (
+        (3, 20),
+        lambda: nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 5, 3, 2, padding=2, dilation=2)),
+    ),
+    "transposed over a sequence": (
+        (3, 9),
+        lambda: nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.ConvTranspose1d(8, 5, 3, 2, 1, 1)),
+    ),
     "without a bias": ((3, 8, 8), lambda: stem(nn.ReLU(), nn.Conv2d(8, 5, 3, bias=False))),
     "normalised": ((3, 8, 8), lambda: stem(norm(8), nn.ReLU(), nn.Conv2d(8, 5, 3, bias=False), norm(5))),
     "transposed": ((3, 6, 5), lambda: stem(nn.ReLU(), nn.ConvTranspose2d(8, 5, 3, 2, 1, 1, dilation=2))),
