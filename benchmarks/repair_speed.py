@@ -161,7 +161,7 @@ def drawn(bench: Workbench, count: int) -> list[Candidate]:
 
 
 def fast_repair(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]:
-    calibration_s = seconds(lambda: bench.calibration.moments)
+    calibration_s = seconds(lambda: bench.calibration.inputs)
     scores = bench.scores
     kept = [select(bench.coupling, scores, candidate) for candidate in candidates]
     taken_s = [seconds(repair.fast, bench.calibration, one) for one in kept]
@@ -216,7 +216,7 @@ def whole_trial(bench: Workbench, candidates: list[Candidate]) -> dict[str, Any]
 def sequential_repair(bench: Workbench) -> list[dict[str, Any]]:
     """Uniform widths at half the MACs."""
     calibration = bench.calibration
-    targets_s = seconds(lambda: calibration.targets)
+    targets_s = seconds(calibration.targets, calibration.layers[0])
     space = bench.coupling.space()
     (counts,) = space.round(0.49 * space.sizes[None]).tolist()
     half = Candidate(tuple(counts))

@@ -39,7 +39,7 @@ def repaired(bench: Workbench) -> Iterator[tuple[str, Network, float]]:
     by_weights = select(bench.coupling, bench.scores, half)
     by_error = select(bench.coupling, bench.errors, half)
     calibration = bench.calibration
-    _ = calibration.moments, calibration.targets
+    _ = calibration.inputs, calibration.targets(calibration.layers[0])
 
     started = time.perf_counter()
     cut = build(*prune(bench.coupling, bench.bundle.tensors, by_weights))

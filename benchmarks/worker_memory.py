@@ -3,8 +3,9 @@
     python -m benchmarks.worker_memory [--network resnet56 …] [--working-mb 1024]
 
 Networks of `benchmarks.zoo` with random weights and images. What is counted is the most memory that the
-process ever had, less what it had before the model came: interpreter, torch and the other libraries. Prints
-and writes `results/worker_memory.json`: model, data, the rest, and that as a multiple of the model.
+process ever had, less what it had before it read the model: interpreter, torch and the other libraries. It is
+exported elsewhere, as for a worker. Prints and writes `results/worker_memory.json`: model, data,
+the rest, and that as a multiple of the model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ import torch
 
 from benchmarks.zoo import ZOO
 from trials import room
+from trials.bundle import read_bundle
 from trials.candidate import Candidate
 from trials.data import Split, Splits
 from trials.export import export_model
@@ -44,15 +47,15 @@ def images(shape: tuple[int, ...], random: np.random.Generator) -> Split:
     return Split(inputs=(pixels,), labels=random.integers(0, CLASSES, IMAGES))
 
 
-def measured(name: str) -> dict[str, Any]:
-    """Of this process, which has done nothing else."""
+def measured(folder: Path) -> dict[str, Any]:
+    """Of this process, which has done nothing else, and the bundle in a folder."""
     torch.set_num_threads(1)
     before_mb, random = status_mb("VmRSS"), np.random.default_rng(0)
-    entry = ZOO[name]
-    train, validation = (images(tuple(entry.input.shape), random) for _ in range(2))
+    bundle = read_bundle(folder)
+    shape = tuple(bundle.graph.inputs[0].shape)
+    train, validation = (images(shape, random) for _ in range(2))
     splits = Splits(train=train, validation=validation, test=None, classes=("",) * CLASSES)
     data_mb = sum(array.nbytes for split in (train, validation) for array in split.inputs) / 2**20
-    bundle = export_model(entry.build(), [entry.input])
     model_mb = sum(tensor.nbytes for tensor in bundle.tensors.values()) / 2**20
     bench = Workbench(bundle, splits, Recipe(validation_images=256, final_steps=3))
     half = Candidate(tuple(max(1, group.size // 2) for group in bench.coupling.groups))
@@ -78,17 +81,20 @@ def main() -> None:
     )
     parser.add_argument("--network", nargs="+", choices=ZOO, default=["resnet56", "vgg16", "mobilenet_v2"])
     parser.add_argument("--working-mb", type=int, default=room.WORKING_BYTES // 2**20)
-    parser.add_argument("--one", action="store_true", help="measure in this process and print it as JSON")
+    parser.add_argument("--one", type=Path, help="a bundle to measure in this process, printed as JSON")
     options = parser.parse_args()
     room.WORKING_BYTES = options.working_mb * 2**20
     if options.one:
-        print(json.dumps(measured(options.network[0])))
+        print(json.dumps(measured(options.one)))
         return
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in options.network:
-        command = [sys.executable, "-m", "benchmarks.worker_memory", "--one", "--network", name]
-        command += ["--working-mb", str(options.working_mb)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        with TemporaryDirectory(prefix="wm-") as folder:
+            bundle = Path(folder) / "bundle"
+            export_model(ZOO[name].build(), [ZOO[name].input]).write(bundle)
+            command = [sys.executable, "-m", "benchmarks.worker_memory", "--one", str(bundle)]
+            command += ["--working-mb", str(options.working_mb)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
         results[name] = json.loads(done.stdout.splitlines()[-1])
         print(name, results[name], flush=True)
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")

@@ -173,8 +173,7 @@ class Workbench:
 
     def dense(self) -> tuple[Evaluation, Mapping[str, float] | None]:
         """The dense model on the validation and the test split."""
-        network = self.bundle.network()
-        return self._whole(network), self._test(network)
+        return self._whole(self._dense), self._test(self._dense)
 
     @cached_property
     def scores(self) -> Scores:
@@ -197,6 +196,11 @@ class Workbench:
         batches = self._evidence.examples.batches(self.room.forward)
         recalibrate(copy, (tuple(map(torch.from_numpy, arrays)) for arrays, _ in batches))
         return copy
+
+    @cached_property
+    def _dense(self) -> Network:
+        """On the bundle's own tensors: for whoever runs it and never trains it."""
+        return build(self.bundle.graph, self.bundle.tensors).eval()
 
     @cached_property
     def _evidence(self) -> Evidence:
@@ -229,17 +233,15 @@ class Workbench:
     def _judge(self, split: Split) -> Judge:
         """By shifted images where the split is carved: they must not be the ones learnt."""
         seen = shifted(split, self.recipe.seed) if self.splits.carved else split
-        network = self.bundle.network()
-        return Judge(seen, network, execution=self.execution, batch_size=self.room.forward)
+        return Judge(seen, self._dense, execution=self.execution, batch_size=self.room.forward)
 
     def _distillation(self, pupil: Network) -> Distillation | None:
         """The dense model as the teacher of a pruned one; None if the job asks for labels alone."""
         if not self.recipe.distill:
             return None
         arrays, _ = self.splits.train.batch(slice(1))
-        teacher = self.bundle.network()
-        features = common_features(teacher, pupil, tuple(torch.from_numpy(values) for values in arrays))
-        return Distillation(teacher, weight=self.recipe.distill, features=features)
+        features = common_features(self._dense, pupil, tuple(torch.from_numpy(values) for values in arrays))
+        return Distillation(self._dense, weight=self.recipe.distill, features=features)
 
     def _prune_and_repair(self, request: Request) -> tuple[Network, Kept]:
         kept = select(self.coupling, self.scores, request.candidate)

@@ -17,13 +17,14 @@ from trials.repair.calibration import EXAMPLES, POSITIONS, Calibration
 from trials.repair.elimination import importance
 from trials.repair.fast import fast
 from trials.repair.layers import Layer, layers
-from trials.repair.moments import Moments, moments_of
+from trials.repair.moments import Inputs, Moments, moments_of
 from trials.repair.sequential import sequential
 
 __all__ = [
     "EXAMPLES",
     "POSITIONS",
     "Calibration",
+    "Inputs",
     "Layer",
     "Moments",
     "fast",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Self
@@ -16,7 +17,7 @@ from trials.graph import Node, Value
 from trials.groups import Coupling
 from trials.network import Network, build
 from trials.repair.layers import Layer, layers
-from trials.repair.moments import Moments, Sums
+from trials.repair.moments import Inputs, Moments
 from trials.repair.sampling import inputs_at, outputs_at
 from trials.repair.scores import Scores, ScoreSums, Turn, find_scores
 from trials.room import Room
@@ -26,6 +27,9 @@ EXAMPLES, POSITIONS = 1_024, 16
 better, in twice the time."""
 BRIEF_EXAMPLES, BRIEF_POSITIONS = 256, 32
 """What it takes to tell which of two candidates is repaired better."""
+
+TARGET_BYTES = 256 * 2**20
+"""Of targets that are held at a time: those of a ResNet-56 take 130 MiB, of a ResNet-50 1.7 GiB."""
 
 Tensors = Mapping[str, torch.Tensor]
 Values = dict[str, list[torch.Tensor]]
@@ -60,6 +64,8 @@ class Calibration:
             for layer in self.layers
             for places in [self._places(layer)]
         }
+        self._spans = self._spanned()
+        self._targets: dict[str, list[torch.Tensor]] = {}
 
     @classmethod
     def fitting(
@@ -88,8 +94,8 @@ class Calibration:
         )
 
     @property
-    def moments(self) -> Mapping[str, Moments]:
-        """Layer → moments of what it reads and makes in the dense model."""
+    def inputs(self) -> Mapping[str, Inputs]:
+        """Layer → moments of what it reads in the dense model."""
         return self._sums[0]
 
     @property
@@ -109,9 +115,9 @@ class Calibration:
 
     @cached_property
     @torch.no_grad()
-    def _sums(self) -> tuple[Mapping[str, Moments], Sequence[tuple[Scores, Turn]]]:
+    def _sums(self) -> tuple[Mapping[str, Inputs], Sequence[tuple[Scores, Turn]]]:
         by_node = {layer.name: layer for layer in self.layers}
-        sums = {layer.name: Sums(shift=bool(layer.intercept)) for layer in self.layers}
+        inputs = {layer.name: Inputs(shift=bool(layer.intercept)) for layer in self.layers}
         products = {scores.node: scores for scores in self.scores}
         of_scores = {name: ScoreSums() for name in products}
         network = build(self.coupling.graph, self.tensors).eval()
@@ -119,32 +125,71 @@ class Calibration:
             for node, values in walk(network, [chunk]):
                 if node.name in by_node:
                     layer, pick = by_node[node.name], self._picks[node.name][number]
-                    (x,), (y,) = values[_source(layer)], values[layer.name]
-                    sums[layer.name].add(
-                        inputs_at(layer, x, pick, self._made(layer)), outputs_at(layer, y, pick)
-                    )
+                    (x,) = values[_source(layer)]
+                    inputs[layer.name].add(inputs_at(layer, x, pick, self._made(layer)))
                 if node.name in products:
                     query, key = products[node.name].query, products[node.name].key
                     of_scores[node.name].add(
                         query.by_head(values[query.value][0]), key.by_head(values[key.value][0])
                     )
-        moments = {name: found.moments() for name, found in sums.items()}
-        return moments, [(products[name], found.turn()) for name, found in of_scores.items()]
+        return inputs, [(products[name], found.turn()) for name, found in of_scores.items()]
 
-    @cached_property
+    def moments(
+        self, layer: Layer, features: torch.Tensor | None = None, outputs: torch.Tensor | None = None
+    ) -> Moments:
+        """Of what a layer reads and makes in the dense model; all of it, or what is given by index.
+
+        What it makes follows from its weights, so that what it reads is all that is looked at.
+        """
+        weights = layer.matrix(self.tensors[layer.weight])
+        made = slice(None) if outputs is None else outputs
+        read = torch.arange(weights.shape[1]) if features is None else features
+        found = self.inputs[layer.name].moments(weights[made], read)
+        if layer.bias:
+            found.y_mean.add_(self.tensors[layer.bias][made])
+        return found
+
     @torch.no_grad()
-    def targets(self) -> Mapping[str, Sequence[torch.Tensor]]:
-        """Layer → (samples, outputs) of its target in the dense model, a part for each chunk."""
-        by_target = {layer.target: layer for layer in self.layers}
-        found: dict[str, list[torch.Tensor]] = {layer.name: [] for layer in self.layers}
+    def targets(self, layer: Layer) -> Sequence[torch.Tensor]:
+        """(samples, outputs) of a layer's target in the dense model, a part for each chunk.
+
+        With them come those of other layers, and they stay until a layer is asked for that is not among them:
+        in running order the dense model is run as few times as `TARGET_BYTES` allow.
+        """
+        if layer.name not in self._targets:
+            self._targets = {}  # before others take their place
+            self._targets = self._made_by_dense(next(some for some in self._spans if layer in some))
+        return self._targets[layer.name]
+
+    def _made_by_dense(self, layers: Sequence[Layer]) -> dict[str, list[torch.Tensor]]:
+        found: dict[str, list[torch.Tensor]] = {layer.name: [] for layer in layers}
         network = build(self.coupling.graph, self.tensors).eval()
         for number, chunk in enumerate(self.chunks):
+            left = {layer.target: layer for layer in layers}
             for node, values in walk(network, [chunk]):
-                if node.name in by_target:
-                    layer = by_target[node.name]
+                if node.name in left:
+                    layer = left.pop(node.name)
                     pick = self._picks[layer.name][number]
                     found[layer.name].append(outputs_at(layer, values[node.name][0], pick))
+                if not left:
+                    break
         return found
+
+    def _spanned(self) -> list[list[Layer]]:
+        """The layers in running order, as many together as targets may be held of."""
+        spans, held_bytes = list[list[Layer]](), math.inf
+        for layer in self.layers:
+            samples = sum(
+                len(chunk[0]) * len(pick)
+                for chunk, pick in zip(self.chunks, self._picks[layer.name], strict=True)
+            )
+            made_bytes = samples * layer.shape[1 - layer.input_axis] * self.tensors[layer.weight].itemsize
+            if held_bytes + made_bytes > TARGET_BYTES:
+                spans.append([])
+                held_bytes = 0
+            spans[-1].append(layer)
+            held_bytes += made_bytes
+        return spans
 
     def read(self, layer: Layer, chunks: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """(samples, features) of each chunk of a value that the layer reads."""

@@ -57,9 +57,7 @@ class _State:
 
     def __init__(self, moments: Moments, blocks: torch.Tensor) -> None:
         self.blocks = blocks
-        xx = moments.xx.to(torch.float64, copy=True)
-        xx.diagonal().add_(moments.ridge)
-        self.inverse = torch.linalg.inv(xx)
+        self.inverse = torch.linalg.inv(moments.ridged())
         self.weights = self.inverse @ moments.xy.double()
         self.whole = float((self.weights * moments.xy).sum()) or 1.0
 
@@ -96,5 +94,5 @@ def _readers(calibration: Calibration, group: Group) -> list[tuple[Moments, torc
             return []
         layer = by_weight[name]
         channels = np.stack([np.flatnonzero((classes == unit).any(0)) for unit in group.units])
-        found.append((calibration.moments[layer.name], layer.read_by(channels).flatten(1)))
+        found.append((calibration.moments(layer), layer.read_by(channels).flatten(1)))
     return found

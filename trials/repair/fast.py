@@ -27,6 +27,6 @@ def fast(calibration: Calibration, kept: Kept) -> tuple[Graph, dict[str, torch.T
         # Features run over taps, and over channels within a tap.
         features = layer.read_by(np.flatnonzero(inputs)).T.flatten()
         outputs = torch.from_numpy(np.flatnonzero(layer.outputs(coupling, alive)))
-        moments = calibration.moments[layer.name].at(features, outputs)
+        moments = calibration.moments(layer, features, outputs)
         layer.write(tensors, *moments.solve(layer.matrix(tensors[layer.weight])))
     return graph, tensors

@@ -8,6 +8,8 @@ import torch
 
 RIDGE = 1e-3
 """Of the mean variance of a layer's inputs; pulls towards the weights from before."""
+BLOCK = 256
+"""Rows of a matrix of moments that are kept together: large enough for products at full speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,15 @@ class Moments:
 
     def solve(self, old: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights (outputs, features), pulled towards `old` of that shape, and intercept (outputs,)."""
-        xx, xy = (moment.to(torch.float64, copy=True) for moment in (self.xx, self.xy))
-        ridge = self.ridge
-        xx.diagonal().add_(ridge)
-        xy.add_(old.T, alpha=ridge)
-        weights = torch.cholesky_solve(xy, torch.linalg.cholesky(xx)).T
+        xy = self.xy.to(torch.float64, copy=True).add_(old.T, alpha=self.ridge)
+        weights = torch.cholesky_solve(xy, torch.linalg.cholesky(self.ridged())).T
         return weights, self.y_mean.double() - weights @ self.x_mean.double()
+
+    def ridged(self) -> torch.Tensor:
+        """(features, features) in float64, fresh memory, with the ridge on its diagonal."""
+        xx = self.xx.to(torch.float64, copy=True)
+        xx.diagonal().add_(self.ridge)
+        return xx
 
     def at(self, features: torch.Tensor, outputs: torch.Tensor) -> Moments:
         """The same of some features and outputs alone, by index."""
@@ -45,36 +50,84 @@ class Moments:
         )
 
 
-class Sums:
-    """Samples as they come in, added up in float64 about the means of the first that came."""
+class Inputs:
+    """Second moments of what a layer reads, of samples as they come in.
+
+    They are about the means where the layer can shift its outputs, else about zero. Of the symmetric matrix
+    no more is kept than rows up to the diagonal, in blocks of so many.
+    """
 
     def __init__(self, *, shift: bool = True) -> None:
-        self.shift = shift
-        self._count = 0
+        self.shift, self.count = shift, 0
+
+    def add(self, x: torch.Tensor) -> None:
+        """(samples, features), in place of which the samples about the means of the first ones are left."""
+        if not self.count:
+            features = x.shape[1]
+            self._about = x.mean(0) if self.shift else x.new_zeros(features)
+            self._sum = x.new_zeros(features)
+            self._blocks = {
+                first: x.new_zeros(min(BLOCK, features - first), min(first + BLOCK, features))
+                for first in range(0, features, BLOCK)
+            }
+        x.sub_(self._about)
+        for first, block in self._blocks.items():
+            rows, columns = block.shape
+            block.addmm_(x[:, first : first + rows].T, x[:, :columns])
+        self._sum += x.sum(0)
+        self.count += len(x)
+
+    @property
+    def off(self) -> torch.Tensor:
+        """(features,) means, less those of the first samples."""
+        return self._sum / self.count if self.shift else torch.zeros_like(self._sum)
+
+    @property
+    def means(self) -> torch.Tensor:
+        """(features,)."""
+        return self.off + self._about
+
+    def rows(self, features: torch.Tensor) -> torch.Tensor:
+        """(some features, all of them) of the matrix, fresh memory."""
+        found = self._about.new_empty(len(features), len(self._about))
+        for first, block in self._blocks.items():
+            past = block.shape[1]
+            here, before = (features >= first) & (features < past), features < first
+            found[here, :past] = block[features[here] - first]
+            found[before, first:past] = block[:, features[before]].T
+        return found.div_(self.count).addr_(self.off[features], self.off, alpha=-1)
+
+    def moments(self, weights: torch.Tensor, features: torch.Tensor) -> Moments:
+        """Of some features, and of what these weights, (outputs, all features), make of all of them."""
+        rows = self.rows(features)
+        return Moments(rows[:, features], rows @ weights.T, self.means[features], weights @ self.means)
+
+
+class Sums:
+    """Samples of what a layer reads and should make, added up as they come in."""
+
+    def __init__(self, *, shift: bool = True) -> None:
+        self._inputs = Inputs(shift=shift)
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """(samples, features), which is overwritten, and (samples, outputs)."""
-        if not self._count:
-            self._about = [part.mean(0) if self.shift else part.new_zeros(part.shape[1]) for part in (x, y)]
-            widths = x.shape[1], y.shape[1]
-            self._xx, self._xy, self._x, self._y = (
-                torch.zeros(shape, dtype=torch.float64)
-                for shape in ((widths[0], widths[0]), widths, widths[:1], widths[1:])
-            )
-            self._dtype = x.dtype
-        x, y = x.sub_(self._about[0]), y - self._about[1]
-        self._xx += x.T @ x
-        self._xy += x.T @ y
-        self._x += x.sum(0)
+        if not self._inputs.count:
+            self._about = y.mean(0) if self._inputs.shift else y.new_zeros(y.shape[1])
+            self._xy, self._y = x.new_zeros(x.shape[1], y.shape[1]), y.new_zeros(y.shape[1])
+        self._inputs.add(x)
+        y = y - self._about
+        self._xy.addmm_(x.T, y)
         self._y += y.sum(0)
-        self._count += len(x)
 
     def moments(self) -> Moments:
-        """In the numbers that came in."""
-        x, y = (part / self._count if self.shift else torch.zeros_like(part) for part in (self._x, self._y))
-        xx = self._xx / self._count - torch.outer(x, x)
-        xy = self._xy / self._count - torch.outer(x, y)
-        return Moments(*(part.to(self._dtype) for part in (xx, xy, x + self._about[0], y + self._about[1])))
+        inputs = self._inputs
+        y = self._y / inputs.count if inputs.shift else torch.zeros_like(self._y)
+        return Moments(
+            inputs.rows(torch.arange(len(self._xy))),
+            (self._xy / inputs.count).addr_(inputs.off, y, alpha=-1),
+            inputs.means,
+            y + self._about,
+        )
 
 
 def moments_of(x: torch.Tensor, y: torch.Tensor, *, shift: bool = True) -> Moments:

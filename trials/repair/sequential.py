@@ -121,7 +121,7 @@ def _wanted(
     Args:
         beside: what adds to its output now, "" if nothing does.
     """
-    targets = [target[:, outputs] for target in calibration.targets[layer.name]]
+    targets = [target[:, outputs] for target in calibration.targets(layer)]
     if layer.target == layer.name:
         yield from targets
         return

@@ -129,7 +129,7 @@ def test_nothing_a_layer_reads_explains_what_sequential_repair_leaves_of_its_err
             continue
         layer = by_target[node.name]
         made = torch.from_numpy(layer.outputs(coupling, coupling.alive(kept)))
-        wanted = torch.cat(list(calibration.targets[layer.name]))[:, made]
+        wanted = torch.cat(list(calibration.targets(layer)))[:, made]
         left = wanted - torch.cat(calibration.made(layer, values[node.name]))
         if layer.norm is not None and layer.target == layer.name:
             # The mean that the norm takes off has moved in the layer's stead.
