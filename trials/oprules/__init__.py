@@ -20,12 +20,12 @@ from trials.oprules import moves as move
 from trials.oprules.attention import Attention, Einsum, Matmul, Product
 from trials.oprules.contractions import Convolution, Embedding, Linear, TransposedConvolution
 from trials.oprules.images import (
-    AdaptiveMaxPool2d,
-    AdaptivePool2d,
+    AdaptiveMaxPool,
+    AdaptivePool,
     ChannelShuffle,
     PixelShuffle,
     PixelUnshuffle,
-    Pool2d,
+    Pool,
     Resize2d,
 )
 from trials.oprules.movement import Fresh, Index, Item, Move, Pad, Pick, Range, Reshape, Slice, Split, Squeeze
@@ -79,10 +79,13 @@ RULES: dict[str, Rule] = {
     "aten.sum.dim_IntList": Reduce("sum"),
     "aten.linalg_vector_norm.default": VectorNorm("norm"),
     "aten.expand_as.default": Follow(),
-    "aten.max_pool2d.default": Pool2d("max_pool2d"),
-    "aten.avg_pool2d.default": Pool2d("avg_pool2d"),
-    "aten.adaptive_avg_pool2d.default": AdaptivePool2d("avg_pool2d"),
-    "aten.adaptive_max_pool2d.default": AdaptiveMaxPool2d("max_pool2d"),
+    "aten.max_pool1d.default": Pool("max", 1),
+    "aten.avg_pool1d.default": Pool("avg", 1),
+    "aten.max_pool2d.default": Pool("max", 2),
+    "aten.avg_pool2d.default": Pool("avg", 2),
+    "aten.adaptive_avg_pool1d.default": AdaptivePool("avg", 1),
+    "aten.adaptive_avg_pool2d.default": AdaptivePool("avg", 2),
+    "aten.adaptive_max_pool2d.default": AdaptiveMaxPool("max", 2),
     "aten.upsample_nearest2d.vec": Resize2d("nearest"),
     "aten.upsample_bilinear2d.vec": Resize2d("bilinear"),
     "aten.pixel_shuffle.default": PixelShuffle(),

@@ -21,6 +21,10 @@ groups, such as `blocks.0.attn.qkv` of kind "heads" and `blocks.0.attn.qkv.width
 Queries and keys lose the same places, in pairs where rotary positions turn them; values lose their own,
 unless a view gives one projection a single width for all three. Scores keep the scale of the dense width.
 
+Convolutions and pools over sequences (`conv1d`, `max_pool1d` and their like) are pruned, repaired and
+counted, but no runtime has rules for their kernels yet: latencies of such models are refused by the
+operator's name.
+
 This page is written by `python -m trials.oprules > docs/ops.md` from the rules themselves;
 [CONTRIBUTING.md](../CONTRIBUTING.md) explains how to add one.
 """

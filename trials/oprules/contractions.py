@@ -16,8 +16,8 @@ from trials.oprules.rule import Call, Rule, Sizes, Traced, moving, numbers, with
 class Convolution(Rule):
     """Convolution over maps or sequences. Its outputs are units, and so is each of its inputs.
 
-    With groups, the units at the same place of every group go together, on either side; where a group is one
-    channel (depthwise), a unit passes through.
+    With groups, the units at the same place of every group go together, on either side, and all groups stay,
+    as their number tells kernels apart; where a group is one channel (depthwise), a unit passes through.
     """
 
     def __init__(self, axes: int) -> None:

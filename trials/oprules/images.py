@@ -1,4 +1,4 @@
-"""Ops on maps (batch, channels, height, width) that mix no channels: pooling, resizing, shuffles."""
+"""Ops on maps and sequences that mix no channels: pooling, resizing, shuffles."""
 
 from __future__ import annotations
 
@@ -9,49 +9,51 @@ import numpy as np
 
 from hwprofiles.errors import BundleError
 from hwprofiles.ops import OpSpec
-from trials.oprules.rule import Call, Rule, Traced, moving, pair
+from trials.oprules.rule import Call, Rule, Traced, moving, numbers, pair
 
-Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
-"""(kernel, stride, padding, out size), each (height, width)."""
+Size = tuple[int, ...]
+Window = tuple[Size, Size, Size, Size]
+"""(kernel, stride, padding, out size), each with a number for every axis of places."""
 
 
-class Pool2d(Rule):
+class Pool(Rule):
     """Max and average pooling over windows: units pass through."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, axes: int) -> None:
+        """`axes` of places: 2 over maps, 1 over sequences."""
+        self.kind, self.axes = f"{kind}_pool{axes}d", axes
 
     def trace(self, call: Call) -> Traced:
         x = call.labels("self")
-        if x.ndim != 4:
-            raise BundleError(f"pool {call.node.name!r} reads a value of {x.ndim} axes, not 4")
+        if x.ndim != 2 + self.axes:
+            raise BundleError(f"pool {call.node.name!r} reads a value of {x.ndim} axes, not {2 + self.axes}")
         call.along(x, 1, "pool")
-        return np.broadcast_to(x[:, :, :1, :1], (*x.shape[:2], *self.window(call)[3]))
+        first = x[(slice(None), slice(None), *(slice(0, 1) for _ in range(self.axes)))]
+        return np.broadcast_to(first, (*x.shape[:2], *self.window(call)[3]))
 
     def window(self, call: Call) -> Window:
-        size = call.labels("self").shape[2:]
-        kernel, padding = pair(call.node["kernel_size"]), pair(call.node["padding"], lowest=0)
-        stride = pair(call.node["stride"]) if call.node["stride"] else kernel
-        dilation = pair(call.node.args.get("dilation", 1))
-        up = call.node["ceil_mode"] is True
-        height, width = (
-            _windows(size[d], kernel[d], stride[d], padding[d], dilation[d], up=up) for d in (0, 1)
-        )
-        return kernel, stride, padding, (height, width)
+        node, axes = call.node, self.axes
+        kernel, padding = numbers(node["kernel_size"], axes), numbers(node["padding"], axes, lowest=0)
+        stride = numbers(node["stride"], axes) if node["stride"] else kernel
+        dilation = numbers(node.args.get("dilation", 1), axes)
+        each = zip(call.labels("self").shape[2:], kernel, stride, padding, dilation, strict=True)
+        return kernel, stride, padding, tuple(_windows(*one, up=node["ceil_mode"] is True) for one in each)
 
     def operator(self, call: Call, result: Traced) -> OpSpec | None:
         kernel, stride, padding, out = self.window(call)
         return pool(self.kind, call.labels("self").shape, out, kernel, stride, padding)
 
 
-class AdaptivePool2d(Pool2d):
+class AdaptivePool(Pool):
     """Pooling to a given size: units pass through. Its window is the largest that it uses."""
 
     def window(self, call: Call) -> Window:
         size, wanted = call.labels("self").shape[2:], call.node["output_size"]
-        height, width = pair(tuple(s if w is None else w for s, w in zip(size, wanted, strict=True)))
-        kernel = (-(-size[0] // height), -(-size[1] // width))
-        return kernel, (size[0] // height, size[1] // width), (0, 0), (height, width)
+        filled = tuple(s if w is None else w for s, w in zip(size, wanted, strict=True))
+        made = numbers(filled, self.axes)
+        kernel = tuple(-(-s // m) for s, m in zip(size, made, strict=True))
+        stride = tuple(s // m for s, m in zip(size, made, strict=True))
+        return kernel, stride, (0,) * self.axes, made
 
     def operator(self, call: Call, result: Traced) -> OpSpec | None:
         spec = super().operator(call, result)
@@ -60,7 +62,7 @@ class AdaptivePool2d(Pool2d):
         return replace(spec, kind="mean2d") if spec.kind == "avg_pool2d" and spec.out_size == (1, 1) else spec
 
 
-class AdaptiveMaxPool2d(AdaptivePool2d):
+class AdaptiveMaxPool(AdaptivePool):
     """The largest elements and where they were: units pass through."""
 
     def trace(self, call: Call) -> Traced:
@@ -164,10 +166,10 @@ def _windows(size: int, kernel: int, stride: int, padding: int, dilation: int, *
 def pool(
     kind: str,
     shape: tuple[int, ...],
-    out: tuple[int, int],
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, int] = (0, 0),
+    out: Size,
+    kernel: Size,
+    stride: Size,
+    padding: Size = (0, 0),
 ) -> OpSpec:
     return OpSpec(
         kind=kind,

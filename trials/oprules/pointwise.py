@@ -30,13 +30,14 @@ class Elementwise(Rule):
         else:
             result = blank(())
         for value in values[1:]:
-            result = self._meet(call, result, call.of(value))
+            result = self.met(call, result, call.of(value))
         for argument in tensors:
             result = self._ride(call, argument, result)
         return result
 
     @staticmethod
-    def _meet(call: Call, a: LabelArray, b: LabelArray) -> LabelArray:
+    def met(call: Call, a: LabelArray, b: LabelArray) -> LabelArray:
+        """Labels of what two values make together."""
         sizes = compact(a).size, compact(b).size
         if 1 in sizes and max(sizes) > 1:
             one = a if sizes[0] == 1 else b
@@ -77,8 +78,11 @@ class Free(Elementwise):
         return None
 
 
-class Follow(Elementwise):
+class Follow(Rule):
     """A value repeated until it has the shape of another, whose units it takes beside its own."""
+
+    def trace(self, call: Call) -> Traced:
+        return Elementwise.met(call, call.labels("self"), call.labels("other"))
 
     def operator(self, call: Call, result: Traced) -> OpSpec | None:
         return moving(call, result, "copy", "expand")

@@ -27,7 +27,7 @@ from trials.tracing import parts_of
 Tensors = Mapping[str, torch.Tensor]
 Turn = tuple[torch.Tensor, torch.Tensor]
 """(heads, width, width) for queries, and for keys."""
-_LAYERS = ("aten.linear.default", "aten.conv2d.default", "aten.conv2d.padding")
+_LAYERS = ("aten.linear.", "aten.conv1d.", "aten.conv2d.")
 _SCALES = ("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar")
 
 
@@ -204,7 +204,7 @@ class _Makers:
     def _layer(self, value: str) -> Node | None:
         """The layer that makes a value which is only moved, or scaled by a number, since."""
         while node := self.nodes.get(value):
-            if node.op in _LAYERS:
+            if node.op.startswith(_LAYERS):
                 reads_units = (node.tensors[0], 1) in self.coupling.contracted
                 own = all(self.uses[name] == 1 for name in node.tensors)
                 return node if own and not reads_units and node.args.get("groups", 1) == 1 else None
