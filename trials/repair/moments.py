@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,11 @@ RIDGE = 1e-3
 """Of the mean variance of a layer's inputs; pulls towards the weights from before."""
 BLOCK = 256
 """Rows of a matrix of moments that are kept together: large enough for products at full speed."""
+
+Samples = Iterable[tuple[torch.Tensor, torch.Tensor]]
+"""Of each chunk what a layer reads, (samples, features), and should make, (samples, outputs)."""
+Solution = tuple[torch.Tensor, torch.Tensor]
+"""Weights (outputs, features) and intercept (outputs,), float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +34,16 @@ class Moments:
     def ridge(self) -> float:
         return RIDGE * float(self.xx.diagonal().mean()) + 1e-12
 
-    def solve(self, old: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights (outputs, features), pulled towards `old` of that shape, and intercept (outputs,)."""
+    def solve(self, old: torch.Tensor, factor: torch.Tensor | None = None) -> Solution:
+        """Weights, pulled towards `old` of their shape, and intercept.
+
+        Args:
+            factor: Cholesky's of `ridged`, where it is known.
+        """
         xy = self.xy.to(torch.float64, copy=True).add_(old.T, alpha=self.ridge)
-        weights = torch.cholesky_solve(xy, torch.linalg.cholesky(self.ridged())).T
+        if factor is None:
+            factor = torch.linalg.cholesky(self.ridged())
+        weights = torch.cholesky_solve(xy, factor).T
         return weights, self.y_mean.double() - weights @ self.x_mean.double()
 
     def ridged(self) -> torch.Tensor:
@@ -70,12 +82,16 @@ class Inputs:
                 first: x.new_zeros(min(BLOCK, features - first), min(first + BLOCK, features))
                 for first in range(0, features, BLOCK)
             }
-        x.sub_(self._about)
+        self.centre(x)
         for first, block in self._blocks.items():
             rows, columns = block.shape
             block.addmm_(x[:, first : first + rows].T, x[:, :columns])
         self._sum += x.sum(0)
         self.count += len(x)
+
+    def centre(self, x: torch.Tensor) -> None:
+        """Leave samples about the means of the first ones, in place."""
+        x.sub_(self._about)
 
     @property
     def off(self) -> torch.Tensor:
@@ -108,13 +124,22 @@ class Sums:
 
     def __init__(self, *, shift: bool = True) -> None:
         self._inputs = Inputs(shift=shift)
+        self._begun = self._known = False
+
+    def begin_again(self) -> None:
+        """Forget the outputs: the same inputs follow with others."""
+        self._begun, self._known = False, True
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """(samples, features), which is overwritten, and (samples, outputs)."""
-        if not self._inputs.count:
+        if not self._begun:
+            self._begun = True
             self._about = y.mean(0) if self._inputs.shift else y.new_zeros(y.shape[1])
             self._xy, self._y = x.new_zeros(x.shape[1], y.shape[1]), y.new_zeros(y.shape[1])
-        self._inputs.add(x)
+        if self._known:
+            self._inputs.centre(x)
+        else:
+            self._inputs.add(x)
         y = y - self._about
         self._xy.addmm_(x.T, y)
         self._y += y.sum(0)
@@ -128,6 +153,27 @@ class Sums:
             inputs.means,
             y + self._about,
         )
+
+
+class Regression:
+    """Least squares of outputs that are wanted otherwise time after time, on inputs that stay.
+
+    What depends on the inputs alone is worked out the first time.
+    """
+
+    def __init__(self, *, shift: bool) -> None:
+        self._sums = Sums(shift=shift)
+        self._factor: torch.Tensor | None = None
+
+    def solve(self, samples: Samples, old: torch.Tensor) -> Solution:
+        """As `Moments.solve`; the inputs among the samples, which are overwritten, are the same each time."""
+        for x, y in samples:
+            self._sums.add(x, y)
+        self._sums.begin_again()
+        moments = self._sums.moments()
+        if self._factor is None:
+            self._factor = torch.linalg.cholesky(moments.ridged())
+        return moments.solve(old, self._factor)
 
 
 def moments_of(x: torch.Tensor, y: torch.Tensor, *, shift: bool = True) -> Moments:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,14 +15,11 @@ from trials.network import Network, build
 from trials.prune import prune
 from trials.repair.calibration import Calibration, Values, run_chunks, walk
 from trials.repair.layers import EVERYWHERE, Layer
-from trials.repair.moments import Sums
+from trials.repair.moments import Regression, Samples, Solution
 from trials.repair.scores import turned
 
 REAIMED = 4
 """Times that a layer in front of an activation which cuts off is solved again, for what passes it."""
-
-Samples = Iterable[tuple[torch.Tensor, torch.Tensor]]
-"""Of each chunk what a layer reads, (samples, features), and should make, (samples, outputs)."""
 
 
 @torch.no_grad()
@@ -73,9 +70,10 @@ def sequential(
         def samples() -> Samples:
             return zip(calibration.read(layer, values[node["input"].name]), wanted, strict=True)
 
-        solution = _solved(layer, samples(), old)
+        regression = Regression(shift=bool(layer.intercept))
+        solution = regression.solve(samples(), old)
         for _ in range(reaimed if layer.passes != EVERYWHERE else 0):
-            solution = _solved(layer, _reaimed(layer, samples(), solution, tensors), old)
+            solution = regression.solve(_reaimed(layer, samples(), solution, tensors), old)
         layer.write(tensors, *solution)
 
     for _ in walk(network, calibration.chunks, repair):
@@ -83,17 +81,10 @@ def sequential(
     return graph, tensors
 
 
-def _solved(layer: Layer, samples: Samples, old: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    sums = Sums(shift=bool(layer.intercept))
-    for x, y in samples:
-        sums.add(x, y)
-    return sums.moments().solve(old)
-
-
 def _reaimed(
     layer: Layer,
     samples: Samples,
-    solution: tuple[torch.Tensor, torch.Tensor],
+    solution: Solution,
     tensors: Mapping[str, torch.Tensor],
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """What a solution makes takes the place of what is wanted wherever the activation makes the same of both,

@@ -16,6 +16,7 @@ from tests.trials.repair.conftest import calibrated, normal, run, run_pruned, se
 from trials.groups import analyse
 from trials.repair import Calibration, Moments, importance, moments, moments_of, sequential
 from trials.repair.elimination import eliminate
+from trials.repair.moments import Regression
 
 
 @st.composite
@@ -73,6 +74,22 @@ def test_elimination_takes_the_block_that_brute_force_would(
     found = moments_of(*data)
     gone = eliminate([(found, torch.tensor(blocks))])
     assert gone == eliminated_by_brute_force(found, np.array(blocks))
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_a_regression_on_inputs_it_knows_solves_as_one_that_does_not(shift: bool) -> None:
+    x, first, second, old = (
+        normal(200, 6) + 2,
+        normal(200, 3, seed=1),
+        normal(200, 3, seed=2) + 5,
+        normal(3, 6),
+    )
+    regression = Regression(shift=shift)
+    for wanted in (first, second):
+        solved = regression.solve(zip(x.clone().split(64), wanted.split(64), strict=True), old)
+        expected = moments_of(x, wanted, shift=shift).solve(old)
+        for part, other in zip(solved, expected, strict=True):
+            torch.testing.assert_close(part, other, rtol=1e-4, atol=1e-4)
 
 
 def test_elimination_keeps_one_of_each_pair_of_equal_features() -> None:
