@@ -67,7 +67,7 @@ class Searched:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--finalists", type=int, default=3)
-    parser.add_argument("--controller", default="amc")
+    parser.add_argument("--controller", default="auto")
 
 
 def search(

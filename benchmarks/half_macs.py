@@ -55,18 +55,22 @@ def main() -> None:
     if not (DATA / "cifar10_train.parquet").exists():
         parser.exit(2, "the data folder beside the repository is absent; see benchmarks/README.md\n")
     console = Console()
-    results = []
     with TemporaryDirectory(prefix="hm-") as folder:
         for seed in options.seeds:
-            results.append(run_seed(Path(folder), seed, options, console))
-            found = results[-1]
+            found = run_seed(Path(folder), seed, options, console)
+            keep(options.output, f"{options.controller}, {options.trials} trials", found)
             console.print(
                 f"seed {seed}: {found['result_test']:.2%} (uniform {found['uniform_test']:.2%}, dense "
                 f"{found['dense_test']:.2%}) in {found['seconds']} s",
                 highlight=False,
             )
-            settings = {"controller": options.controller, "trials": options.trials}
-            options.output.write_text(json.dumps({**settings, "results": results}, indent=2) + "\n")
+
+
+def keep(path: Path, search: str, found: dict[str, Any]) -> None:
+    """Add a seed's result to what the file holds by now."""
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results.setdefault(search, {})[str(found["seed"])] = found
+    path.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

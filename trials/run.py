@@ -187,7 +187,7 @@ class Workbench:
 
     @property
     def calibration(self) -> repair.Calibration:
-        """What repairs look at: of augmented images where the job augments."""
+        """What repairs look at."""
         return self._evidence.calibration
 
     def recalibrated(self, network: Network) -> Network:
@@ -214,7 +214,6 @@ class Workbench:
             train.take(np.sort(rows)),
             self.room,
             self.recipe.seed,
-            Augment(self.recipe.augment),
         )
 
     def _merit(self, evaluation: Evaluation) -> float:

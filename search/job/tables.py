@@ -233,7 +233,7 @@ class Budget(Table):
 class Search(Table):
     """How candidates are proposed, made real and judged; a zero leaves the choice to prunefront."""
 
-    controller: Literal["auto", "amc", "knapsack", "random", "uniform"] = "amc"
+    controller: Literal["auto", "amc", "knapsack", "random", "uniform"] = "auto"
     trials: Count = 60
     workers: Annotated[int, Field(ge=1, le=64, description="an integer from 1 to 64")] = 1
     seed: Annotated[int, Field(ge=0, lt=2**32, description="an integer from 0 to 4294967295")] = 0
@@ -241,7 +241,7 @@ class Search(Table):
     blocks: Annotated[bool, Field(description="true or false")] = False
     lowest_keep: Annotated[float, Field(gt=0, le=1, description="a fraction above 0 and up to 1")] = 0.1
     criterion: Criterion = "l1"
-    repair: Repair = "least_squares"
+    repair: Repair = "sequential"
     final_repair: Repair = "sequential"
     validation_images: CountOrZero = 0
     execution: Literal["auto", "float32", "channels_last", "bfloat16"] = "auto"

@@ -63,6 +63,18 @@ def test_finalists_are_the_best_of_each_level_in_turn_beside_all_baselines(
     assert choose_finalists(with_finalists(prepared, count), trials) == chosen
 
 
+@pytest.mark.parametrize(("brief_steps", "chosen"), [(0, 0), (10, 1)])
+def test_finalists_are_nearest_to_the_dense_model_unless_trials_were_trained(
+    brief_steps: int, chosen: int, prepared: Prepared
+) -> None:
+    near, right = (
+        replace(trial(prepared, number, 1.0, 0.0), facts=replace(FACTS, accuracy=accuracy, divergence=nats))
+        for number, (accuracy, nats) in enumerate([(0.90, 0.1), (0.91, 0.2)])
+    )
+    trained = replace(prepared, recipe=replace(prepared.recipe, brief_steps=brief_steps))
+    assert choose_finalists(with_finalists(trained, 1), [near, right]) == [chosen]
+
+
 def test_of_trials_that_look_the_same_only_the_first_is_a_finalist(prepared: Prepared) -> None:
     first = trial(prepared, 0, 1.0, 0.9)
     twin = replace(first, number=1)

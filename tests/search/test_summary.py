@@ -58,7 +58,7 @@ def test_rows_are_the_finalists_and_their_baselines_measured_and_the_winner_is_s
         finals, measured = results(store, "small", FINAL), results(store, "small", MEASURED)
         [winner] = results(store, "small", EXPORTED)
     assert [row["trial"] for row in report["rows"]] == sorted(finals) == sorted(measured)
-    assert {"uniform", "amc"} == {row["origin"] for row in report["rows"]}
+    assert {"uniform", "auto"} == {row["origin"] for row in report["rows"]}
     for row in report["rows"]:
         assert row["measured_ms"] == measured[row["trial"]]["latency_ms"]
         assert row["test_accuracy"] == finals[row["trial"]]["test"]["accuracy"]

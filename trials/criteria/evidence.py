@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from trials.data import Split
-from trials.finetune import Augment
 from trials.graph import Value
 from trials.groups import Coupling
 from trials.oprules import Attention, Product, rule_of
@@ -45,18 +44,13 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The dense model, its groups, and calibration `examples`, which go as many at a time as `room` says.
-
-    Repairs, and the criterion that asks them, look at examples varied by `augment`: examples that the model
-    knows by heart are not like new ones.
-    """
+    """The dense model, its groups, and calibration `examples`, which go as many at a time as `room` says."""
 
     coupling: Coupling
     tensors: Tensors
     examples: Split
     room: Room = AMPLE
     seed: int = 0
-    augment: Augment = Augment.NONE
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -70,7 +64,7 @@ class Evidence:
 
     def _calibration(self, brief: bool) -> Calibration:
         return Calibration.fitting(
-            self.coupling, self.tensors, self.examples, self.room, self.augment, seed=self.seed, brief=brief
+            self.coupling, self.tensors, self.examples, self.room, seed=self.seed, brief=brief
         )
 
     def batches(self, rows: int) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:

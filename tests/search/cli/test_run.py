@@ -43,7 +43,9 @@ def test_the_demo_shortened(
     assert subprocess.run(load, shell=True, env={"PATH": "/nowhere"}).returncode == 0
 
     run = tmp_path / "runs" / "digits"
-    files = "bundle profile.parquet finalists export report.html report.json front.svg front.png"
+    files = (
+        "bundle profile.parquet sensitivity.json finalists export report.html report.json front.svg front.png"
+    )
     assert {path.name for path in run.iterdir()} == set(files.split())
     config = json.loads((run / "export" / "config.json").read_text())
     assert config["measured"]["latency_ms"] > 0
