@@ -39,7 +39,7 @@ def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivi
     while waiting or running:
         while waiting and workers.free > 0:
             number = waiting.pop(0)
-            workers.submit(number, Request(candidate=todo[number].candidate, seed=0, trained=False))
+            workers.submit(number, Request(candidate=todo[number].candidate, seed=0, probe=True))
             running += 1
         done = len(todo) - len(waiting) - running
         listener.update(0.0, f"sensitivity of groups: {done} of {len(todo)} measured")

@@ -1,7 +1,7 @@
 """How much each group matters: divergence from the dense model with that group alone pruned, by its count.
 
-Measured once for a job, on held-out data, after the repair that its trials have. From it a candidate's loss
-is estimated before it is tried: to first order, what groups cost the model adds up.
+Measured once for a job, on held-out data, after repair. From it a candidate's loss is estimated before it is
+tried: to first order, what groups cost the model adds up.
 """
 
 from __future__ import annotations

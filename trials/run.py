@@ -73,13 +73,14 @@ class Request:
     """One candidate to make real; a `final` one to the end: trained in full, tested, kept in `folder`.
 
     `needed` is an accuracy short of which it is of no use: no more images are looked at than it takes to see
-    that it falls short. One that is not to be `trained` is pruned and repaired, with all its weights.
+    that it falls short. A `probe`, of which one group is pruned, is not trained, keeps all its weights, and
+    has the fast repair of what is repaired in order: behind a single cut that does nearly as well.
     """
 
     candidate: Candidate
     seed: int
     needed: float = 0.0
-    trained: bool = True
+    probe: bool = False
     final: bool = False
     folder: Path | None = None
 
@@ -132,7 +133,7 @@ class Workbench:
         network, kept = self._prune_and_repair(request)
         seconds["repair"] = time.perf_counter() - started
         steps = self.recipe.final_steps if request.final else self.recipe.brief_steps
-        steps, sparsity = (steps, self.sparsity) if request.trained else (0, None)
+        steps, sparsity = (0, None) if request.probe else (steps, self.sparsity)
         last, repaired = 0.0 if steps else request.needed, network
         evaluation = self._timed_evaluation(network, judge, seconds, 0.0 if sparsity else last)
         history["repaired"] = evaluation.accuracy
@@ -250,11 +251,14 @@ class Workbench:
         try:
             if how == "least_squares":
                 return _built(*repair.fast(self.calibration, kept)), kept
-            if how == "sequential" and not request.final:
-                brief = self._evidence.brief_calibration
-                return _built(*repair.sequential(brief, kept, reaimed=0)), kept
-            if how == "sequential":
+            if how == "sequential" and request.final:
                 return self._sequential(request.candidate, kept)
+            if how == "sequential":
+                brief = self._evidence.brief_calibration
+                repaired = (
+                    repair.fast(brief, kept) if request.probe else repair.sequential(brief, kept, reaimed=0)
+                )
+                return _built(*repaired), kept
         except LinAlgError as error:
             raise TrialError(f"the {how} repair has no solution: {error}") from None
         network = _built(*prune(self.coupling, self.bundle.tensors, kept))

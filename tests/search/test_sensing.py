@@ -44,7 +44,7 @@ class Workers:
         return 2 - len(self.running)
 
     def submit(self, key: int, request: Request) -> None:
-        assert not request.trained
+        assert request.probe
         self.running.append((key, request))
 
     def wait(self, timeout_s: float) -> list[Finished]:
