@@ -87,13 +87,17 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRow:
-    """A group of the dense model; both shares are of the whole dense model and 0..1."""
+    """A group of the dense model; both shares are of the whole dense model and 0..1.
+
+    `losses` is what the group alone costs the model where it was measured: kept units → divergence in nats.
+    """
 
     name: str
     kind: str
     size: int
     macs_share: float
     latency_share: float
+    losses: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +270,7 @@ def render_html(report: Report) -> str:
         palette=figures.PALETTE,
         front=Markup(figures.front_svg(report)),
         progress=Markup(figures.hypervolume_svg(report)) if report.hypervolume else "",
+        sensitivity=Markup(figures.sensitivity_svg(report)) if any(g.losses for g in report.groups) else "",
     )
 
 

@@ -63,6 +63,11 @@ def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivi
     return Sensitivity(measured)
 
 
+def known(prepared: Prepared) -> Sensitivity:
+    """What has been measured so far, here or by another job, of the groups of a job."""
+    return Sensitivity(_known(prepared.place.runs, _key(prepared)))
+
+
 def _key(prepared: Prepared) -> str:
     """Of everything that measurements depend on, but for the candidates."""
     job, recipe = prepared.job, asdict(prepared.recipe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import isfinite
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from search.finish import (
 from search.plan import Prepared, features
 from search.report import GroupRow, Point, Report, Row, count, doubt, percent, significant, timed
 from search.score import Score
+from search.sensing import known
 from trials.candidate import Candidate, Facts, Trial, TrialState, as_counts
 from trials.store import Store
 
@@ -48,6 +50,7 @@ def make_report(prepared: Prepared, store: Store) -> Report:
     ]
     dense_ms = prepared.plan.dense_ms
     shares = features(prepared.scorer)
+    losses = known(prepared).measured
     return Report(
         job=job,
         created=datetime.fromtimestamp(store.job(job).created_s, UTC).isoformat(timespec="seconds"),
@@ -64,6 +67,7 @@ def make_report(prepared: Prepared, store: Store) -> Report:
                 size=group.size,
                 macs_share=float(shares[i, 3]),
                 latency_share=float(shares[i, 4]),
+                losses={kept: loss for kept, loss in losses.get(group.name, {}).items() if isfinite(loss)},
             )
             for i, group in enumerate(prepared.coupling.groups)
         ),

@@ -362,6 +362,17 @@ def test_a_page_has_colours_for_a_light_and_for_a_dark_screen_and_no_others(page
         assert set(re.findall(r"var\((--\w+)\)", picture)) <= set(re.findall(r"(--\w+):", page))
 
 
+def test_the_page_says_what_each_group_costs_alone_where_that_was_measured(page: str) -> None:
+    assert "What each group costs alone" not in page
+    losses = {4: 0.25, 8: 0.0}
+    measured = replace(REPORT, groups=(replace(REPORT.groups[0], losses=losses), *REPORT.groups[1:]))
+    shown = render_html(measured)
+    assert "What each group costs alone" in shown
+    for kept, loss in losses.items():
+        assert f"with {kept} of {REPORT.groups[0].size}: {loss:g} nats" in shown
+    assert Report.from_json(json.loads(json.dumps(measured.to_json()))) == measured
+
+
 def test_every_finished_trial_of_the_picture_says_which_it_is(page: str) -> None:
     assert "<title>trial 3 (amc): 95.00 %, 1.00 ms predicted</title>" in page
     assert "trial 1 (amc)" not in page
