@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import repeat, zip_longest
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +50,8 @@ def allocate(space: Space, losses: Sequence[Values], cost: Cost, target: float) 
         return project(space, wanted.astype(np.float64), cost, target)
 
     tried = [project(space, space.sizes.astype(np.float64), cost, target)]
-    for solve in repeat(priced, ROUNDS):
-        tried.append(solved(tried[-1], solve))
+    for _ in range(ROUNDS):
+        tried.append(solved(tried[-1], priced))
         if tried[-1] in tried[:-1]:
             break
 

@@ -92,8 +92,12 @@ class Estimate:
         self._fitted = 0
 
     def add(self, parts: Values, divergence: float) -> None:
-        """Take in a trial: (groups,) what each alone would cost, and what they cost together."""
-        if parts.sum() > 0 and divergence > 0:  # else it is the dense model in all but name
+        """Take in a trial: (groups,) what each alone would cost, and what they cost together.
+
+        One that is the dense model in all but name, or in which a group is narrower than could be made real
+        alone, has no place in the formula.
+        """
+        if 0 < parts.sum() < np.inf and divergence > 0:
             self._parts.append(parts)
             self._observed.append(float(np.log(divergence)))
 

@@ -69,6 +69,13 @@ def test_an_estimate_finds_the_weights_and_the_power_behind_what_it_is_told() ->
     assert estimate.power == pytest.approx(1.3, abs=0.05)
 
 
+@pytest.mark.parametrize("parts", [[0.0, 0.0], [np.inf, 0.1]])
+def test_trials_that_the_formula_has_no_place_for_teach_nothing(parts: list[float]) -> None:
+    estimate = Estimate(2)
+    estimate.add(np.array(parts), 0.2)
+    assert estimate.weights.tolist() == [1, 1]
+
+
 def test_what_is_drawn_scatters_less_the_more_trials_there_were() -> None:
     def scatter(trials: int) -> float:
         rng, estimate = np.random.default_rng(0), Estimate(4)
