@@ -3,8 +3,8 @@
 A multiple-choice knapsack (Kellerer, Pferschy and Pisinger, Knapsack Problems, Springer 2004, chapter 11):
 each axis takes one of its allowed counts, each has a loss of its own, and losses add up. Costs add up, too,
 where groups share no layer. Elsewhere a channel costs what its neighbours keep, so the problem is solved in
-rounds, by what each choice costs beside the candidate of the round before: by a price on cost until nothing
-changes, and then exactly.
+rounds, by what each choice costs beside the candidate of the round before: by a price on cost as long as
+that helps, and then exactly.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trials.candidate import Candidate, Counts, Space
 PARTS = 1_024
 """Of a budget, in which costs are counted by the exact solution, rounded."""
 ROUNDS = 8
-PRICES, HALVINGS = (1e-24, 1e24), 64
+PRICES, HALVINGS = (1e-24, 1e24), 32
 """Of a unit of cost, in losses, and how often the range of them is halved."""
 
 Values = NDArray[np.float64]
@@ -45,21 +45,20 @@ def allocate(space: Space, losses: Sequence[Values], cost: Cost, target: float) 
     axes = [axis.allowed for axis in space.axes]
 
     def solved(about: Candidate, solve: Solver) -> Candidate:
-        levels = solve(losses, *_beside(about, axes, cost, target))
+        levels = solve(losses, *beside(about, axes, cost, target))
         wanted = np.array([allowed[level] for allowed, level in zip(axes, levels, strict=True)])
         return project(space, wanted.astype(np.float64), cost, target)
-
-    tried = [project(space, space.sizes.astype(np.float64), cost, target)]
-    for _ in range(ROUNDS):
-        tried.append(solved(tried[-1], priced))
-        if tried[-1] in tried[:-1]:
-            break
 
     def loss(candidate: Candidate) -> float:
         levels = map(np.searchsorted, axes, candidate.kept)
         return sum(float(each[level]) for each, level in zip(losses, levels, strict=True))
 
-    best = min(tried, key=loss)
+    best = project(space, space.sizes.astype(np.float64), cost, target)
+    for _ in range(ROUNDS):
+        found = solved(best, priced)
+        if loss(found) >= loss(best):
+            break
+        best = found
     return min(best, solved(best, exact), key=loss)
 
 
@@ -100,26 +99,25 @@ def exact(losses: Sequence[Values], costs: Sequence[Values], budget: float) -> l
     spare = budget - sum(cheapest)
     if spare <= 0:
         return [int(each.argmin()) for each in costs]
-    least = np.zeros(PARTS + 1)
-    taken = []
+    least = [np.zeros(PARTS + 1)]  # what is lost at least with so many parts, by how many axes have chosen
+    parted = []
     for loss, cost, lowest in zip(losses, costs, cheapest, strict=True):
-        parts = np.rint(np.minimum((cost - lowest), 2 * spare) / spare * PARTS).astype(np.int64)
-        reached, choices = np.full(PARTS + 1, np.inf), np.zeros(PARTS + 1, dtype=np.int64)
-        for choice in np.flatnonzero(parts <= PARTS).tolist():
-            by_it = least[: PARTS + 1 - parts[choice]] + loss[choice]
-            better = by_it < reached[parts[choice] :]
-            reached[parts[choice] :][better] = by_it[better]
-            choices[parts[choice] :][better] = choice
-        least = reached
-        taken.append((choices, parts))
+        parts = np.rint(np.minimum(cost - lowest, 2 * spare) / spare * PARTS).astype(np.int64)
+        reached = np.full(PARTS + 1, np.inf)
+        for part, lost in zip(parts.tolist(), loss.tolist(), strict=True):
+            if part <= PARTS:
+                np.minimum(reached[part:], least[-1][: PARTS + 1 - part] + lost, out=reached[part:])
+        least.append(reached)
+        parted.append(parts)
     left, levels = PARTS, list[int]()
-    for choices, parts in reversed(taken):
-        levels.append(int(choices[left]))
+    for before, loss, parts in zip(least[-2::-1], losses[::-1], parted[::-1], strict=True):
+        fitting = np.flatnonzero(parts <= left)
+        levels.append(int(fitting[(before[left - parts[fitting]] + loss[fitting]).argmin()]))
         left -= parts[levels[-1]]
     return levels[::-1]
 
 
-def _beside(
+def beside(
     candidate: Candidate, axes: Sequence[Counts], cost: Cost, target: float
 ) -> tuple[list[Values], float]:
     """What the candidate costs more with each allowed count of an axis in place of its own, and how much more

@@ -1,4 +1,4 @@
-"""Controllers by name; each is imported when it is made, so that only `amc` loads torch."""
+"""Controllers by name; each is imported when it is made, so only `amc` loads torch, and two Optuna."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from trials.candidate import Space
 
 __all__ = ["NAMES", "Controller", "Proposal", "ScoredTrial", "make"]
 
-NAMES = ("auto", "amc", "knapsack", "random", "uniform")
-BY_LOSSES = ("auto", "knapsack")
+NAMES = ("auto", "amc", "evolution", "greedy", "knapsack", "nsga2", "random", "tpe", "uniform")
+BY_LOSSES = ("auto", "evolution", "greedy", "knapsack")
 """Those that want to know what each group costs the model alone."""
 
 
@@ -51,14 +51,30 @@ def make(
             from search.controllers.amc import AmcController
 
             return AmcController(space, cost, targets, seed, features=features, trials=trials)
+        case "evolution":
+            from search.controllers.evolution import EvolutionController
+
+            return EvolutionController(space, cost, targets, seed, losses)
+        case "greedy":
+            from search.controllers.greedy import GreedyController
+
+            return GreedyController(space, cost, targets, seed, losses)
         case "knapsack":
             from search.controllers.knapsack import KnapsackController
 
             return KnapsackController(space, cost, targets, seed, losses)
+        case "nsga2":
+            from search.controllers.optuna_sampler import nsga2
+
+            return nsga2(space, cost, targets, seed, trials=trials)
         case "random":
             from search.controllers.sampling import RandomController
 
             return RandomController(space, cost, targets, seed)
+        case "tpe":
+            from search.controllers.optuna_sampler import tpe
+
+            return tpe(space, cost, targets, seed)
         case "uniform":
             from search.controllers.uniform import UniformController
 

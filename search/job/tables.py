@@ -233,7 +233,9 @@ class Budget(Table):
 class Search(Table):
     """How candidates are proposed, made real and judged; a zero leaves the choice to prunefront."""
 
-    controller: Literal["auto", "amc", "knapsack", "random", "uniform"] = "auto"
+    controller: Literal[
+        "auto", "amc", "evolution", "greedy", "knapsack", "nsga2", "random", "tpe", "uniform"
+    ] = "auto"
     trials: Count = 60
     workers: Annotated[int, Field(ge=1, le=64, description="an integer from 1 to 64")] = 1
     seed: Annotated[int, Field(ge=0, lt=2**32, description="an integer from 0 to 4294967295")] = 0

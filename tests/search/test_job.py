@@ -291,7 +291,8 @@ def test_numbers_are_finite(folder: Path, number: str) -> None:
 
 def test_a_misspelt_choice_is_refused_with_the_nearest_one(folder: Path) -> None:
     assert refusal(folder, job_with("search", 'controller = "amcc"')) == (
-        "search.controller = \"amcc\" is none of auto, amc, knapsack, random, uniform; did you mean 'amc'?"
+        'search.controller = "amcc" is none of auto, amc, evolution, greedy, knapsack, nsga2, random, '
+        "tpe, uniform; did you mean 'amc'?"
     )
 
 
