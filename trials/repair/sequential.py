@@ -18,7 +18,7 @@ from trials.repair.layers import EVERYWHERE, Layer
 from trials.repair.moments import Regression, Samples, Solution
 from trials.repair.scores import turned
 
-REAIMED = 4
+REAIMED = 2
 """Times that a layer in front of an activation which cuts off is solved again, for what passes it."""
 
 
