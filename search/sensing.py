@@ -26,13 +26,13 @@ Measured = dict[str, dict[int, float]]
 def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivity:
     """What each group alone costs the model; measured is what no job beside this one has measured before.
 
-    Each measurement is kept as it comes in. What cannot be made real costs infinitely much.
+    Each measurement is kept as it comes in. What cannot be made real costs infinitely much. A job that has
+    all it wants comes to the same each time, whatever others have measured since.
 
     Raises:
         RequestError: nothing could be made real; says why.
     """
-    path, key = prepared.place.folder / FILE, _key(prepared)
-    measured = _known(prepared.place.runs, key)
+    path, key, measured = prepared.place.folder / FILE, _key(prepared), _measured(prepared)
     todo = [probe for probe in probes(prepared.space) if probe.kept not in measured.get(probe.group, {})]
     waiting, running, deaths = list(range(len(todo))), 0, Counter[int]()
     reasons = []
@@ -64,8 +64,8 @@ def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivi
 
 
 def known(prepared: Prepared) -> Sensitivity:
-    """What has been measured so far, here or by another job, of the groups of a job."""
-    return Sensitivity(_known(prepared.place.runs, _key(prepared)))
+    """What has been measured so far, here or by another job, of what a job wants to know."""
+    return Sensitivity(_measured(prepared))
 
 
 def _key(prepared: Prepared) -> str:
@@ -82,19 +82,32 @@ def _key(prepared: Prepared) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _known(runs: Path, key: str) -> Measured:
-    """What jobs of a folder of runs have measured of this key."""
+def _measured(prepared: Prepared) -> Measured:
+    """What this job, and else others in its folder of runs, have measured of what it wants to know."""
+    key, own = _key(prepared), prepared.place.folder / FILE
+    others = sorted(path for path in prepared.place.runs.glob(f"*/{FILE}") if path != own)
+    known = [_read(path, key) for path in (own, *others)]
     found: Measured = {}
-    for path in sorted(runs.glob(f"*/{FILE}")):
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["key"] == key:
-                for group, points in kept["measured"].items():
-                    for units, loss in points.items():
-                        found.setdefault(group, {})[int(units)] = math.inf if loss is None else float(loss)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue  # another job is just being removed, or somebody edited it: measured again
+    for probe in probes(prepared.space):
+        for measured in known:
+            if probe.kept in measured.get(probe.group, {}):
+                found.setdefault(probe.group, {})[probe.kept] = measured[probe.group][probe.kept]
+                break
     return found
+
+
+def _read(path: Path, key: str) -> Measured:
+    """What a file has of this key; nothing where it is none, or is damaged, so that it is measured again."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] != key:
+            return {}
+        return {
+            group: {int(units): math.inf if loss is None else float(loss) for units, loss in points.items()}
+            for group, points in kept["measured"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _keep(path: Path, key: str, measured: Measured) -> None:

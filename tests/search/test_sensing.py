@@ -15,7 +15,7 @@ from search.progress import Silent
 from search.sensing import FILE, sense
 from search.sensitivity import probes
 from tests.search.test_score import FACTS
-from trials.candidate import Candidate
+from trials.candidate import Candidate, Space
 from trials.pool import Finished
 from trials.run import Outcome, Request
 
@@ -87,6 +87,19 @@ def test_what_was_measured_before_the_process_was_gone_is_not_measured_again(pla
     assert sense(planned, second, Silent()) == sense(planned, Workers(stop_after=0), Silent())
     assert len(first.seen) == 4
     assert not set(first.seen) & set(second.seen)
+
+
+def test_what_others_measure_later_changes_nothing(planned: Prepared) -> None:
+    before = sense(planned, Workers(), Silent())
+    narrower = Space(tuple(replace(axis, lowest=1, step=1) for axis in planned.space.axes))
+    other = replace(planned, place=replace(planned.place, job="other"), space=narrower)
+    workers = Workers()
+    assert sense(other, workers, Silent()) != before
+    assert workers.seen
+    own = planned.place.folder / FILE
+    other_file = other.place.folder / FILE
+    other_file.write_text(own.read_text().replace(": 0.", ": 1."))
+    assert sense(planned, Workers(stop_after=0), Silent()) == before
 
 
 def test_measurements_of_another_model_are_not_taken(planned: Prepared) -> None:
