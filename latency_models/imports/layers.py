@@ -41,9 +41,8 @@ POINTWISE = (
 KINDS = (*WINDOWED, *POINTWISE, "mean2d", "resize2d", "linear")
 _BEHIND = {*ACTIVATIONS, "add", "layer_norm"}
 _ARITHMETIC = (
-    "add sub rsub mul div pow exp log sqrt rsqrt neg abs maximum minimum softplus eq ne gt lt masked_fill "
-    "where bitwise_not logical_not mean sum sin cos ge "
-    "bitwise_and glu prelu"
+    "add sub rsub mul div pow exp log sqrt rsqrt neg abs maximum minimum clamp_min softplus eq ne gt ge lt "
+    "le masked_fill where bitwise_not bitwise_and logical_not mean sum sin cos glu prelu"
 )
 FUSED = {
     **dict.fromkeys(("conv2d", "depthwise_conv2d", "conv_transpose2d", "linear", "batch_norm"), _BEHIND),
