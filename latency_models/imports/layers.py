@@ -44,12 +44,13 @@ _ARITHMETIC = (
     "add sub rsub mul div pow exp log sqrt rsqrt neg abs maximum minimum clamp_min softplus eq ne gt ge lt "
     "le masked_fill where bitwise_not bitwise_and logical_not mean sum sin cos glu prelu"
 )
+_MOVES = "cat diff expand gather pad repeat slice transpose roll pixel_shuffle channel_shuffle"
 FUSED = {
     **dict.fromkeys(("conv2d", "depthwise_conv2d", "conv_transpose2d", "linear", "batch_norm"), _BEHIND),
     **dict.fromkeys(("group_norm", "instance_norm"), ACTIVATIONS),
     "resize2d": {"nearest", "bilinear"},
     "elementwise": {*ACTIVATIONS, *_ARITHMETIC.split()},
-    "copy": set("cat expand gather pad repeat slice transpose roll pixel_shuffle channel_shuffle".split()),
+    "copy": set(_MOVES.split()),
 }
 """What `fused` may name, by kind, as a model's graph calls it."""
 _TO_MS = {"latency_ms": 1.0, "latency_us": 1e-3, "latency_s": 1e3}

@@ -52,6 +52,7 @@ trials = 12
 workers = 2
 round_to = 4
 finalists = 1
+repair = "least_squares"
 final_repair = "least_squares"
 
 [finetune]
