@@ -9,16 +9,21 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from hwprofiles.disk import write_whole
 from hwprofiles.errors import RequestError
 from search.loop import MAX_DEATHS, Workers
 from search.plan import Prepared
 from search.progress import Listener
-from search.sensitivity import Sensitivity, probes
+from search.sensitivity import Probe, Sensitivity, probes
+from trials.data import Split
 from trials.run import Outcome, Request
 
 FILE = "sensitivity.json"
 VERSION = 1
+LOOKED_AT = 64
+"""Images that say whether two jobs have the same."""
 
 Measured = dict[str, dict[int, float]]
 
@@ -35,7 +40,7 @@ def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivi
     path, key, measured = prepared.place.folder / FILE, _key(prepared), _measured(prepared)
     todo = [probe for probe in probes(prepared.space) if probe.kept not in measured.get(probe.group, {})]
     waiting, running, deaths = list(range(len(todo))), 0, Counter[int]()
-    reasons = []
+    failed: list[tuple[Probe, str]] = []
     while waiting or running:
         while waiting and workers.free > 0:
             number = waiting.pop(0)
@@ -50,15 +55,17 @@ def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivi
             if finished.died and deaths[ended] < MAX_DEATHS:
                 waiting.append(ended)
                 continue
-            divergence = math.inf
             if isinstance(finished.value, Outcome):
                 divergence = finished.value.facts.divergence
+                measured.setdefault(todo[ended].group, {})[todo[ended].kept] = divergence
+                _keep(path, key, measured)
             else:
-                reasons.append(finished.error or f"its worker died {MAX_DEATHS} times")
-            measured.setdefault(todo[ended].group, {})[todo[ended].kept] = divergence
-            _keep(path, key, measured)
-    if todo and len(reasons) == len(todo):
-        raise RequestError(f"no group of the model could be pruned and repaired: {reasons[0]}")
+                failed.append((todo[ended], finished.error or f"its worker died {MAX_DEATHS} times"))
+    if todo and len(failed) == len(todo):
+        raise RequestError(f"no group of the model could be pruned and repaired: {failed[0][1]}")
+    for probe, reason in failed:
+        measured.setdefault(probe.group, {})[probe.kept] = math.inf
+        listener.note(f"group {probe.group!r} is not tried with {probe.kept} units or fewer: {reason}")
     _keep(path, key, measured)
     return Sensitivity(measured)
 
@@ -76,17 +83,34 @@ def _key(prepared: Prepared) -> str:
         "version": VERSION,
         "bundle": prepared.plan.bundle_sha256,
         "data": job.data.model_dump(mode="json"),
-        "folder": str(job.folder),
+        "images": _content(prepared.splits.validation),
         "recipe": {name: recipe[name] for name in how},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _content(split: Split) -> str:
+    """Of all labels and some images: files may change under their names."""
+    arrays, _ = split.evenly(min(LOOKED_AT, len(split))).batch(slice(None))
+    found = hashlib.sha256(np.ascontiguousarray(split.labels).tobytes())
+    for values in arrays:
+        found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()
+
+
+def _finite(measured: Measured) -> Measured:
+    """Without what failed: that may have been the other job's memory or its luck."""
+    return {
+        group: {kept: loss for kept, loss in points.items() if math.isfinite(loss)}
+        for group, points in measured.items()
+    }
 
 
 def _measured(prepared: Prepared) -> Measured:
     """What this job, and else others in its folder of runs, have measured of what it wants to know."""
     key, own = _key(prepared), prepared.place.folder / FILE
     others = sorted(path for path in prepared.place.runs.glob(f"*/{FILE}") if path != own)
-    known = [_read(path, key) for path in (own, *others)]
+    known = [_read(own, key), *(_finite(_read(path, key)) for path in others)]
     found: Measured = {}
     for probe in probes(prepared.space):
         for measured in known:

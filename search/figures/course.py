@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from search.figures.drawing import LIGHT, as_svg, new_axes, style
 from search.report import Report
@@ -35,6 +35,7 @@ def sensitivity_svg(report: Report) -> str:
         axes = new_axes(figure, "divergence from the dense model, nats", "")
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda nats, _: f"{nats:g}")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_yticks(range(len(groups)), labels=[group.name for group in groups], fontsize=8)
         titles = {}

@@ -123,6 +123,25 @@ def test_a_candidate_of_which_workers_keep_dying_costs_infinitely_much(planned: 
 def test_a_model_of_which_nothing_can_be_pruned_is_refused_with_the_reason(planned: Prepared) -> None:
     with pytest.raises(RequestError, match="no group of the model could be pruned and repaired: it is not f"):
         sense(planned, Workers(failing=True), Silent())
+    assert sense(planned, Workers(), Silent()).measured
+
+
+def test_what_failed_for_one_job_is_tried_again_by_another(planned: Prepared) -> None:
+    deadly, *_ = probes(planned.space)
+    sense(planned, Workers(deadly={deadly.candidate: 99}), Silent())
+    workers = Workers()
+    sense(replace(planned, place=replace(planned.place, job="other")), workers, Silent())
+    assert workers.seen == [deadly.candidate]
+
+
+def test_measurements_on_other_images_under_the_same_names_are_not_taken(planned: Prepared) -> None:
+    sense(planned, Workers(), Silent())
+    validation = planned.splits.validation
+    noise = replace(validation, inputs=tuple(1 - values for values in validation.inputs))
+    changed = replace(planned, splits=replace(planned.splits, validation=noise))
+    workers = Workers()
+    sense(replace(changed, place=replace(planned.place, job="other")), workers, Silent())
+    assert len(workers.seen) == len(probes(planned.space))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"key": 1, "measured": 7}', "[" * 10**5])
