@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.budget import Cost, project
+from search.sensitivity import parts
 from trials.candidate import Candidate, Counts, Space
 
 PARTS = 1_024
@@ -50,8 +51,7 @@ def allocate(space: Space, losses: Sequence[Values], cost: Cost, target: float) 
         return project(space, wanted.astype(np.float64), cost, target)
 
     def loss(candidate: Candidate) -> float:
-        levels = map(np.searchsorted, axes, candidate.kept)
-        return sum(float(each[level]) for each, level in zip(losses, levels, strict=True))
+        return float(parts(space, losses, candidate).sum())
 
     best = project(space, space.sizes.astype(np.float64), cost, target)
     for _ in range(ROUNDS):

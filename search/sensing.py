@@ -71,14 +71,14 @@ def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivi
 
 
 def known(prepared: Prepared) -> Sensitivity:
-    """What has been measured so far, here or by another job, of what a job wants to know."""
-    return Sensitivity(_measured(prepared))
+    """What a job itself starts from, as far as it is measured: nothing where its controller does not ask."""
+    return Sensitivity(_read(prepared.place.folder / FILE, _key(prepared)))
 
 
 def _key(prepared: Prepared) -> str:
     """Of everything that measurements depend on, but for the candidates."""
     job, recipe = prepared.job, asdict(prepared.recipe)
-    how = ("criterion", "repair", "validation_images", "augment", "execution", "seed", "blocks", "frozen")
+    how = ("criterion", "repair", "validation_images", "execution", "seed", "blocks", "frozen")
     content = {
         "version": VERSION,
         "bundle": prepared.plan.bundle_sha256,

@@ -22,6 +22,12 @@ Losses = Sequence[NDArray[np.float64]]
 """Of each axis, (allowed counts,) divergence in nats; infinite where nothing so narrow can be made real."""
 
 
+def parts(space: Space, losses: Losses, candidate: Candidate) -> NDArray[np.float64]:
+    """(groups,) what each count of a candidate costs the model alone."""
+    counts = zip(space.axes, losses, candidate.kept, strict=True)
+    return np.array([loss[np.searchsorted(axis.allowed, kept)] for axis, loss, kept in counts])
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """One group pruned to one count, all others whole."""

@@ -26,8 +26,8 @@ from search.budget import Cost
 from search.controllers.proposals import Proposals
 from search.controllers.protocol import Proposal, ScoredTrial
 from search.knapsack import allocate
-from search.sensitivity import Losses
-from trials.candidate import Candidate, Space
+from search.sensitivity import Losses, parts
+from trials.candidate import Space
 
 OFFSET_SPREAD, POWER_SPREAD, WEIGHT_SPREAD = 1.0, 0.3, 0.5
 """Standard deviations of the priors, of the logarithm but for the power."""
@@ -60,7 +60,8 @@ class AutoController:
         for trial in scored:
             self._proposals.seen.add(trial.proposal.candidate)
             if trial.divergence is not None and np.isfinite(trial.divergence):
-                self.estimate.add(self._parts(trial.proposal.candidate), trial.divergence)
+                alone = parts(self._space, self._losses, trial.proposal.candidate)
+                self.estimate.add(alone, trial.divergence)
 
     def _wanted(self, target: float) -> Values:
         """The best for the estimate as it is, once for each level, and then for one that may be true."""
@@ -68,15 +69,6 @@ class AutoController:
         self._begun.add(target)
         losses = [weight * loss for weight, loss in zip(weights, self._losses, strict=True)]
         return np.array(allocate(self._space, losses, self._cost, target).kept, dtype=np.float64)
-
-    def _parts(self, candidate: Candidate) -> Values:
-        """(groups,) what a candidate's counts would cost the model, each alone."""
-        return np.array(
-            [
-                loss[np.searchsorted(axis.allowed, kept)]
-                for axis, loss, kept in zip(self._space.axes, self._losses, candidate.kept, strict=True)
-            ]
-        )
 
 
 class Estimate:

@@ -12,7 +12,7 @@ import pytest
 from hwprofiles.errors import RequestError
 from search.plan import Prepared
 from search.progress import Silent
-from search.sensing import FILE, sense
+from search.sensing import FILE, known, sense
 from search.sensitivity import probes
 from tests.search.test_score import FACTS
 from trials.candidate import Candidate, Space
@@ -87,6 +87,12 @@ def test_what_was_measured_before_the_process_was_gone_is_not_measured_again(pla
     assert sense(planned, second, Silent()) == sense(planned, Workers(stop_after=0), Silent())
     assert len(first.seen) == 4
     assert not set(first.seen) & set(second.seen)
+
+
+def test_a_report_shows_what_the_job_itself_starts_from(planned: Prepared) -> None:
+    found = sense(planned, Workers(), Silent())
+    assert known(planned) == found
+    assert not known(replace(planned, place=replace(planned.place, job="other"))).measured
 
 
 def test_what_others_measure_later_changes_nothing(planned: Prepared) -> None:

@@ -13,6 +13,7 @@ from search.controllers.auto import AutoController, Estimate
 from search.controllers.knapsack import KnapsackController
 from search.controllers.protocol import Controller, ScoredTrial
 from search.knapsack import allocate
+from search.sensitivity import parts
 from tests.contracts.controller import SPACE, TARGETS, ControllerContract, cost, losses
 from trials.candidate import Space
 
@@ -43,12 +44,8 @@ def test_a_group_that_costs_more_than_it_did_alone_is_kept_wider_after_some_tria
     controller = AutoController(SPACE, cost, TARGETS, 0, alone)
     for _ in range(30):
         [proposal] = controller.ask(1)
-        levels = [
-            np.searchsorted(axis.allowed, kept)
-            for axis, kept in zip(SPACE.axes, proposal.candidate.kept, strict=True)
-        ]
-        parts = np.array([loss[level] for loss, level in zip(alone, levels, strict=True)])
-        told = ScoredTrial(proposal=proposal, accuracy=0.5, divergence=float(truth @ parts), cost=0.0)
+        divergence = float(truth @ parts(SPACE, alone, proposal.candidate))
+        told = ScoredTrial(proposal=proposal, accuracy=0.5, divergence=divergence, cost=0.0)
         controller.tell([told])
     wanted = [weight * loss for weight, loss in zip(truth, alone, strict=True)]
     best = allocate(SPACE, wanted, cost, TARGETS[0])
