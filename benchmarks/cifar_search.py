@@ -1,11 +1,14 @@
-"""A whole search of one of `benchmarks.cifar.CHECKPOINTS` under a budget of MACs, as a user runs it."""
+"""A whole search of one of `benchmarks.cifar.CHECKPOINTS` under a budget, as a user runs it."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -32,8 +35,10 @@ train = {{ path = "{data}/cifar10_train.parquet", rows = [0, 10000] }}
 validation = {{ path = "{data}/cifar10_test.parquet", rows = [0, 5000] }}
 test = {{ path = "{data}/cifar10_test.parquet", rows = [5000, 10000] }}
 normalize = {{ mean = {mean}, std = {std} }}
+[[devices]]
+runtime = "{runtime}"
 [budget]
-macs = "{share:.0%}"
+{kind} = {levels}
 [search]
 controller = "{controller}"
 trials = {trials}
@@ -56,8 +61,14 @@ class Searched:
 
     report: Report
     best: Row
-    bundle: Path
+    place: Place
     seconds: float
+
+    @property
+    def bundle(self) -> Path:
+        """The network of `best`."""
+        assert self.best.trial is not None
+        return self.place.finalist(self.best.trial)
 
     @property
     def uniform(self) -> Row | None:
@@ -71,17 +82,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def search(
-    network: str, share: float, seed: int, folder: Path, options: argparse.Namespace, console: Console
+    network: str,
+    shares: Sequence[float],
+    seed: int,
+    folder: Path,
+    options: argparse.Namespace,
+    console: Console,
+    *,
+    kind: Literal["macs", "latency"] = "macs",
+    runtime: str = "onnxruntime",
 ) -> Searched:
     """
     Args:
-        share: of the dense model's MACs.
+        shares: of the dense model's MACs or latency, a level each.
         folder: of runs; it keeps what is found.
         options: those of `add_options`.
     """
     checkpoint = CHECKPOINTS[network]
     streams = [name for name in STREAMS if "downsample" not in name or "projection" in network]
-    path = folder / f"{network}-{share:.2f}-{seed}.toml"
+    levels = "-".join(f"{share:.3f}" for share in shares)
+    path = folder / f"{network}-{options.controller}-{kind}-{levels}-{seed}.toml"
     path.write_text(
         JOB.format(
             name=path.stem,
@@ -90,12 +110,14 @@ def search(
             data=DATA.as_posix(),
             mean=list(checkpoint.normalize.mean),
             std=list(checkpoint.normalize.std),
-            share=share,
+            runtime=runtime,
+            kind=kind,
+            levels=json.dumps([f"{share:.1%}" for share in shares]),
             seed=seed,
             controller=options.controller,
             trials=options.trials,
             finalists=options.finalists,
-            lowest_keep=share / 2,
+            lowest_keep=min(shares) / 2,
             whole=str(streams).replace("'", '"'),
         )
     )
@@ -106,4 +128,4 @@ def search(
         report = run_job(job, place, store, bars)
     found = [row for row in report.rows if row.origin != "uniform"]
     best = max(found, key=lambda row: row.validation_accuracy)
-    return Searched(report, best, place.finalist(best.trial), time.monotonic() - started)
+    return Searched(report, best, place, time.monotonic() - started)

@@ -229,13 +229,15 @@ def report(folder: Path, results: dict[str, Any], execution: Execution) -> None:
     results["reported"] = {**found, "fine-tuned": told(judge(better))}
 
 
-def trained(pupil: Network, teacher: Network, split: Split, execution: Execution) -> tuple[Network, Network]:
-    """`STEPS` steps as `trials.run` trains finalists: the pupil itself, and averaged over them."""
+def trained(
+    pupil: Network, teacher: Network, split: Split, execution: Execution, steps: int = STEPS
+) -> tuple[Network, Network]:
+    """Train as `trials.run` trains finalists: the pupil itself, and averaged over the steps."""
     (images,), _ = split.batch(slice(1))
     found = finetune(
         pupil,
         split,
-        steps=STEPS,
+        steps=steps,
         seed=0,
         distillation=Distillation(
             teacher, features=common_features(teacher, pupil, (torch.from_numpy(images),))

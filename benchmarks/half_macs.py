@@ -24,7 +24,7 @@ from benchmarks.cifar_search import add_options, search
 
 def run_seed(folder: Path, seed: int, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Run one search; returns its finalists and the seconds it took."""
-    found = search("resnet56", 0.5, seed, folder, options, console)
+    found = search("resnet56", [0.5], seed, folder, options, console)
     return {
         "seed": seed,
         "seconds": round(found.seconds),

@@ -105,7 +105,7 @@ def macs(model: nn.Module) -> float:
 def ours(subject: Subject, share: float, options: argparse.Namespace) -> dict[str, Any]:
     """The finalist that validation images like best, then trained as `trials.run` trains finalists."""
     with TemporaryDirectory(prefix="sbs-") as folder:
-        found = search(subject.name, share, options.seed, Path(folder), options, Console())
+        found = search(subject.name, [share], options.seed, Path(folder), options, Console())
         pupil = read_bundle(found.bundle).network().eval()
     result = {
         "macs": round(found.best.macs / found.report.dense.macs, 4),
@@ -113,14 +113,14 @@ def ours(subject: Subject, share: float, options: argparse.Namespace) -> dict[st
         "untrained": subject.accuracy(pupil),
         "search_seconds": round(found.seconds),
     }
-    return result | _trained_by_us(subject, pupil)
+    return result | trained_by_us(subject, pupil)
 
 
-def _trained_by_us(subject: Subject, pupil: Network) -> dict[str, Any]:
+def trained_by_us(subject: Subject, pupil: Network, steps: int = STEPS) -> dict[str, Any]:
     """The best on validation images of: as it was, after the last step, and averaged."""
     started = time.perf_counter()
     before = build(pupil.graph, {name: value.clone() for name, value in pupil.state_dict().items()})
-    found = (before, *trained(pupil, subject.teacher, subject.splits.train, subject.execution))
+    found = (before, *trained(pupil, subject.teacher, subject.splits.train, subject.execution, steps))
     best = max(found, key=lambda network: subject.chooses(network).accuracy)
     return {"trained": subject.accuracy(best), "train_seconds": round(time.perf_counter() - started)}
 
@@ -135,7 +135,7 @@ def theirs(subject: Subject, model: nn.Module, options: argparse.Namespace) -> d
     recalibrate(model, ((torch.from_numpy(images),) for (images,), _ in some.batches(500)))
     result["recalibrated"] = subject.accuracy(model)
     if options.our_recipe:
-        result["our_recipe"] = _trained_by_us(subject, exported(model))["trained"]
+        result["our_recipe"] = trained_by_us(subject, exported(model))["trained"]
     started = time.perf_counter()
     finetune(
         model,
