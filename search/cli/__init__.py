@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from hwprofiles.errors import InvariantError, PrunefrontError, RequestError, TransientError
-from search.cli import devices, jobs
+from search.cli import devices, jobs, results
 from search.cli.terminal import err, exit_code, fail, heeding_sigterm, say
 
 
@@ -47,11 +47,11 @@ for command in (
     devices.predict,
     jobs.bundle,
     jobs.trial,
-    jobs.front,
-    jobs.export,
-    jobs.show,
-    jobs.ls,
-    jobs.rm,
+    results.front,
+    results.export,
+    results.show,
+    results.ls,
+    results.rm,
     devices.serve,
     devices.agent,
 ):

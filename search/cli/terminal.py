@@ -10,13 +10,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from hwprofiles.errors import RequestError
 from search.place import Place
+
+if TYPE_CHECKING:
+    from search.report import Report
 
 # In a file or a pipe nothing cuts lines, so tables there are as wide as they need.
 _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
@@ -82,6 +85,15 @@ def say(console: Console, line: str) -> None:
 
 def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))
+
+
+def print_networks(report: Report) -> None:
+    """What a run prints at its end, and what speaks against it."""
+    from search import tables
+
+    out.print(tables.networks(report))
+    if report.doubt:
+        say(out, f"warning: {report.doubt}")
 
 
 def fail(sentence: str, code: int) -> None:
