@@ -91,15 +91,17 @@ def search(
     *,
     kind: Literal["macs", "latency"] = "macs",
     runtime: str = "onnxruntime",
+    whole: Sequence[str] = STREAMS,
 ) -> Searched:
     """
     Args:
         shares: of the dense model's MACs or latency, a level each.
         folder: of runs; it keeps what is found.
         options: those of `add_options`.
+        whole: groups that stay whole.
     """
     checkpoint = CHECKPOINTS[network]
-    streams = [name for name in STREAMS if "downsample" not in name or "projection" in network]
+    there = [name for name in whole if "downsample" not in name or "projection" in network]
     levels = "-".join(f"{share:.3f}" for share in shares)
     path = folder / f"{network}-{options.controller}-{kind}-{levels}-{seed}.toml"
     path.write_text(
@@ -118,7 +120,7 @@ def search(
             trials=options.trials,
             finalists=options.finalists,
             lowest_keep=min(shares) / 2,
-            whole=str(streams).replace("'", '"'),
+            whole=json.dumps(there),
         )
     )
     job = Job.load(path)

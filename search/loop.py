@@ -199,8 +199,8 @@ class Loop:
         if stored.candidate != proposal.candidate:
             raise InvariantError(
                 f"trial {stored.number} of job {self.job!r} was {self.space.named(stored.candidate)} but its "
-                f"replay asks for {self.space.named(proposal.candidate)}; prunefront or a library has "
-                "changed since: run the job under another name"
+                f"replay asks for {self.space.named(proposal.candidate)}; prunefront, a library or a file "
+                "in the job's folder has changed since: run the job under another name"
             )
 
     def _settle(self, finished: Finished) -> int:

@@ -67,6 +67,8 @@ def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivi
         measured.setdefault(probe.group, {})[probe.kept] = math.inf
         listener.note(f"group {probe.group!r} is not tried with {probe.kept} units or fewer: {reason}")
     _keep(path, key, measured)
+    if todo:
+        listener.note(f"sensitivity of {len(measured)} groups measured, by {len(todo)} networks")
     return Sensitivity(measured)
 
 

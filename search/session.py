@@ -118,7 +118,8 @@ def _note_small_space(prepared: Prepared, listener: Listener) -> None:
     cost, trials = prepared.scorer.cost(prepared.kind), prepared.job.search.trials
     found = count_within(prepared.space, cost, max(prepared.plan.targets))
     if found is not None and found < trials:
-        listener.note(f"{found} candidates meet the budget on the grid of counts, fewer than {trials} trials")
+        meet = "candidate meets" if found == 1 else "candidates meet"
+        listener.note(f"{found} {meet} the budget on the grid of counts, fewer than {trials} trials")
 
 
 def open_job(job: Job, place: Place, store: Store) -> JobRecord:
