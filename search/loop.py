@@ -3,18 +3,22 @@
 Trials are numbered as they are asked for. The baselines come first: one uniform candidate per budget level.
 Before trial n is asked for, exactly the trials up to n - in_flight have been told to the controller, in the
 order of their numbers, whatever finished when. So the same seed gives the same candidates, and a killed job
-goes on by asking and telling its stored trials again.
+goes on by asking and telling its stored trials again, but for those that were asked for and told when its
+controller was kept last, if it is one that can be.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Protocol
 
 from hwprofiles.errors import InvariantError
 from search.budget import Cost
 from search.controllers.protocol import Controller, Proposal, ScoredTrial
+from search.controllers.state import Keeper, State
 from search.progress import Listener
 from trials.candidate import Candidate, Facts, Space, Trial, TrialState, as_counts
 from trials.pool import Finished
@@ -22,6 +26,8 @@ from trials.store import Store
 
 MAX_DEATHS = 3
 """Workers that may die of one trial before it is given up; what stops the whole job is not counted."""
+KEPT_EVERY = 16
+"""Trials told after which what a controller knows is kept."""
 MAX_REPEATS = 20
 """Times in a row that a controller may propose what has been tried before its search is over."""
 
@@ -65,6 +71,7 @@ class Loop:
             made for its target and told before it was asked for is of no use.
         add_to_front: called with each trial that is told as done, and its merit; returns what to say of the
             front so far.
+        memory: where what the controller knows is kept, if it is a `Keeper`.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class Loop:
         requests: Requests,
         add_to_front: Callable[[Trial, float], str],
         listener: Listener,
+        memory: Path | None = None,
     ) -> None:
         self.store, self.job, self.controller, self.name = store, job, controller, name
         self.baselines, self.space, self.cost = baselines, space, cost
@@ -100,6 +108,8 @@ class Loop:
         """Target → the best merits told so far, as many as there will be finalists."""
         self._needed: list[float] = []
         self._front = ""
+        self._memory = memory
+        self._known_asked, self._known_told = self._recall()
 
     def run(self, workers: Workers) -> list[Trial]:
         """Search to the end; returns all trials by number.
@@ -119,6 +129,7 @@ class Loop:
             # Workers get what is waiting before the controller takes its time to learn and to ask.
             self._start(waiting, running, workers)
             waiting += self._advance()
+            self._keep()
         self._report()
         if len(self.trials) < self.total:
             self.listener.note(
@@ -177,7 +188,8 @@ class Loop:
         cost = float(self.cost(as_counts([trial.candidate]))[0])
         divergence = None if trial.facts is None else trial.facts.divergence
         scored = ScoredTrial(proposal=proposal, accuracy=merit, divergence=divergence, cost=cost)
-        self.controller.tell([scored])
+        if self._told >= self._known_told:
+            self.controller.tell([scored])
         self._told += 1
         if merit is not None:
             self._best = merit if self._best is None else max(self._best, merit)
@@ -189,11 +201,44 @@ class Loop:
     def _next(self) -> Proposal | None:
         if self._asked < len(self.baselines):
             return self.baselines[self._asked]
+        if self._asked < self._known_asked:
+            known = self.trials[self._asked]
+            return Proposal(candidate=known.candidate, target=known.target)
         for _ in range(MAX_REPEATS):
             for proposal in self.controller.ask(1):
                 if proposal.candidate not in self._tried:
                     return proposal
         return None
+
+    def _recall(self) -> tuple[int, int]:
+        """Let the controller go on where it was kept; returns what it had been asked for and told by then."""
+        if self._memory is None or not isinstance(self.controller, Keeper):
+            return 0, 0
+        kept = State.read(self._memory)
+        if kept is None:
+            return 0, 0
+        asked, told = kept.values["asked"], kept.values["told"]
+        if kept.values["history"] != self._history(asked, told):
+            return 0, 0
+        self.controller.load(State(kept.arrays, kept.values["controller"]))
+        return asked, told
+
+    def _keep(self) -> None:
+        """Keep what the controller knows, unless it was kept a short while ago or its search is over."""
+        if self._memory is None or not isinstance(self.controller, Keeper) or self._ended:
+            return
+        if self._told >= self._known_told + KEPT_EVERY:
+            state, history = self.controller.state(), self._history(self._asked, self._told)
+            place = {"asked": self._asked, "told": self._told, "history": history}
+            State(state.arrays, {**place, "controller": dict(state.values)}).write(self._memory)
+            self._known_asked, self._known_told = self._asked, self._told
+
+    def _history(self, asked: int, told: int) -> str:
+        """Of so many trials that were asked for, and what the controller was told of so many."""
+        asked_for = [trial.candidate.kept for trial in self.trials[:asked]]
+        facts = [trial.facts for trial in self.trials[:told]]
+        found = [each and (float(each.accuracy), float(each.divergence)) for each in facts]
+        return sha256(repr((asked_for, found)).encode()).hexdigest()
 
     def _check_replay(self, stored: Trial, proposal: Proposal) -> None:
         if stored.candidate != proposal.candidate:

@@ -44,6 +44,11 @@ class Place:
         return self.runs / DEVICES
 
     @property
+    def controller(self) -> Path:
+        """What the search's controller knows, where it is one that keeps that."""
+        return self.folder / "controller.safetensors"
+
+    @property
     def export(self) -> Path:
         return self.folder / "export"
 

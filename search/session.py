@@ -205,6 +205,7 @@ def make_loop(prepared: Prepared, store: Store, listener: Listener, losses: Loss
             trials=job.search.trials,
             features=features(prepared.scorer),
             losses=losses,
+            reward=job.search.reward,
         )
 
     baselines: list[Proposal] = [
@@ -227,6 +228,7 @@ def make_loop(prepared: Prepared, store: Store, listener: Listener, losses: Loss
         requests=TrialRequests(prepared.splits.carved),
         add_to_front=FrontSoFar(prepared.scorer, prepared.plan.dense_ms).add,
         listener=listener,
+        memory=prepared.place.controller,
     )
 
 

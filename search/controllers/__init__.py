@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from hwprofiles.errors import RequestError, nearest
 from search.budget import Cost
-from search.controllers.protocol import Controller, Proposal, ScoredTrial
+from search.controllers.protocol import Controller, Proposal, Reward, ScoredTrial
 from search.sensitivity import Losses
 from trials.candidate import Space
 
 __all__ = ["NAMES", "Controller", "Proposal", "ScoredTrial", "make"]
 
 NAMES = ("auto", "amc", "evolution", "greedy", "knapsack", "nsga2", "random", "tpe", "uniform")
-BY_LOSSES = ("auto", "evolution", "greedy", "knapsack")
+BY_LOSSES = ("auto", "amc", "evolution", "greedy", "knapsack")
 """Those that want to know what each group costs the model alone."""
 
 
@@ -30,6 +30,7 @@ def make(
     trials: int,
     features: NDArray[np.float64],
     losses: Losses = (),
+    reward: Reward = "accuracy",
 ) -> Controller:
     """Make a controller by its name.
 
@@ -38,6 +39,7 @@ def make(
         trials: how many trials the job will run in all; exploration is planned for that many.
         features: (groups, features) what is known of each group, about -1 to 1.
         losses: of each group, (allowed counts,) the divergence that it causes alone; for `BY_LOSSES`.
+        reward: what `amc` goes for.
 
     Raises:
         RequestError: no controller has this name, or no candidate meets a target.
@@ -50,7 +52,9 @@ def make(
         case "amc":
             from search.controllers.amc import AmcController
 
-            return AmcController(space, cost, targets, seed, features=features, trials=trials)
+            return AmcController(
+                space, cost, targets, seed, features=features, trials=trials, losses=losses, reward=reward
+            )
         case "evolution":
             from search.controllers.evolution import EvolutionController
 

@@ -59,9 +59,9 @@ class AutoController:
     def tell(self, scored: Sequence[ScoredTrial]) -> None:
         for trial in scored:
             self._proposals.seen.add(trial.proposal.candidate)
-            if trial.divergence is not None and np.isfinite(trial.divergence):
-                alone = parts(self._space, self._losses, trial.proposal.candidate)
-                self.estimate.add(alone, trial.divergence)
+            if trial.found:
+                _, divergence = trial.found
+                self.estimate.add(parts(self._space, self._losses, trial.proposal.candidate), divergence)
 
     def _wanted(self, target: float) -> Values:
         """The best for the estimate as it is, once for each level, and then for one that may be true."""

@@ -53,8 +53,9 @@ class EvolutionController:
     def tell(self, scored: Sequence[ScoredTrial]) -> None:
         for trial in scored:
             self._proposals.seen.add(trial.proposal.candidate)
-            if trial.divergence is not None and np.isfinite(trial.divergence):
-                self._alive[trial.proposal.target].append((trial.divergence, trial.proposal.candidate))
+            if trial.found:
+                _, divergence = trial.found
+                self._alive[trial.proposal.target].append((divergence, trial.proposal.candidate))
 
     def _wanted(self, target: float) -> NDArray[np.float64]:
         alive = self._alive[target]

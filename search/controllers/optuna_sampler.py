@@ -78,13 +78,14 @@ class OptunaController:
     def tell(self, scored: Sequence[ScoredTrial]) -> None:
         for trial in scored:
             self._proposals.seen.add(trial.proposal.candidate)
-            if trial.divergence is not None and np.isfinite(trial.divergence):
+            if trial.found:
+                _, divergence = trial.found
                 self._left_to_chance -= 1
                 self._study.enqueue_trial(self._levels(trial.proposal.candidate))
                 told = self._study.ask(self._axes)
                 if isinstance(self._study.sampler, NSGAIISampler):
                     _ = told.relative_params  # asking for these is what gives it a generation
-                self._study.tell(told, [trial.divergence, trial.cost])
+                self._study.tell(told, [divergence, trial.cost])
 
     def _wanted(self, target: float) -> NDArray[np.float64]:
         if self._left_to_chance > 0:

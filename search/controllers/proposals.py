@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,27 @@ class Proposals:
     """Turns wanted proportions into proposals that nobody has made, one budget level after another.
 
     `seen` holds all candidates ever proposed; add to it what others have proposed.
+
+    Args:
+        fill: whether a proposal uses its budget up; else what is wanted is proposed where it fits.
     """
 
-    def __init__(self, space: Space, cost: Cost, targets: Sequence[float], rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        space: Space,
+        cost: Cost,
+        targets: Sequence[float],
+        rng: np.random.Generator,
+        *,
+        fill: bool = True,
+    ) -> None:
         self.seen: set[Candidate] = set()
         self._space = space
         self._cost = cost
         self._targets = tuple(targets)
         self._turn = 0
         self._rng = rng
+        self._fill = fill
 
     def take(self, count: int, wanted: Callable[[float], NDArray[np.float64]]) -> list[Proposal]:
         """Return `count` new proposals, fewer when no level seems to have one left.
@@ -53,7 +66,22 @@ class Proposals:
         """Project `wanted`; while the result has been seen, perturb it, more with each try."""
         for spread in np.linspace(0, 1.5, _TRIES):
             noise = np.exp(spread * self._rng.standard_normal(wanted.shape))
-            candidate = project(self._space, wanted * noise, self._cost, target)
+            candidate = self._fitted(wanted * noise, target)
             if candidate not in self.seen:
                 return candidate
         return None
+
+    def _fitted(self, wanted: NDArray[np.float64], target: float) -> Candidate:
+        if not self._fill:
+            rounded = self._space.round(wanted[None])
+            if self._cost(rounded)[0] <= target:
+                return Candidate(tuple(rounded[0].tolist()))
+        return project(self._space, wanted, self._cost, target)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` needs, for JSON; the random generator is its owner's to keep."""
+        return {"turn": self._turn, "seen": sorted(candidate.kept for candidate in self.seen)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._turn = state["turn"]
+        self.seen = {Candidate(tuple(kept)) for kept in state["seen"]}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from trials.candidate import Candidate
+
+Reward = Literal["accuracy", "tradeoff"]
+"""The best within each budget level, or -error x log(cost) with the level as no more than a cap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,14 @@ class ScoredTrial:
     accuracy: float | None
     divergence: float | None
     cost: float
+
+    @property
+    def found(self) -> tuple[float, float] | None:
+        """Accuracy and divergence; None where either is missing or not finite: there is nothing to learn."""
+        if self.accuracy is None or self.divergence is None:
+            return None
+        both = self.accuracy, self.divergence
+        return both if all(map(math.isfinite, both)) else None
 
 
 class Controller(Protocol):

@@ -236,6 +236,7 @@ class Search(Table):
     controller: Literal[
         "auto", "amc", "evolution", "greedy", "knapsack", "nsga2", "random", "tpe", "uniform"
     ] = "auto"
+    reward: Literal["accuracy", "tradeoff"] = "accuracy"
     trials: Count = 60
     workers: Annotated[int, Field(ge=1, le=64, description="an integer from 1 to 64")] = 1
     seed: Annotated[int, Field(ge=0, lt=2**32, description="an integer from 0 to 4294967295")] = 0
@@ -249,6 +250,15 @@ class Search(Table):
     execution: Literal["auto", "float32", "channels_last", "bfloat16"] = "auto"
     round_to: CountOrZero = 0
     finalists: Count = 4
+
+    @model_validator(mode="after")
+    def _reward_is_of_amc(self) -> Self:
+        if self.reward != "accuracy" and self.controller != "amc":
+            raise ValueError(
+                f'has reward, but only the controller "amc" has a choice of it, not {self.controller!r}; '
+                "remove it"
+            )
+        return self
 
 
 class Finetune(Table):

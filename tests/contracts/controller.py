@@ -95,6 +95,10 @@ class ControllerContract:
         candidates = [proposal.candidate for proposal in play(self.make(seed=0))]
         assert len(set(candidates)) == len(candidates)
 
+    def test_of_many_that_are_under_way_at_once_none_is_proposed_twice(self) -> None:
+        candidates = [proposal.candidate for proposal in self.make(seed=0).ask(TRIALS)]
+        assert len(candidates) == TRIALS == len(set(candidates))
+
     def test_what_others_proposed_and_ran_is_not_proposed_again(self) -> None:
         others = play(self.make(seed=0), trials=6)
         controller = self.make(seed=0)
@@ -125,14 +129,16 @@ class ControllerContract:
                 single.tell([trial])
 
     def test_a_failed_trial_teaches_nothing_however_it_is_reported(self) -> None:
-        first, *others = [self.make(seed=0) for _ in range(3)]
+        nan, endless = float("nan"), float("inf")
+        reports = ((nan, nan), (-endless, endless), (nan, 0.1), (0.9, nan), (0.9, None), (None, 0.1))
+        first, *others = [self.make(seed=0) for _ in range(1 + len(reports))]
         for number in range(TRIALS // 2):
             asked = first.ask(2)
             first.tell(score(asked, lambda candidate: None) if number % 3 else score(asked))
-            for controller, failed in zip(others, (float("nan"), float("-inf")), strict=True):
+            for controller, (accuracy, divergence) in zip(others, reports, strict=True):
                 assert controller.ask(2) == asked
-                reported = [replace(trial, accuracy=failed, divergence=failed) for trial in score(asked)]
-                controller.tell(reported if number % 3 else score(asked))
+                failed = [replace(trial, accuracy=accuracy, divergence=divergence) for trial in score(asked)]
+                controller.tell(failed if number % 3 else score(asked))
 
     def test_blocks_are_dropped_where_no_width_meets_the_budget_with_all_of_them(self) -> None:
         asked = play(self.make(seed=0, space=BLOCKS, targets=(600.0, 1600.0)))

@@ -289,6 +289,12 @@ def test_numbers_are_finite(folder: Path, number: str) -> None:
         assert "is not allowed; allowed: a" in refusal(folder, job_with(table, f"{key} = {number}"))
 
 
+def test_a_reward_is_refused_where_no_controller_goes_by_it(folder: Path) -> None:
+    assert refusal(folder, job_with("search", 'reward = "tradeoff"')) == (
+        "search has reward, but only the controller \"amc\" has a choice of it, not 'auto'; remove it"
+    )
+
+
 def test_a_misspelt_choice_is_refused_with_the_nearest_one(folder: Path) -> None:
     assert refusal(folder, job_with("search", 'controller = "amcc"')) == (
         'search.controller = "amcc" is none of auto, amc, evolution, greedy, knapsack, nsga2, random, '

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from hwprofiles.errors import InvariantError
 from search.controllers.protocol import Proposal, ScoredTrial
+from search.controllers.state import State
 from search.loop import MAX_DEATHS, Loop
 from trials.candidate import Axis, Candidate, Counts, Facts, Space, Trial, TrialState
 from trials.pool import Finished
@@ -171,11 +173,12 @@ def make_loop(
     finalists: int = 2,
     listener: Notes | None = None,
     requests: CandidateRequests | None = None,
+    memory: Path | None = None,
 ) -> Loop:
     return Loop(
         store, "toy", controller, BASELINES, name="historian", space=SPACE, cost=cost, trials=trials,
         in_flight=in_flight, finalists=finalists, seed=7, requests=requests or CandidateRequests(),
-        add_to_front=lambda trial, merit: "", listener=listener or Notes(),
+        add_to_front=lambda trial, merit: "", listener=listener or Notes(), memory=memory,
     )  # fmt: skip
 
 
@@ -247,6 +250,64 @@ def test_a_trial_needs_what_the_last_finalist_of_its_target_had_when_it_was_aske
         place = merits[-finalists] if len(merits) >= finalists else 0.0
         assert requests.needed[trial.candidate] == place
     assert any(requests.needed.values())
+
+
+class Keeping(Historian):
+    """One that is kept: what it has been told, as whoever replays it would tell it."""
+
+    def state(self) -> State:
+        told = [
+            [*told.proposal.candidate.kept, told.proposal.target, told.accuracy, told.divergence, told.cost]
+            for told in self.told
+        ]
+        return State({"tells": np.array(self.tells_at_ask)}, {"told": told})
+
+    def load(self, state: State) -> None:
+        self.tells_at_ask = state.arrays["tells"].tolist()
+        for first, second, target, accuracy, divergence, cost in state.values["told"]:
+            proposal = Proposal(candidate=Candidate((first, second)), target=target)
+            told = ScoredTrial(proposal=proposal, accuracy=accuracy, divergence=divergence, cost=cost)
+            self.told.append(told)
+
+
+@pytest.fixture
+def kept_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.loop.KEPT_EVERY", 2)
+
+
+@pytest.mark.usefixtures("kept_often")
+@pytest.mark.parametrize("changes", [18, 23, 29])
+def test_killed_it_goes_on_from_what_its_controller_knew_last(changes: int, tmp_path: Path) -> None:
+    undisturbed = make_loop(new_store(), Historian()).run(FakeWorkers(0))
+    store, memory = new_store(), tmp_path / "controller"
+    store.changes_left = changes
+    with pytest.raises(Killed):
+        make_loop(store, Keeping(), memory=memory).run(FakeWorkers(1))
+    store.changes_left = -1
+    known = State.read(memory)
+    assert known
+    told: list[ScoredTrial] = []
+
+    class Resumed(Keeping):
+        def tell(self, scored: Sequence[ScoredTrial]) -> None:
+            told.extend(scored)
+            super().tell(scored)
+
+    resumed = make_loop(store, Resumed(), memory=memory).run(FakeWorkers(2))
+    assert outcome(resumed) == outcome(undisturbed)
+    assert len(told) == TRIALS - known.values["told"] < TRIALS
+
+
+@pytest.mark.usefixtures("kept_often")
+def test_what_a_controller_knew_of_other_trials_is_not_taken_up(tmp_path: Path) -> None:
+    memory = tmp_path / "controller"
+    make_loop(new_store(), Keeping(size=30), memory=memory).run(FakeWorkers(0))
+    assert State.read(memory)
+    store, controller = new_store(), Keeping()
+    undisturbed = make_loop(new_store(), Historian()).run(FakeWorkers(0))
+    resumed = make_loop(store, controller, memory=memory).run(FakeWorkers(0))
+    assert outcome(resumed) == outcome(undisturbed)
+    assert len(controller.told) == TRIALS
 
 
 def test_a_job_that_is_through_runs_nothing_again(store: Store) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,19 +13,34 @@ import torch
 from benchmarks.controllers_toy import Toy, search, separable
 from search.budget import Cost
 from search.controllers.amc import AmcController
-from search.controllers.protocol import Controller
-from tests.contracts.controller import SPACE, TARGETS, TRIALS, ControllerContract, cost, play
+from search.controllers.protocol import Controller, Reward
+from search.controllers.sampling import RandomController
+from search.controllers.state import State
+from search.knapsack import allocate
+from tests.contracts.controller import SPACE, TARGETS, TRIALS, ControllerContract, cost, losses, play, score
 from trials.candidate import Space
 
-TOY_TRIALS = 120
+TOY_TRIALS = 60
+
+
+def make(
+    seed: int,
+    space: Space = SPACE,
+    cost: Cost = cost,
+    targets: Sequence[float] = TARGETS,
+    reward: Reward = "accuracy",
+) -> AmcController:
+    features = np.linspace(0, 1, len(space.axes))[:, None]
+    return AmcController(
+        space, cost, targets, seed, features=features, trials=TRIALS, losses=losses(space), reward=reward
+    )
 
 
 class TestAmcController(ControllerContract):
     def make(
         self, seed: int, space: Space = SPACE, cost: Cost = cost, targets: Sequence[float] = TARGETS
     ) -> Controller:
-        features = np.linspace(0, 1, len(space.axes))[:, None]
-        return AmcController(space, cost, targets, seed, features=features, trials=TRIALS)
+        return make(seed, space, cost, targets)
 
     def test_the_state_of_torchs_global_generator_is_neither_used_nor_changed(self) -> None:
         torch.manual_seed(1)
@@ -32,6 +49,62 @@ class TestAmcController(ControllerContract):
         assert torch.equal(torch.get_rng_state(), before)
         torch.manual_seed(2)
         assert play(self.make(seed=3)) == first
+
+    def test_it_starts_with_the_knapsacks_answer_for_each_level(self) -> None:
+        for proposal in self.make(seed=0).ask(len(TARGETS)):
+            assert proposal.candidate == allocate(SPACE, losses(SPACE), cost, proposal.target)
+
+
+@pytest.mark.parametrize("reward", get_args(Reward))
+@pytest.mark.parametrize("told", [0, 5])
+def test_one_that_loads_what_another_knew_goes_on_bit_for_bit(
+    reward: Reward, told: int, tmp_path: Path
+) -> None:
+    original, resumed = make(3, reward=reward), make(3, reward=reward)
+    original.tell(score(RandomController(SPACE, cost, TARGETS, 1).ask(3)))
+    under_way = list(original.ask(4))
+    for _ in range(told):
+        original.tell(score([under_way.pop(0)]))
+        under_way += original.ask(1)
+    original.state().write(tmp_path / "kept")
+    state = State.read(tmp_path / "kept")
+    assert state
+    resumed.load(state)
+    for _ in range(6):
+        for controller in (original, resumed):
+            controller.tell(score(under_way))
+        under_way = list(original.ask(2))
+        assert resumed.ask(2) == under_way
+    states = original.state(), resumed.state()
+    assert states[0].values == states[1].values
+    assert states[0].arrays.keys() == states[1].arrays.keys()
+    for name, array in states[0].arrays.items():
+        assert array.tobytes() == states[1].arrays[name].tobytes(), name
+
+
+def test_what_was_kept_by_another_version_or_is_damaged_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    assert State.read(path) is None
+    make(0).state().write(path)
+    content = path.read_bytes()
+    for damaged in (content[:40], content.replace(b'\\"version\\": 1', b'\\"version\\": 9'), b"", b"{}" * 9):
+        assert damaged != content
+        path.write_bytes(damaged)
+        assert State.read(path) is None
+
+
+def test_a_trade_off_stays_under_its_levels_where_little_accuracy_is_lost_by_it() -> None:
+    """With accuracy all but equal whatever is kept, -error x log(cost) asks for the least cost."""
+    costs = {}
+    for reward in get_args(Reward):
+        controller, last = make(0, reward=reward), []
+        for _ in range(12):
+            last = list(controller.ask(3))
+            controller.tell(score(last, lambda candidate: 0.5))
+        costs[reward] = [float(cost(np.array([each.candidate.kept]))[0]) / each.target for each in last]
+    assert min(costs["accuracy"]) > 0.9
+    assert max(costs["tradeoff"]) <= 1
+    assert np.mean(costs["tradeoff"]) < 0.8
 
 
 def _knapsack(toy: Toy, target: float) -> float:

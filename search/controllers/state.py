@@ -1,0 +1,56 @@
+"""What a controller knows, as data: so that a job goes on without telling it all of its trials again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, numpy
+
+from hwprofiles.disk import write_whole
+
+VERSION = 1
+_JSON = "controller"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Arrays, and what is none as JSON; in one file of safetensors, which has a place for both.
+
+    `values` holds what JSON can hold: its numbers come back bit for bit.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    values: Mapping[str, Any]
+
+    def write(self, path: Path) -> None:
+        """Take the place of what was there, whole or not at all."""
+        text = json.dumps({"version": VERSION, **self.values})
+        arrays = {name: np.asarray(array, order="C") for name, array in self.arrays.items()}
+        write_whole(path, numpy.save(arrays, metadata={_JSON: text}))
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """What `write` wrote; None where it is absent, damaged or of another version."""
+        try:
+            content = path.read_bytes()
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            values = json.loads(header["__metadata__"][_JSON])
+            arrays = numpy.load(content)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            return None
+        return cls(arrays, values) if values.pop("version", None) == VERSION else None
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """A controller whose state may be kept; one that is made alike and loads it goes on bit for bit."""
+
+    def state(self) -> State: ...
+
+    def load(self, state: State) -> None: ...
