@@ -2,7 +2,7 @@
 
 from latency_models.calibrate import Calibration
 from latency_models.plan_measurements import plan
-from latency_models.profiling import NetworkModel, build_profile, covers, extend, missing
+from latency_models.profiling import NetworkModel, build_profile, covers, extend, missing, uncovered
 from latency_models.table import LatencyTable, Prediction
 from latency_models.validate import Validation, validate
 from latency_models.warm_start import shortened
@@ -19,5 +19,6 @@ __all__ = [
     "missing",
     "plan",
     "shortened",
+    "uncovered",
     "validate",
 ]

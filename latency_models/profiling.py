@@ -136,6 +136,11 @@ def missing(kernels: Sequence[OpSpec], profile: Profile) -> list[OpSpec]:
 
 def covers(profile: Profile, kernels: Iterable[OpSpec]) -> bool:
     """Whether every kernel lies between channel counts that were measured of its family."""
+    return not uncovered(profile, kernels)
+
+
+def uncovered(profile: Profile, kernels: Iterable[OpSpec]) -> list[OpSpec]:
+    """The kernels that do not lie between channel counts that were measured of their family."""
     channels: dict[OpSpec, list[tuple[int, int]]] = defaultdict(list)
     for kernel in profile.kernels:
         channels[kernel.family].append((kernel.in_channels, kernel.out_channels))
@@ -148,7 +153,7 @@ def covers(profile: Profile, kernels: Iterable[OpSpec]) -> bool:
             for axis, count in zip(zip(*measured, strict=True), wanted, strict=True)
         )
 
-    return all(map(inside, kernels))
+    return [kernel for kernel in kernels if not inside(kernel)]
 
 
 def _grid(channels: set[tuple[int, int]]) -> Iterable[tuple[int, int]]:

@@ -10,20 +10,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hwprofiles import measure, open_runtime
-from hwprofiles.errors import RequestError
 from search.loop import MAX_DEATHS, Workers
+from search.on_device import MEASURED
 from search.plan import Prepared
 from search.progress import Listener
 from search.report import significant
 from trials.bundle import read_bundle
-from trials.candidate import Facts, Trial, TrialState
+from trials.candidate import Facts, Trial
 from trials.costs import Costs
 from trials.onnx_file import write_onnx
 from trials.run import Request, merit
 from trials.store import Result, Store
 
-FINAL, MEASURED, EXPORTED = "final", "measured", "exported"
-"""Kinds of results in the store."""
+FINAL, EXPORTED = "final", "exported"
+"""Kinds of results in the store, beside those of measuring."""
 FINALIST_FAILED = "finalist failed"
 """A kind of events in the store."""
 
@@ -204,35 +204,3 @@ def is_close(prepared: Prepared, facts: Facts) -> bool:
     """Whether a finalist is within `WINNER_DROP` of the dense model."""
     dense = 1.0 if prepared.splits.carved else prepared.plan.dense_accuracy
     return merit(facts, prepared.splits.carved) >= dense - WINNER_DROP
-
-
-def nearest_trial(prepared: Prepared, store: Store, latency_ms: float) -> int:
-    """The most accurate trial predicted, with its error bar, to take at most this long; finalists come first.
-
-    Raises:
-        RequestError: none does; names the fastest.
-    """
-    done = [trial for trial in store.trials(prepared.job.name) if trial.state is TrialState.DONE]
-    if not done:
-        raise RequestError(f"job {prepared.job.name!r} has no finished trial yet; resume it first")
-    scores = prepared.scorer.score([trial.candidate for trial in done])
-    fits = [
-        trial
-        for trial, score in zip(done, scores, strict=True)
-        if score.latency_ms + score.error_ms <= latency_ms
-    ]
-    if not fits:
-        least = min(score.latency_ms + score.error_ms for score in scores)
-        raise RequestError(
-            f"no trial of job {prepared.job.name!r} is predicted to take at most {latency_ms:g} ms; the "
-            f"fastest takes up to {least:.3g} ms: ask for that, or search with a lower budget"
-        )
-    finals = results(store, prepared.job.name, FINAL)
-    trained = [trial for trial in fits if trial.number in finals]
-
-    def merit_so_far(trial: Trial) -> float:
-        facts = Facts.from_json(finals[trial.number]["facts"])
-        return merit(facts, prepared.splits.carved)
-
-    # What was trained to the end is known better than what was not: the two are not compared.
-    return (max(trained, key=merit_so_far) if trained else max(fits, key=prepared.merit)).number

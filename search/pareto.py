@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,6 +86,43 @@ def hypervolume(costs: Costs, reference: Costs) -> float:
     front = np.unique(inside[front_mask(inside)], axis=0)
     widths = np.diff(front[:, 0], append=reference[0])
     return float(widths @ (reference[1] - front[:, 1]))
+
+
+def hypervolumes(costs: Costs, reference: Costs) -> NDArray[np.float64]:
+    """Return the hypervolume of the first point, of the first two, and so on to that of all.
+
+    Each point is compared with the front of those before it alone, so that ten thousand take a moment.
+
+    Args:
+        costs: (points, 2), finite, in the order in which they came.
+        reference: (2,) as of `hypervolume`.
+
+    Returns:
+        (points,) rising, in the product of the columns' units.
+
+    Raises:
+        ValueError: as `hypervolume`.
+    """
+    if costs.shape[1] != 2:
+        raise ValueError(f"hypervolume is computed for 2 objectives, not {costs.shape[1]}")
+    _check_finite(costs)
+    (last, top), volume, found = reference.tolist(), 0.0, []
+    firsts, seconds = list[float](), list[float]()
+    """The front so far: one column rises, the other falls."""
+    for first, second in costs.tolist():
+        start = bisect_left(firsts, first)
+        ceiling = seconds[start - 1] if start else top
+        if first < last and second < ceiling:
+            end = start
+            while end < len(firsts) and seconds[end] >= second:
+                end += 1
+            edges = [first, *firsts[start:end], firsts[end] if end < len(firsts) else last]
+            heights = [ceiling, *seconds[start:end]]
+            spans = zip(edges, edges[1:], heights, strict=False)
+            volume += sum((right - left) * (height - second) for left, right, height in spans)
+            firsts[start:end], seconds[start:end] = [first], [second]
+        found.append(volume)
+    return np.array(found)
 
 
 def _check_finite(costs: Costs) -> None:

@@ -18,8 +18,10 @@ from hwprofiles import Profile
 from hwprofiles.disk import file_sha256
 from hwprofiles.errors import InvariantError, RequestError, TrialError
 from search.budget import Cost
+from search.devices import find_profile
 from search.job import Job
 from search.model import open_coupling, open_model, open_regularised, open_splits
+from search.on_device import MEASURED, OnDevice, elsewhere
 from search.place import Place
 from search.profiling import dense_latency_ms, make_space, narrowest, open_device, open_profile
 from search.progress import Listener
@@ -96,14 +98,38 @@ class Prepared:
     bundle: Bundle
     splits: Splits
     coupling: Coupling
-    profile: Profile
-    scorer: Scorer
+    devices: tuple[OnDevice, ...]
     space: Space
     recipe: Recipe
 
     @property
+    def profile(self) -> Profile:
+        """Of the first device."""
+        return self.devices[0].profile
+
+    @property
+    def scorer(self) -> Scorer:
+        """Of the first device."""
+        return self.devices[0].scorer
+
+    @property
     def kind(self) -> CostKind:
         return self.job.budget.kind
+
+    def on(self, name: str) -> OnDevice:
+        """A device of the job, its first without a name, or else one that has a profile.
+
+        Args:
+            name: of a device of the job, of a profile, or a file that is one.
+
+        Raises:
+            RequestError: there is no such profile, or it cannot predict the job's model.
+        """
+        for device in self.devices:
+            if name in ("", device.device.name):
+                return device
+        path = find_profile(self.place.devices, name)
+        return elsewhere(path, path.stem, self.scorer.costs, self.space, self.place)
 
     def merit(self, trial: Trial) -> float:
         """What the search maximises; of a trial that is done."""
@@ -165,9 +191,10 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
             "check its checkpoint, [data] normalize and the labels"
         )
     recipe = recipe_of(job, before.frozen, before.execution, before.training)
+    first = OnDevice(profile=profile, scorer=scorer, known_dense_ms=before.dense_ms, measured=MEASURED)
     return Prepared(
-        job=job, place=place, plan=before, bundle=bundle, splits=splits, coupling=coupling, profile=profile,
-        scorer=scorer, space=space, recipe=recipe,
+        job=job, place=place, plan=before, bundle=bundle, splits=splits, coupling=coupling, devices=(first,),
+        space=space, recipe=recipe,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from search.finish import (
 )
 from search.job import Job
 from search.loop import Loop, Workers
+from search.on_device import OnDevice
 from search.place import Place
 from search.plan import Prepared, features, prepare
 from search.progress import Listener, Silent
@@ -280,8 +281,21 @@ def write_report(prepared: Prepared, store: Store) -> Report:
     if place.export.is_dir():
         (place.export / "report.html").write_text(page, encoding="utf-8")
     place.report_json.write_text(json.dumps(report.to_json()), encoding="utf-8")
+    draw(report, place.folder, "front")
+    return report
+
+
+def draw(report: Report, folder: Path, stem: str) -> None:
+    """Write the picture of the front, for a page and for a slide."""
     for suffix in ("svg", "png"):
-        draw_front(report, place.folder / f"front.{suffix}")
+        draw_front(report, folder / f"{stem}.{suffix}")
+
+
+def rescore(prepared: Prepared, store: Store, on: OnDevice) -> Report:
+    """What trials and finalists are predicted to take on any device: as a picture and as JSON."""
+    report, folder, stem = make_report(prepared, store, on), prepared.place.folder, f"front-{on.device.name}"
+    (folder / f"{stem}.json").write_text(json.dumps(report.to_json()), encoding="utf-8")
+    draw(report, folder, stem)
     return report
 
 

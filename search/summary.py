@@ -14,17 +14,17 @@ from search.finish import (
     EXPORTED,
     FINAL,
     FINALIST_FAILED,
-    MEASURED,
     WINNER_DROP,
     is_close,
     label,
     results,
 )
+from search.on_device import MEASURED, OnDevice
+from search.pareto import front_mask, hypervolumes
 from search.plan import Prepared, features
 from search.report import GroupRow, Point, Report, Row, count, doubt, percent, significant, timed
-from search.score import Score
 from search.sensing import known
-from trials.candidate import Candidate, Facts, Trial, TrialState, as_counts
+from trials.candidate import Facts, Trial, TrialState, as_counts
 from trials.store import Store
 
 UNITS: Mapping[str, Literal["ms", "MACs", "parameters"]] = {
@@ -34,32 +34,49 @@ UNITS: Mapping[str, Literal["ms", "MACs", "parameters"]] = {
 }
 
 
-def make_report(prepared: Prepared, store: Store) -> Report:
-    """The report of a job as far as it has come."""
-    job = prepared.job.name
+def make_report(prepared: Prepared, store: Store, on: OnDevice | None = None) -> Report:
+    """The report of a job as far as it has come.
+
+    Args:
+        on: the device that it is about, by default the first of the job.
+    """
+    job, on = prepared.job.name, on or prepared.devices[0]
     trials = store.trials(job)
     by_number = {trial.number: trial for trial in trials}
     done = [trial for trial in trials if trial.state is TrialState.DONE]
     merits = [prepared.merit(trial) for trial in done]
-    on_front = dict(zip([t.number for t in done], prepared.scorer.front(done, merits), strict=True))
-    finals, measured = results(store, job, FINAL), results(store, job, MEASURED)
+    scores = on.scorer.score([trial.candidate for trial in trials]) if trials else []
+    predicted_ms = {trial.number: score.latency_ms for trial, score in zip(trials, scores, strict=True)}
+    costs = np.array([(1 - merit, predicted_ms[t.number]) for t, merit in zip(done, merits, strict=True)])
+    costs = costs.reshape(-1, 2)
+    on_front = {trial.number for trial, unbeaten in zip(done, front_mask(costs), strict=True) if unbeaten}
+    finals, measured = results(store, job, FINAL), results(store, job, on.measured)
     exported = results(store, job, EXPORTED)
     rows = [
-        _row(prepared, by_number[number], finals[number], measured.get(number), number in exported)
+        _row(prepared, on, by_number[number], finals[number], measured.get(number), number in exported)
         for number in sorted(finals)
     ]
-    dense_ms = prepared.plan.dense_ms
-    shares = features(prepared.scorer)
+    shares = features(on.scorer)
     losses = known(prepared).measured
     return Report(
         job=job,
         created=datetime.fromtimestamp(store.job(job).created_s, UTC).isoformat(timespec="seconds"),
-        device=prepared.profile.device,
+        device=on.device,
         budget=_budget_text(prepared),
         target_unit=UNITS[prepared.kind],
-        dense=_dense_row(prepared, measured),
+        dense=_dense_row(prepared, on, measured),
         rows=tuple(rows),
-        points=tuple(_point(prepared, trial, on_front.get(trial.number, False)) for trial in trials),
+        points=tuple(
+            Point(
+                number=trial.number,
+                accuracy=trial.facts.accuracy if trial.facts else None,
+                predicted_ms=predicted_ms[trial.number],
+                origin=trial.origin,
+                on_front=trial.number in on_front,
+                failed=trial.reason,
+            )
+            for trial in trials
+        ),
         groups=tuple(
             GroupRow(
                 name=group.name,
@@ -71,16 +88,13 @@ def make_report(prepared: Prepared, store: Store) -> Report:
             )
             for i, group in enumerate(prepared.coupling.groups)
         ),
-        hypervolume=tuple(
-            prepared.scorer.hypervolume(done[:first], merits[:first], dense_ms)
-            for first in range(1, len(done) + 1)
-        ),
+        hypervolume=tuple(hypervolumes(costs / [1.0, on.dense_ms], np.ones(2)).tolist()),
         reference_accuracy=0.0,
-        reference_ms=dense_ms,
-        calibration=prepared.scorer.table.calibration,
+        reference_ms=on.dense_ms,
+        calibration=on.scorer.table.calibration,
         frozen={item.name: item.reason for item in prepared.coupling.frozen},
         warnings=_warnings(prepared, store),
-        versions={**prepared.profile.device.versions, **_versions()},
+        versions={**on.device.versions, **_versions()},
         seconds=_seconds(trials, finals, measured),
         export_folder=str(prepared.place.export) if exported else "",
         choice=_choice(prepared, [finals[number] for number in exported]),
@@ -98,7 +112,7 @@ def export_config(prepared: Prepared, store: Store, number: int) -> dict[str, An
     job = prepared.job.name
     final, measured = results(store, job, FINAL)[number], results(store, job, MEASURED).get(number)
     trial = next(trial for trial in store.trials(job) if trial.number == number)
-    score = _score(prepared, trial.candidate)
+    [score] = prepared.scorer.score([trial.candidate])
     device = prepared.profile.device
     sizes = {group.name: group.size for group in prepared.coupling.groups}
     return {
@@ -151,13 +165,14 @@ def export_line(prepared: Prepared, store: Store, number: int) -> str:
 
 def _row(
     prepared: Prepared,
+    on: OnDevice,
     trial: Trial,
     final: Mapping[str, Any],
     measured: Mapping[str, Any] | None,
     exported: bool,
 ) -> Row:
     facts, test = Facts.from_json(final["facts"]), final["test"] or {}
-    score = _score(prepared, trial.candidate)
+    [score] = on.scorer.score([trial.candidate])
     return Row(
         label=label(trial),
         trial=trial.number,
@@ -181,9 +196,9 @@ def _row(
     )
 
 
-def _dense_row(prepared: Prepared, measured: Mapping[int, Mapping[str, Any]]) -> Row:
+def _dense_row(prepared: Prepared, on: OnDevice, measured: Mapping[int, Mapping[str, Any]]) -> Row:
     counts = as_counts([prepared.space.dense])
-    score = _score(prepared, prepared.space.dense)
+    [score] = on.scorer.score([prepared.space.dense])
     test = prepared.plan.dense_test or {}
     sessions = list(measured.values())
     return Row(
@@ -197,30 +212,13 @@ def _dense_row(prepared: Prepared, measured: Mapping[int, Mapping[str, Any]]) ->
         test_error=test.get("accuracy_error"),
         predicted_ms=score.latency_ms,
         predicted_error_ms=score.error_ms,
-        measured_ms=float(np.median([s["dense_ms"] for s in sessions]))
-        if sessions
-        else prepared.plan.dense_ms,
+        measured_ms=float(np.median([s["dense_ms"] for s in sessions])) if sessions else on.known_dense_ms,
         measured_spread=float(np.median([s["dense_spread"] for s in sessions])) if sessions else None,
-        macs=int(prepared.scorer.costs.macs(counts)[0]),
-        parameters=int(prepared.scorer.costs.parameters(counts)[0]),
+        macs=int(on.scorer.costs.macs(counts)[0]),
+        parameters=int(on.scorer.costs.parameters(counts)[0]),
         kept=prepared.space.named(prepared.space.dense),
         calibration_error=prepared.plan.dense_calibration_error,
     )
-
-
-def _point(prepared: Prepared, trial: Trial, on_front: bool) -> Point:
-    return Point(
-        number=trial.number,
-        accuracy=trial.facts.accuracy if trial.facts else None,
-        predicted_ms=_score(prepared, trial.candidate).latency_ms,
-        origin=trial.origin,
-        on_front=on_front,
-        failed=trial.reason,
-    )
-
-
-def _score(prepared: Prepared, candidate: Candidate) -> Score:
-    return prepared.scorer.score([candidate])[0]
 
 
 def _choice(prepared: Prepared, exported: Sequence[Mapping[str, Any]]) -> str:

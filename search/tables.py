@@ -144,6 +144,24 @@ def answers(trial: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def picked(found: Mapping[str, Any]) -> list[str]:
+    """What `picking.picked` tells of a trial, and what to do with it."""
+    validation, test, device = found["validation"], found["test"], found["device"]
+    shown = [f"validation {_accuracy(validation['accuracy'], validation['accuracy_error'])} %"]
+    if test:
+        shown.append(f"test {_accuracy(test['accuracy'], test['accuracy_error'])} %")
+    shown.append(f"{count(found['macs'])} MACs, {count(found['parameters'])} parameters")
+    predicted = latency(found["predicted"]["latency_ms"], found["predicted"]["error_ms"])
+    timed_ms = found["measured_ms"]
+    how = f", {timed(found['modelled'])} {significant(timed_ms)} ms" if timed_ms else ""
+    return [
+        f"{found['label']}: {found['then'] or 'as the search saw it, before it is fine-tuned'}",
+        ", ".join(shown),
+        f"predicted {predicted} ms on {device}{how}",
+        f"export it with: {found['next']}",
+    ]
+
+
 def widths(trial: Mapping[str, Any]) -> Table:
     """How many units of each group a trial keeps; takes what `stages` takes."""
     table = plain(folded("group"), numeric("kept"), numeric("of"), numeric("share"), "")

@@ -48,6 +48,8 @@ for command in (
     jobs.bundle,
     jobs.trial,
     results.front,
+    results.pick,
+    results.rescore,
     results.export,
     results.show,
     results.ls,

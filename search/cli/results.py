@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,10 +14,14 @@ from search.cli.stored import JobName, open_planned, open_store, place_of
 from search.cli.terminal import AsJson, Runs, out, print_json, print_networks, runs_folder, say
 from search.place import Place
 
+if TYPE_CHECKING:
+    from search.picking import Limits
+    from search.report import Report
+    from search.score import CostKind
+
 
 def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
     """Print a job's Pareto front as far as it has come, and write its picture and report."""
-    from search import tables
     from search.session import write_report
 
     with open_planned(job, runs) as (prepared, store):
@@ -24,6 +29,34 @@ def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(report.to_json())
         return
+    _print_front(report)
+    say(out, f"report   {prepared.place.report}")
+
+
+def rescore(
+    job: JobName,
+    device: Annotated[
+        str, typer.Option(help="A device that has a profile (see `prunefront devices`), or a profile's file.")
+    ],
+    runs: Runs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the front of a job's trials on a device that it did not search for; runs no trial."""
+    from search.session import rescore
+
+    with open_planned(job, runs) as (prepared, store):
+        on = prepared.on(device)
+        report = rescore(prepared, store, on)
+    if as_json:
+        print_json(report.to_json())
+        return
+    _print_front(report)
+    say(out, f"picture  {prepared.place.folder / f'front-{on.device.name}.svg'}")
+
+
+def _print_front(report: Report) -> None:
+    from search import tables
+
     if report.hypervolume:
         say(
             out,
@@ -36,7 +69,37 @@ def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
     if report.rows:
         say(out, "\nfinalists and baselines beside the dense network")
         print_networks(report)
-    say(out, f"report   {prepared.place.report}")
+
+
+def pick(
+    job: JobName,
+    latency_ms: Annotated[float | None, typer.Option(min=0, help="At most, with its error bar.")] = None,
+    macs: Annotated[float | None, typer.Option(min=0, help="At most.")] = None,
+    parameters: Annotated[float | None, typer.Option(min=0, help="At most.")] = None,
+    device: Annotated[
+        str, typer.Option(help="Where latency counts: another device of the job, or one that has a profile.")
+    ] = "",
+    runs: Runs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which trial is the most accurate within what it may cost, and how to export it."""
+    from search import tables
+    from search.picking import pick, picked
+
+    asked: dict[CostKind, float | None] = {"latency_ms": latency_ms, "macs": macs, "parameters": parameters}
+    limits = {kind: limit for kind, limit in asked.items() if limit is not None}
+    if not limits or not all(0 < limit < inf for limit in limits.values()):
+        raise RequestError(
+            "pick takes one or more of --latency-ms, --macs and --parameters; give each a number above 0"
+        )
+    with open_planned(job, runs) as (prepared, store):
+        on = prepared.on(device)
+        found = picked(prepared, store, on, pick(prepared, store, on, limits))
+    if as_json:
+        print_json(found)
+        return
+    for line in tables.picked(found):
+        say(out, line)
 
 
 def export(
@@ -51,7 +114,8 @@ def export(
 ) -> None:
     """Export a trial, by default the winner; one that is no finalist is trained and measured first."""
     from search.export import holds_whole
-    from search.finish import EXPORTED, choose_winner, nearest_trial, results
+    from search.finish import EXPORTED, choose_winner, results
+    from search.picking import pick
     from search.progress import Bars, Silent
     from search.session import export_trial, finish_trial, write_report
     from search.summary import export_line
@@ -59,7 +123,10 @@ def export(
     if trial is not None and budget:
         raise RequestError("export takes --trial or --budget, not both; leave one out")
     with open_planned(job, runs) as (prepared, store), prepared.place.lock():
-        number = nearest_trial(prepared, store, _latency_budget(budget)) if budget else trial
+        number = trial
+        if budget:
+            limits: Limits = {"latency_ms": _latency_budget(budget)}
+            number = pick(prepared, store, prepared.devices[0], limits).number
         if number is None:
             exported = results(store, prepared.job.name, EXPORTED)
             number = next(iter(exported), choose_winner(prepared, store))

@@ -10,19 +10,17 @@ from typing import Any
 
 import pytest
 
-from hwprofiles.errors import RequestError
 from search.finish import (
     FINAL,
     FINALIST_FAILED,
-    MEASURED,
     NEARLY,
     choose_finalists,
     choose_winner,
     done_of,
-    nearest_trial,
     results,
     train_finalists,
 )
+from search.on_device import MEASURED
 from search.place import Place
 from search.plan import Prepared
 from search.progress import Silent
@@ -253,27 +251,3 @@ def test_without_finalists_there_is_nothing_to_train(in_own_folder: Prepared, pl
     workers = FakeWorkers()
     train_finalists(in_own_folder, planned_store, workers, [], Silent())
     assert not workers.attempts
-
-
-def test_the_nearest_trial_is_the_most_accurate_that_holds_the_budget_with_its_error_bar(
-    prepared: Prepared, planned_store: Store
-) -> None:
-    trials = [
-        replace(each, facts=replace(FACTS, accuracy=0.5 + each.number / 20))
-        for each in made_trials(prepared, 8)
-    ]
-    fill(planned_store, trials)
-    upper = [
-        score.latency_ms + score.error_ms for score in prepared.scorer.score([t.candidate for t in trials])
-    ]
-    for limit in upper:
-        assert nearest_trial(prepared, planned_store, limit) == max(
-            number for number, cost in enumerate(upper) if cost <= limit
-        )
-    with pytest.raises(RequestError, match=f"the fastest takes up to {min(upper):.3g} ms"):
-        nearest_trial(prepared, planned_store, min(upper) * 0.99)
-
-
-def test_where_nothing_is_done_no_trial_is_near(prepared: Prepared, planned_store: Store) -> None:
-    with pytest.raises(RequestError, match="job 'small' has no finished trial yet"):
-        nearest_trial(prepared, planned_store, 1.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.pareto import Costs, front_mask, hypervolume, ranks
+from search.pareto import Costs, front_mask, hypervolume, hypervolumes, ranks
 
 
 def _points(objectives: int) -> st.SearchStrategy[Costs]:
@@ -62,6 +64,13 @@ def test_one_more_point_adds_hypervolume_exactly_if_nothing_weakly_dominates_it(
     assert (gain > 0) == (not any((other <= point).all() for other in costs))
 
 
+@given(_points(2))
+def test_hypervolumes_are_those_of_the_first_point_of_the_first_two_and_so_on(costs: Costs) -> None:
+    reference = np.array([5.0, 5.0])
+    slow = [hypervolume(costs[:count], reference) for count in range(1, len(costs) + 1)]
+    assert hypervolumes(costs, reference).tolist() == slow
+
+
 def test_no_points_have_no_front_and_no_hypervolume() -> None:
     nothing = np.empty((0, 2))
     assert front_mask(nothing).size == 0
@@ -71,11 +80,14 @@ def test_no_points_have_no_front_and_no_hypervolume() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_cost_that_is_not_finite_is_refused_by_its_point(bad: float) -> None:
     costs = np.array([[0.0, 1.0], [bad, 0.0]])
-    for compute in (front_mask, ranks, lambda costs: hypervolume(costs, np.array([2.0, 2.0]))):
+    reference = np.array([2.0, 2.0])
+    volumes = (partial(hypervolume, reference=reference), partial(hypervolumes, reference=reference))
+    for compute in (front_mask, ranks, *volumes):
         with pytest.raises(ValueError, match=r"points \[1\]"):
             compute(costs)
 
 
 def test_three_objectives_have_no_hypervolume_yet() -> None:
-    with pytest.raises(ValueError, match="not 3"):
-        hypervolume(np.zeros((1, 3)), np.ones(3))
+    for compute in (hypervolume, hypervolumes):
+        with pytest.raises(ValueError, match="not 3"):
+            compute(np.zeros((1, 3)), np.ones(3))

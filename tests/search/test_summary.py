@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from search.finish import EXPORTED, FINAL, MEASURED, results
+from search.finish import EXPORTED, FINAL, results
 from search.job import Budget
+from search.on_device import MEASURED
 from search.plan import Prepared
 from search.summary import UNITS, export_config, make_report
 from tests.search.test_finish import add_final, fill

@@ -87,7 +87,7 @@ def test_the_export_of_the_winner_is_not_written_twice_unless_it_is_damaged_or_a
         (["--trial", "99"], "error: job 'small' has no finished trial 99; finished trials: 0, 1, 2"),
         (
             ["--budget", "latency_ms=1e-9"],
-            "no trial of job 'small' is predicted to take at most 1e-09 ms; the",
+            "no trial of job 'small' is predicted to hold 1.00e-09 ms on this-cpu; the nearest, trial",
         ),
         (["--budget", "macs=5"], "error: --budget 'macs=5' is not of the form latency_ms=5"),
         (["--trial", "1", "--budget", "latency_ms=5"], "error: export takes --trial or --budget, not both"),

@@ -1,0 +1,104 @@
+"""`prunefront pick` and `rescore`: which trial to take, also on a device that was not searched for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwprofiles import Profile, Rounds, read_profile, write_profile
+from search.place import Place
+from search.report import significant
+from tests.search.conftest import Prunefront, refused, written_json
+
+
+def slowed(profile: Profile, factor: float) -> Profile:
+    """A made-up device that takes so many times as long for everything."""
+
+    def longer(rounds: Rounds) -> Rounds:
+        return Rounds(rounds.times_ms * factor)
+
+    return replace(
+        profile,
+        device=replace(profile.device, name="far", board="a CPU elsewhere"),
+        kernels={kernel: longer(rounds) for kernel, rounds in profile.kernels.items()},
+        networks=tuple(replace(net, rounds=longer(net.rounds)) for net in profile.networks),
+    )
+
+
+@pytest.fixture
+def place(runs: Path) -> Place:
+    """The finished job in a folder that has a profile of a device three times as slow."""
+    place = Place(runs, "small")
+    place.devices.mkdir()
+    write_profile(slowed(read_profile(place.profile), 3), place.devices / "far.parquet")
+    return place
+
+
+def test_trials_are_rescored_for_a_device_that_was_not_there(prunefront: Prunefront, place: Place) -> None:
+    before = written_json(prunefront("front", place.folder, "--json"))
+    found = written_json(prunefront("rescore", place.folder, "--device", "far", "--json"))
+    assert found["device"]["board"] == "a CPU elsewhere"
+    for key in ("points", "rows"):
+        for here, there in zip(before[key], found[key], strict=True):
+            assert there["predicted_ms"] == pytest.approx(3 * here["predicted_ms"])
+    assert [point["on_front"] for point in found["points"]] == [p["on_front"] for p in before["points"]]
+    assert found["hypervolume"] == pytest.approx(before["hypervolume"])
+    assert {row["measured_ms"] for row in found["rows"]} == {None}
+    assert (place.folder / "front-far.svg").read_text().count("latency on far, ms") == 1
+    assert {path.name for path in place.folder.glob("front-*")} == {
+        f"front-far.{s}" for s in ("json", "png", "svg")
+    }
+    shown = prunefront("rescore", place.folder, "--device", place.devices / "far.parquet")
+    assert "front of small on far, before finalists were fine-tuned" in shown.out
+    assert shown.out.endswith(f"picture  {place.folder}/front-far.svg\n")
+
+
+def test_a_profile_that_lacks_operators_says_which_and_how_to_measure_them(
+    prunefront: Prunefront, place: Place
+) -> None:
+    profile = read_profile(place.devices / "far.parquet")
+    kernels = {kernel: rounds for kernel, rounds in profile.kernels.items() if kernel.kind != "linear"}
+    write_profile(replace(profile, kernels=kernels, networks=()), place.devices / "far.parquet")
+    ran = prunefront("rescore", place.folder, "--device", "far")
+    refused(ran, "profile 'far' lacks ")
+    assert "operators that candidates of job 'small' run there: linear " in ran.err
+    assert f"`prunefront profile --device far --model {place.bundle}`" in ran.err
+    refused(prunefront("rescore", place.folder, "--device", "fra"), "'fra' has no profile in")
+
+
+def test_pick_names_a_trial_with_its_error_bar_and_the_command_that_takes_it(
+    prunefront: Prunefront, place: Place
+) -> None:
+    found = written_json(prunefront("pick", place.folder, "--macs", 1e9, "--json"))
+    assert found["finalist"]
+    assert found["next"] == f"prunefront export {place.folder} --trial {found['trial']}"
+    predicted = found["predicted"]
+    limit = 3 * (predicted["latency_ms"] + predicted["error_ms"]) * 1.001
+    there = prunefront("pick", place.folder, "--latency-ms", limit, "--macs", 1e9, "--device", "far")
+    assert there.out.startswith(f"{found['label']}: ")
+    assert f"predicted {significant(3 * predicted['latency_ms'])}±" in there.out
+    assert "measured" not in there.out
+    assert (
+        f"measured {significant(found['measured_ms'])} ms"
+        in prunefront("pick", place.folder, "--macs", 1e9).out
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "pick takes one or more of --latency-ms, --macs and --parameters"),
+        (["--macs", "0"], "give each a number above 0"),
+        (
+            ["--latency-ms", "1e-6", "--macs", "10"],
+            "to hold 1.00e-06 ms and 10 MACs on this-cpu; the nearest, trial",
+        ),
+        (["--latency-ms", "1", "--device", "lost"], "device 'lost' has no profile"),
+    ],
+)
+def test_a_pick_that_cannot_be_is_refused(
+    options: list[str], sentence: str, prunefront: Prunefront, finished_runs: Path
+) -> None:
+    refused(prunefront("pick", finished_runs / "small", *options), sentence)
