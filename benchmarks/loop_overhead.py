@@ -107,7 +107,7 @@ def main() -> None:
         place = Place(Path(folder), job.name)
         place.folder.mkdir()
         prepared = prepare(job, place, {}, Silent())
-        print(f"{arguments.job}: {len(prepared.space.axes)} groups, budget in {prepared.kind}")
+        print(f"{arguments.job}: {len(prepared.space.axes)} groups, budget in {prepared.limits[0].kind}")
         report(prepared, arguments.controllers, arguments.trials, arguments.profile)
 
 

@@ -96,12 +96,15 @@ def calibrate(sums: Sums, measured_ms: Array, cache_mb: float) -> Calibration:
         left_out = _fit(sums[others], measured_ms[others], cache_mb)
         predicted_ms = left_out.latency_ms(sums[index : index + 1])[0]
         residuals.append(abs(measured_ms[index] / predicted_ms - 1))
+    relative_error, coverage = held_by_most(np.array(residuals))
+    return replace(_fit(sums, measured_ms, cache_mb), relative_error=relative_error, coverage=coverage)
+
+
+def held_by_most(values: Array) -> tuple[float, float]:
+    """What a further value stays below, as (n,) exchangeable ones tell, and how surely: see `calibrate`."""
+    count = len(values)
     rank = min(math.ceil((count + 1) * COVERAGE), count)
-    return replace(
-        _fit(sums, measured_ms, cache_mb),
-        relative_error=float(np.sort(residuals)[rank - 1]),
-        coverage=min(COVERAGE, count / (count + 1)),
-    )
+    return float(np.sort(values)[rank - 1]), min(COVERAGE, count / (count + 1))
 
 
 def _fit(sums: Sums, measured_ms: Array, cache_mb: float) -> Calibration:

@@ -14,7 +14,8 @@ from hwprofiles.files import Profile
 from hwprofiles.lowering import lower
 from hwprofiles.ops import INPUT, OpGraph
 from hwprofiles.runtimes import Lowering, lowering_of
-from latency_models.calibrate import UNCALIBRATED, Calibration, Sums, calibrate
+from latency_models.calibrate import UNCALIBRATED, Calibration, Sums, calibrate, held_by_most
+from latency_models.energy import EnergyModel, fit_energy
 from latency_models.kernels import KernelCosts
 from latency_models.population import Population
 
@@ -39,17 +40,34 @@ class LatencyTable:
     measured, it raises. It keeps what it has worked out of operators: one thread at a time.
     """
 
-    def __init__(self, rules: Lowering, kernels: KernelCosts, calibration: Calibration) -> None:
-        """See `from_profile`."""
+    def __init__(
+        self,
+        rules: Lowering,
+        kernels: KernelCosts,
+        calibration: Calibration,
+        tail: float = 1.0,
+        energy: EnergyModel | None = None,
+    ) -> None:
+        """See `from_profile`.
+
+        Args:
+            tail: the 99th percentile of a network's runs as a multiple of its latency.
+            energy: None where the board told none.
+        """
         self.device = kernels.device
         self.calibration = calibration
+        self.tail, self.energy = tail, energy
         self._rules = rules
         self._kernels = kernels
         self._population = Population(rules, kernels)
 
     @classmethod
     def from_profile(cls, profile: Profile) -> Self:
-        """
+        """Fit everything to the profile's networks.
+
+        The tail is one that nine networks in ten stay below: a network's own 99th percentile comes from a
+        hundred runs, so it is a matter of a few disturbances, and which networks meet them is chance.
+
         Raises:
             ProfileError: the profile lacks what a table needs: the cost of a call, and two or more networks.
                 One that was imported does without, and without them it has no error bar.
@@ -64,8 +82,12 @@ class LatencyTable:
                 return uncalibrated
             costs = np.array([uncalibrated._costs(network.graph).sum(axis=0) for network in profile.networks])
             sums = uncalibrated._sums(costs.reshape(-1, 3))
-            whole_ms = np.array([network.rounds.summary().latency_ms for network in profile.networks])
-            return cls(rules, kernels, calibrate(sums, whole_ms, profile.device.cache_mb))
+            whole = [network.rounds.summary() for network in profile.networks]
+            whole_ms = np.array([each.latency_ms for each in whole])
+            calibration = calibrate(sums, whole_ms, profile.device.cache_mb)
+            tail, _ = held_by_most(np.array([each.p99_ms for each in whole]) / whole_ms)
+            energy = fit_energy(profile.networks, calibration.latency_ms(sums))
+            return cls(rules, kernels, calibration, tail, energy)
         except ValueError as error:
             raise ProfileError(
                 f"the profile of {profile.device.name!r} makes no table: {error}; measure it again"

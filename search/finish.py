@@ -30,8 +30,6 @@ FINALIST_FAILED = "finalist failed"
 NEARLY = 0.95
 """The share of a finalist that is told of at most while it is trained."""
 MEASURING_PASSES, MEASURING_ROUNDS = 3, 20
-WINNER_DROP = 0.01
-"""The winner is the fastest finalist within this much of the dense accuracy, else the most accurate."""
 
 
 def choose_finalists(prepared: Prepared, trials: Sequence[Trial]) -> list[int]:
@@ -186,7 +184,8 @@ def results(store: Store, job: str, kind: str) -> dict[int, Mapping[str, Any]]:
 
 
 def choose_winner(prepared: Prepared, store: Store) -> int | None:
-    """The fastest measured finalist within `WINNER_DROP` of dense on held-out data, else the best one.
+    """The fastest measured finalist within the job's `winner_drop` of dense on held-out data, else the
+    most accurate one.
 
     Only the validation split decides: the test split is for reporting.
     """
@@ -201,6 +200,6 @@ def choose_winner(prepared: Prepared, store: Store) -> int | None:
 
 
 def is_close(prepared: Prepared, facts: Facts) -> bool:
-    """Whether a finalist is within `WINNER_DROP` of the dense model."""
+    """Whether a finalist is within the job's `winner_drop` of the dense model."""
     dense = 1.0 if prepared.splits.carved else prepared.plan.dense_accuracy
-    return merit(facts, prepared.splits.carved) >= dense - WINNER_DROP
+    return merit(facts, prepared.splits.carved) >= dense - prepared.job.budget.winner_drop

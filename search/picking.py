@@ -9,12 +9,12 @@ import numpy as np
 
 from hwprofiles.errors import RequestError
 from search.finish import FINAL, label, results
+from search.job import CostKind
 from search.on_device import OnDevice
 from search.plan import Prepared
-from search.report import count, significant
-from search.score import CostKind
+from search.report import amount
 from search.status import trial_rows
-from search.summary import UNITS
+from search.wording import UNITS
 from trials.candidate import Facts, Trial, as_counts
 from trials.run import merit
 from trials.store import Store
@@ -57,7 +57,7 @@ def pick(prepared: Prepared, store: Store, on: OnDevice, limits: Limits) -> Tria
 
 def told(kind: CostKind, cost: float) -> str:
     """A cost as people say it, such as "5.00 ms" or "2.00 M MACs"."""
-    return f"{significant(cost)} ms" if kind == "latency_ms" else f"{count(cost)} {UNITS[kind]}"
+    return f"{amount(cost, UNITS[kind])} {UNITS[kind]}"
 
 
 def picked(prepared: Prepared, store: Store, on: OnDevice, trial: Trial) -> dict[str, Any]:

@@ -20,14 +20,15 @@ from hwprofiles.errors import InvariantError, RequestError, TrialError
 from search.budget import Cost
 from search.devices import find_profile
 from search.job import Job
+from search.limits import Limit, budget_limits, check, check_counted, combined
 from search.model import open_coupling, open_model, open_regularised, open_splits
 from search.on_device import MEASURED, OnDevice, elsewhere
 from search.place import Place
-from search.profiling import dense_latency_ms, make_space, narrowest, open_device, open_profile
+from search.profiling import dense_latency_ms, make_space, open_device, open_profile
 from search.progress import Listener
-from search.score import CostKind, Scorer
+from search.score import Scorer
 from trials.bundle import Bundle, read_bundle
-from trials.candidate import Space, Trial, as_counts
+from trials.candidate import Space, Trial
 from trials.costs import Costs
 from trials.data import Splits
 from trials.groups import Coupling, analyse
@@ -99,8 +100,14 @@ class Prepared:
     splits: Splits
     coupling: Coupling
     devices: tuple[OnDevice, ...]
+    limits: tuple[Limit, ...]
     space: Space
     recipe: Recipe
+
+    @property
+    def cost(self) -> Cost:
+        """What all limits make of a candidate, in the unit of the first one, as targets are."""
+        return combined(self.limits)
 
     @property
     def profile(self) -> Profile:
@@ -111,10 +118,6 @@ class Prepared:
     def scorer(self) -> Scorer:
         """Of the first device."""
         return self.devices[0].scorer
-
-    @property
-    def kind(self) -> CostKind:
-        return self.job.budget.kind
 
     def on(self, name: str) -> OnDevice:
         """A device of the job, its first without a name, or else one that has a profile.
@@ -167,9 +170,9 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
     costs = Costs(coupling)
     _, device = open_device(job)
     space = make_space(job, coupling, device)
-    if before is None and job.budget.kind != "latency_ms":
+    if before is None:
         # Refused before minutes of measuring, if it is to be refused.
-        budget_targets(job, space, costs.macs if job.budget.kind == "macs" else costs.parameters)
+        check_counted(job.budget, costs, device.batch, space)
     listener.stage("profiling")
     profile, table = open_profile(place, job, bundle, coupling, listener, planned=before is not None)
     scorer = Scorer(costs, table)
@@ -177,7 +180,9 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
     listener.update(1.0, f"dense {dense_latency_ms(profile):.3g} ms, predictions within ±{error:.1%}")
     profile_sha256 = file_sha256(place.profile)
     if before is None:
-        before = _plan(job, bundle, splits, coupling, space, profile, profile_sha256, scorer)
+        limits = budget_limits(job.budget, scorer, dense_latency_ms(profile))
+        check(limits, space)
+        before = _plan(job, bundle, splits, coupling, limits[0].most, profile, profile_sha256)
         shutil.rmtree(place.bundle, ignore_errors=True)  # of a start that was killed right here
         bundle.write(place.bundle)
     elif (before.bundle_sha256, before.profile_sha256) != (bundle.sha256, profile_sha256):
@@ -192,9 +197,10 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
         )
     recipe = recipe_of(job, before.frozen, before.execution, before.training)
     first = OnDevice(profile=profile, scorer=scorer, known_dense_ms=before.dense_ms, measured=MEASURED)
+    limits = budget_limits(job.budget, scorer, before.dense_ms)
     return Prepared(
         job=job, place=place, plan=before, bundle=bundle, splits=splits, coupling=coupling, devices=(first,),
-        space=space, recipe=recipe,
+        limits=limits, space=space, recipe=recipe,
     )  # fmt: skip
 
 
@@ -227,14 +233,10 @@ def _plan(
     bundle: Bundle,
     splits: Splits,
     coupling: Coupling,
-    space: Space,
+    targets: tuple[float, ...],
     profile: Profile,
     profile_sha256: str,
-    scorer: Scorer,
 ) -> Plan:
-    dense_ms = dense_latency_ms(profile)
-    kind = job.budget.kind
-    targets = budget_targets(job, space, scorer.cost(kind), dense_ms if kind == "latency_ms" else None)
     execution = training = job.search.execution
     if execution == "auto":
         execution = probe_execution(bundle.network(), splits.train).value
@@ -253,45 +255,13 @@ def _plan(
         execution=execution,
         in_flight=2 * job.search.workers,
         targets=targets,
-        dense_ms=dense_ms,
+        dense_ms=dense_latency_ms(profile),
         dense_accuracy=evaluation.accuracy,
         dense_accuracy_error=evaluation.accuracy_error,
         dense_test=test,
         dense_calibration_error=evaluation.calibration_error,
         training=training,
     )
-
-
-def budget_targets(job: Job, space: Space, cost: Cost, dense_cost: float | None = None) -> tuple[float, ...]:
-    """The levels of a job's budget in the unit of its kind.
-
-    Args:
-        dense_cost: what percentages are of, where that is not the `cost` of the dense candidate.
-
-    Raises:
-        RequestError: no candidate meets a level, or the dense one does; names the costs between which levels
-            make sense.
-    """
-    budget, unit = job.budget, job.budget.kind.removeprefix("latency_")
-    least, most = cost(as_counts([narrowest(space), space.dense])).tolist()
-    dense_cost = dense_cost or most
-    targets = []
-    for level in budget.levels:
-        target = level.value * dense_cost if level.relative else level.value
-        given = f" ({target:.6g} {unit})" if level.relative else ""
-        if target < least:
-            raise RequestError(
-                f"the budget {budget.written(level)}{given} cannot be met: the smallest reachable is "
-                f"{least:.6g} {unit} ({least / dense_cost:.0%} of dense); raise it, or lower "
-                "search.lowest_keep"
-            )
-        if target >= most:
-            raise RequestError(
-                f"the budget {budget.written(level)}{given} asks for nothing: the dense model costs "
-                f"{most:.6g} {unit} as it is; ask for less than that"
-            )
-        targets.append(target)
-    return tuple(targets)
 
 
 def features(scorer: Scorer) -> NDArray[np.float64]:

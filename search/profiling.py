@@ -55,8 +55,8 @@ DENSE = "dense"
 
 def make_space(job: Job, coupling: Coupling, device: Device) -> Space:
     """The candidates of a job: counts in steps that the device likes, or of the job's own `round_to`."""
-    # Below a latency budget only whole blocks pay; else a multiple of 4 at least avoids the slowest kernels.
-    liked = device.channel_step if job.budget.kind == "latency_ms" else min(4, device.channel_step)
+    # Below a budget of time only whole blocks pay; else a multiple of 4 at least avoids the slowest kernels.
+    liked = device.channel_step if job.budget.is_measured else min(4, device.channel_step)
     return coupling.space(step=job.search.round_to or liked, lowest_keep=job.search.lowest_keep)
 
 

@@ -117,7 +117,7 @@ class Report:
     created: str
     device: Device
     budget: str
-    target_unit: Literal["ms", "MACs", "parameters"]
+    target_unit: str
     dense: Row
     rows: tuple[Row, ...]
     points: tuple[Point, ...]
@@ -260,6 +260,7 @@ def render_html(report: Report) -> str:
         "percent": percent,
         "significant": significant,
         "count": count,
+        "amount": amount,
         "signed": signed,
         "duration": duration,
         "breakable": breakable,
@@ -332,6 +333,11 @@ def count(units: float) -> str:
         if units >= size:
             return f"{significant(units / size)}{suffix}"
     return f"{units:.0f}"
+
+
+def amount(cost: float, unit: str) -> str:
+    """A cost without its unit: a time or an energy to three digits, else as people say counts."""
+    return significant(cost) if unit in ("ms", "mJ") else count(cost)
 
 
 def duration(seconds: float) -> str:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latency_models import LatencyTable
+from hwprofiles.errors import RequestError
+from latency_models import EnergyModel, LatencyTable
 from search.budget import Cost
+from search.job import CostKind
 from search.pareto import front_mask, hypervolume
 from trials.candidate import Candidate, Counts, Trial, as_counts
 from trials.costs import Costs
+from trials.memory import Memory
 
 CHUNK = 8192
 """Candidates scored at a time: few enough for the caches, many enough to forget about Python."""
-
-CostKind = Literal["latency_ms", "macs", "parameters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,49 @@ class Scorer:
         return [Score(*pair) for pair in zip(latency_ms.tolist(), error_ms.tolist(), strict=True)]
 
     def cost(self, kind: CostKind) -> Cost:
-        """The cost that a budget of this kind limits; a latency counts with its whole error bar."""
+        """The cost that a budget of this kind limits; what is predicted counts with its whole error bar.
+
+        Raises:
+            RequestError: energy is asked for, and the device told none.
+        """
 
         def upper_latency(counts: Counts) -> NDArray[np.float64]:
             latency_ms, error_ms = self.latency(counts)
             return latency_ms + error_ms
 
-        costs = {"latency_ms": upper_latency, "macs": self.costs.macs, "parameters": self.costs.parameters}
-        return costs[kind]
+        def upper_p99(counts: Counts) -> NDArray[np.float64]:
+            return self.table.tail * upper_latency(counts)
+
+        def upper_energy(counts: Counts) -> NDArray[np.float64]:
+            latency_ms, _ = self.latency(counts)
+            return energy.energy_mj(latency_ms, self.costs.macs(counts)) * (1 + energy.relative_error)
+
+        match kind:
+            case "latency_ms":
+                return upper_latency
+            case "latency_p99_ms":
+                return upper_p99
+            case "energy_mj":
+                energy = told_energy(self.table)
+                return upper_energy
+        return counted(self.costs, self.table.device.batch)[kind]
+
+    def dense(self, kind: CostKind, dense_ms: float) -> float:
+        """What percentages of a kind are of: what the dense model costs, predicted without an error bar.
+
+        Args:
+            dense_ms: its latency as it was measured.
+        """
+        counts = self.costs.coupling.space().sizes[None]
+        match kind:
+            case "latency_ms":
+                return dense_ms
+            case "latency_p99_ms":
+                return self.table.tail * dense_ms
+            case "energy_mj":
+                energy = told_energy(self.table)
+                return float(energy.energy_mj(np.array([dense_ms]), self.costs.macs(counts))[0])
+        return float(self.cost(kind)(counts)[0])
 
     def front(self, trials: Sequence[Trial], merits: Sequence[float]) -> list[bool]:
         """Which finished trials no other beats on merit and predicted latency."""
@@ -77,6 +112,42 @@ class Scorer:
     def _points(self, trials: Sequence[Trial], merits: Sequence[float]) -> NDArray[np.float64]:
         latency_ms, _ = self.latency(as_counts([trial.candidate for trial in trials]))
         return np.column_stack([1 - np.asarray(merits), latency_ms])
+
+
+def counted(costs: Costs, batch: int) -> Mapping[CostKind, Cost]:
+    """The kinds that shapes alone tell, before anything is measured.
+
+    Args:
+        batch: of the device, whose activations are in its memory at once.
+    """
+    memory = Memory(costs)
+
+    def size_bytes(counts: Counts) -> NDArray[np.float64]:
+        return memory.weight_bytes(counts).astype(np.float64)
+
+    def memory_bytes(counts: Counts) -> NDArray[np.float64]:
+        return size_bytes(counts) + memory.peak_bytes(counts, batch=batch)
+
+    return {
+        "macs": costs.macs,
+        "parameters": costs.parameters,
+        "size_bytes": size_bytes,
+        "memory_bytes": memory_bytes,
+    }
+
+
+def told_energy(table: LatencyTable) -> EnergyModel:
+    """The energy model of a table.
+
+    Raises:
+        RequestError: its device told no energy.
+    """
+    if table.energy is None:
+        raise RequestError(
+            f"{table.device.name!r} told no energy while it was measured, so no budget can be in it; leave "
+            "energy out of [budget], or measure on a board that has power rails this user may read"
+        )
+    return table.energy
 
 
 class FrontSoFar:

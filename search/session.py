@@ -116,7 +116,7 @@ def _search_and_finish(prepared: Prepared, store: Store, listener: Listener) -> 
 
 def _note_small_space(prepared: Prepared, listener: Listener) -> None:
     """Say so when there is less to try than the job asks for."""
-    cost, trials = prepared.scorer.cost(prepared.kind), prepared.job.search.trials
+    cost, trials = prepared.cost, prepared.job.search.trials
     found = count_within(prepared.space, cost, max(prepared.plan.targets))
     if found is not None and found < trials:
         meet = "candidate meets" if found == 1 else "candidates meet"
@@ -193,7 +193,7 @@ def _losses(prepared: Prepared, workers: Workers, listener: Listener) -> Losses:
 
 def make_loop(prepared: Prepared, store: Store, listener: Listener, losses: Losses = ()) -> Loop:
     """The job's search: uniform baselines, then its controller."""
-    job, cost = prepared.job, prepared.scorer.cost(prepared.kind)
+    job, cost = prepared.job, prepared.cost
     space = prepared.space
 
     def controller(name: str) -> controllers.Controller:

@@ -8,7 +8,9 @@ from typing import Any
 
 from hwprofiles.errors import RequestError
 from hwprofiles.foreign import parse_json
+from search.job import Budget
 from search.place import Place
+from search.wording import UNITS, budget_text
 from trials.candidate import Trial, TrialState
 from trials.store import JobRecord, JobState, Result, Store
 
@@ -32,6 +34,7 @@ def job_facts(store: Store, place: Place) -> dict[str, Any]:
         "created": datetime.fromtimestamp(record.created_s, UTC).isoformat(timespec="seconds"),
         "trials": len(done),
         "planned": record.spec["search"]["trials"],
+        "budget": budget_text(_budget(record)),
         "failed": sum(trial.state is TrialState.FAILED for trial in trials),
         "best": None if best is None else round(best, 4),
         "events": [f"{event.kind}: {event.message}" for event in store.events(name)],
@@ -55,11 +58,12 @@ def trial_facts(store: Store, place: Place, number: int) -> dict[str, Any]:
     if number not in trials:
         shown = f"0 to {len(trials) - 1}" if trials else "none yet"
         raise RequestError(f"job {place.job!r} has no trial {number}; its trials: {shown}")
+    budget = _budget(record)
     trial, results = trials[number], store.results(place.job)
     return {
         **_in_short(trial, results),
         "target": trial.target,
-        "target_unit": _unit(record),
+        "target_unit": UNITS[budget.leading.kind],
         "seed": trial.seed,
         "attempts": trial.attempts,
         **_costs(place, record, trial),
@@ -79,9 +83,8 @@ def _in_short(trial: Trial, results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _unit(record: JobRecord) -> str:
-    budget = record.spec["budget"]
-    return "MACs" if budget["macs"] else "parameters" if budget["parameters"] else "ms"
+def _budget(record: JobRecord) -> Budget:
+    return Budget.checked(record.spec["budget"], f"the stored job {record.name!r}")
 
 
 def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import isfinite
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from search.finish import (
     EXPORTED,
     FINAL,
     FINALIST_FAILED,
-    WINNER_DROP,
     is_close,
     label,
     results,
@@ -22,16 +21,11 @@ from search.finish import (
 from search.on_device import MEASURED, OnDevice
 from search.pareto import front_mask, hypervolumes
 from search.plan import Prepared, features
-from search.report import GroupRow, Point, Report, Row, count, doubt, percent, significant, timed
+from search.report import GroupRow, Point, Report, Row, doubt, percent, significant, timed
 from search.sensing import known
+from search.wording import UNITS, budget_text, drop_text
 from trials.candidate import Facts, Trial, TrialState, as_counts
 from trials.store import Store
-
-UNITS: Mapping[str, Literal["ms", "MACs", "parameters"]] = {
-    "latency_ms": "ms",
-    "macs": "MACs",
-    "parameters": "parameters",
-}
 
 
 def make_report(prepared: Prepared, store: Store, on: OnDevice | None = None) -> Report:
@@ -62,8 +56,8 @@ def make_report(prepared: Prepared, store: Store, on: OnDevice | None = None) ->
         job=job,
         created=datetime.fromtimestamp(store.job(job).created_s, UTC).isoformat(timespec="seconds"),
         device=on.device,
-        budget=_budget_text(prepared),
-        target_unit=UNITS[prepared.kind],
+        budget=budget_text(prepared.job.budget),
+        target_unit=UNITS[prepared.limits[0].kind],
         dense=_dense_row(prepared, on, measured),
         rows=tuple(rows),
         points=tuple(
@@ -223,21 +217,12 @@ def _dense_row(prepared: Prepared, on: OnDevice, measured: Mapping[int, Mapping[
 
 def _choice(prepared: Prepared, exported: Sequence[Mapping[str, Any]]) -> str:
     """Why the winner won; empty as long as there is none."""
-    points = f"within {WINNER_DROP * 100:g} point of dense"
+    points = f"within {drop_text(prepared.job.budget)} of dense"
     for final in exported:
         if is_close(prepared, Facts.from_json(final["facts"])):
             return f"the fastest {points} on validation"
         return f"the most accurate on validation; none is {points}"
     return ""
-
-
-def _budget_text(prepared: Prepared) -> str:
-    """Such as "latency at most 20%, 30% of dense" or "MACs at most 2.00 M"."""
-    levels, in_ms = prepared.job.budget.levels, prepared.kind == "latency_ms"
-    costs = [f"{level.value:g} ms" if in_ms else count(level.value) for level in levels if not level.relative]
-    shares = [f"{level.value * 100:g}%" for level in levels if level.relative]
-    name = "latency" if in_ms else UNITS[prepared.kind]
-    return f"{name} at most {', '.join(costs + shares)}{' of dense' if shares else ''}"
 
 
 def _warnings(prepared: Prepared, store: Store) -> tuple[str, ...]:

@@ -42,5 +42,5 @@ def test_the_lowest_budget_can_be_met_with_room_for_an_error_bar(path: Path) -> 
     space = make_space(job, coupling, device)
     # Both take turns, so that a busy machine slows them alike.
     least, dense = measure_candidates(bundle, coupling, [narrowest(space), space.dense], runtime, device)
-    budget = min(level.value for level in job.budget.levels if level.relative)
+    budget = min(level.value for level in job.budget.leading.levels if level.relative)
     assert 1.1 * least.latency_ms < budget * dense.latency_ms

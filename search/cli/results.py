@@ -15,9 +15,9 @@ from search.cli.terminal import AsJson, Runs, out, print_json, print_networks, r
 from search.place import Place
 
 if TYPE_CHECKING:
+    from search.job import CostKind
     from search.picking import Limits
     from search.report import Report
-    from search.score import CostKind
 
 
 def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
@@ -57,6 +57,7 @@ def rescore(
 def _print_front(report: Report) -> None:
     from search import tables
 
+    say(out, f"budget: {report.budget}")
     if report.hypervolume:
         say(
             out,
@@ -193,6 +194,7 @@ def _show_job(found: Mapping[str, Any]) -> None:
     from search import tables
 
     out.print(tables.jobs([found]))
+    say(out, f"budget: {found['budget']}")
     if found["all_trials"]:
         out.print(tables.trials(found["all_trials"]))
     for line in (*tables.failures(found["all_trials"]), *found["events"]):
@@ -201,9 +203,9 @@ def _show_job(found: Mapping[str, Any]) -> None:
 
 def _show_trial(found: Mapping[str, Any]) -> None:
     from search import tables
-    from search.report import count, significant
+    from search.report import amount
 
-    wanted = significant(found["target"]) if found["target_unit"] == "ms" else count(found["target"])
+    wanted = amount(found["target"], found["target_unit"])
     say(
         out,
         f"trial {found['trial']}: {found['state']}, proposed by {found['origin']} for at most {wanted} "

@@ -13,14 +13,13 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from hwprofiles.errors import RequestError
+from search.job.budget import Asked, Budget, CostKind, Level
 from search.job.submission import Submission, files_of, read_toml
 from search.job.table import Name, Table
 from search.job.tables import (
-    Budget,
     Data,
     DeviceChoice,
     Finetune,
-    Level,
     Model,
     Regularise,
     Search,
@@ -28,7 +27,7 @@ from search.job.tables import (
 )
 from trials import data
 
-__all__ = ["Budget", "DeviceChoice", "Job", "Level", "Search", "Sparsity"]
+__all__ = ["Asked", "Budget", "CostKind", "DeviceChoice", "Job", "Level", "Search", "Sparsity"]
 
 
 class _JobFile(Table):

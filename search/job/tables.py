@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PlainSerializer, PlainValidator, model_validator
+from pydantic import Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from search.job.table import Arguments, Checkpoint, Count, CountOrZero, Function, Positive, Table, Text
@@ -148,86 +146,6 @@ class DeviceChoice(Table):
     precision: Literal["fp32", "tf32", "fp16"] = "fp32"
     batch: Count = 1
     threads: Count = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One level of a budget: a cost, or (`relative`) a fraction of the dense model's cost."""
-
-    value: float
-    relative: bool
-
-    @property
-    def percentage(self) -> str:
-        return f"{self.value * 100:.15g}%"
-
-
-def _read_levels(value: object) -> tuple[Level, ...]:
-    levels = tuple(_read_level(each) for each in (value if isinstance(value, list) else [value]))
-    if len(set(levels)) < len(levels):
-        raise PydanticCustomError("levels", "one level twice")
-    return levels
-
-
-def _read_level(value: object) -> Level:
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)):
-        level = Level(float(match[1]) / 100, relative=True)
-        if 0 < level.value < 1:
-            return level
-    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**63:
-        return Level(float(value), relative=False)
-    raise PydanticCustomError("level", "neither a cost nor a percentage")
-
-
-def _write_levels(levels: Sequence[Level]) -> list[str | float]:
-    return [level.percentage if level.relative else level.value for level in levels]
-
-
-Levels = Annotated[
-    tuple[Level, ...],
-    PlainValidator(_read_levels),
-    PlainSerializer(_write_levels),
-    Field(description='a number above 0, a percentage below "100%", or a list of different ones'),
-]
-
-
-class Budget(Table):
-    """What every candidate must cost at most; several levels of one kind draw a front."""
-
-    latency_ms: Levels = ()
-    latency: Levels = ()
-    macs: Levels = ()
-    parameters: Levels = ()
-
-    @model_validator(mode="after")
-    def _is_one(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name)]
-        if len(given) != 1:
-            raise ValueError(
-                "needs exactly one of latency_ms, latency, macs, parameters; "
-                f"it has {' and '.join(given) or 'none'}"
-            )
-        if any(level.relative for level in self.latency_ms):
-            raise ValueError('has a percentage as latency_ms; write latency = "50%" for a share of dense')
-        if not all(level.relative for level in self.latency):
-            raise ValueError("has a number as latency; write latency_ms = 2.0 for milliseconds")
-        return self
-
-    @property
-    def kind(self) -> Literal["latency_ms", "macs", "parameters"]:
-        """What the levels count, in the unit of a level that is not relative."""
-        if self.macs:
-            return "macs"
-        return "parameters" if self.parameters else "latency_ms"
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        return self.latency_ms or self.latency or self.macs or self.parameters
-
-    def written(self, level: Level) -> str:
-        """One of the levels as the job file has it, with its key."""
-        key = next(name for name in type(self).model_fields if getattr(self, name))
-        return f'{key} = "{level.percentage}"' if level.relative else f"{key} = {level.value:.15g}"
 
 
 class Search(Table):

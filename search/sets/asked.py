@@ -81,10 +81,11 @@ class SetFile(Table):
         names = [member.name for member in self.models]
         if len(set(names)) < len(names):
             raise ValueError(f"has [[models]] named {', '.join(names)}; each needs a name of its own")
-        if len(self.budget.levels) != 1:
-            raise ValueError(
-                f"has a budget of {len(self.budget.levels)} levels; allowed: one, which all [[models]] share"
-            )
+        if len(self.budget.asked) != 1:
+            keys = " and ".join(asked.key for asked in self.budget.asked)
+            raise ValueError(f"has a budget of {keys}; allowed: one key, whose level all [[models]] share")
+        if (levels := len(self.budget.leading.levels)) != 1:
+            raise ValueError(f"has a budget of {levels} levels; allowed: one, which all [[models]] share")
         return self
 
 
@@ -110,7 +111,8 @@ class ModelSet(SetFile, Submission):
         shared = {
             key: getattr(self, key) for key in ("devices", "search", "finetune", "sparsity", "regularise")
         }
-        budget = Budget.checked({self.budget.kind: list(levels)}, "a share") if levels else self.budget
+        kind = self.budget.leading.kind
+        budget = Budget.checked({kind: list(levels)}, "a share") if levels else self.budget
         return Job(
             name=self.job_name(member),
             folder=self.folder,

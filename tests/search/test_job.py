@@ -127,8 +127,36 @@ normalize = { mean = [0.5, 0.4, 0.3], std = [0.2, 0.2, 0.1] }"""
     ],
 )
 def test_a_budget_is_a_kind_and_its_levels(folder: Path, line: str, kind: str, levels: list[Level]) -> None:
-    budget = load(folder, job_with("budget", line, "latency")).budget
-    assert (budget.kind, list(budget.levels)) == (kind, levels)
+    [asked] = load(folder, job_with("budget", line, "latency")).budget.asked
+    assert (asked.kind, list(asked.levels)) == (kind, levels)
+
+
+def test_the_key_with_several_levels_leads_and_else_the_first_one(folder: Path) -> None:
+    budget = load(folder, job_with("budget", 'energy = "30%..60%"\nmacs = 5')).budget
+    assert [asked.key for asked in budget.asked] == ["energy", "latency", "macs"]
+    assert [asked.kind for asked in budget.asked] == ["energy_mj", "latency_ms", "macs"]
+    assert load(folder, job_with("budget", "macs = 5")).budget.leading.key == "latency"
+
+
+@pytest.mark.parametrize(
+    ("written", "percentages"),
+    [
+        ("20%..100%", [20, 33.3, 46.7, 60, 73.3, 86.7]),
+        ("30 % .. 80%", [30, 40, 50, 60, 70, 80]),
+        ("50%..50.2%", [50, 50.1, 50.2]),
+    ],
+)
+def test_a_range_is_six_levels_from_its_lower_end_without_dense_itself(
+    written: str, percentages: list[float]
+) -> None:
+    [asked] = Budget.checked({"macs": written}, "here").asked
+    assert [level.percentage for level in asked.levels] == [f"{percentage}%" for percentage in percentages]
+
+
+def test_a_job_that_only_says_how_much_accuracy_may_go_searches_the_whole_front(folder: Path) -> None:
+    budget = load(folder, job_with("budget", "accuracy_drop = 0", "latency")).budget
+    assert budget.asked == Budget.checked({"latency": "20%..100%"}, "here").asked
+    assert (budget.winner_drop, load(folder, JOB).budget.winner_drop) == (0, 0.01)
 
 
 @settings(deadline=None)
@@ -193,12 +221,14 @@ def test_a_missing_key_is_named(folder: Path, written: str, sentence: str) -> No
 @pytest.mark.parametrize(
     ("table", "line", "sentence"),
     [
-        ("budget", "macs = 5", "budget needs exactly one of latency_ms, latency, macs, parameters"),
+        ("budget", "latency = []", "budget needs one or more of latency_ms, latency, latency_p99_ms, lat"),
         (
             "budget",
-            "latency = []",
-            "budget needs exactly one of latency_ms, latency, macs, parameters; it has",
+            'latency = ["20%", "50%"]\nmacs = [5, 6]',
+            "budget has several levels of latency and of macs; allowed: of one key, which draws the front",
         ),
+        ("budget", "energy = 2.0", "budget has a number as energy; write energy_mj = 2.0 for millijoules"),
+        ("budget", 'latency_p99_ms = "5%"', "budget has a percentage as latency_p99_ms; write latency_p99 ="),
         ("budget", "latency = 2.0", "budget has a number as latency; write latency_ms = 2.0 for"),
         ("model", 'bundle = "resnet.bundle"', "model needs factory or bundle; it has both"),
         ("model", "inputs = [{ shape = [3] }]", "model needs input = { shape = [...] } or one"),
@@ -256,6 +286,12 @@ def test_a_job_has_one_device_for_now(folder: Path) -> None:
         ("budget", 'latency = ["50%", "50.0%"]', "a number above 0, a percentage"),
         ("budget", "latency = true", "a number above 0, a percentage"),
         ("budget", "latency = -1", "a number above 0, a percentage"),
+        *(
+            ("budget", f'macs = "{written}"', "a number above 0, a percentage below")
+            for written in ("80%..20%", "20%..101%", "0%..50%", "20..50%", "50%..50%")
+        ),
+        ("budget", "accuracy_drop = -0.1", "points of accuracy, a number from 0 to below 100"),
+        ("budget", 'accuracy_drop = "1%"', "points of accuracy, a number from 0"),
         ("search", "trials = 0", "an integer of 1 or more"),
         ("search", 'trials = "60"', "an integer of 1 or more"),
         ("search", "trials = true", "an integer of 1 or more"),
@@ -406,7 +442,7 @@ def documented_keys() -> list[tuple[str, str, str, str]]:
 
 @pytest.mark.parametrize("text", documented_jobs())
 def test_the_documented_jobs_load(folder: Path, text: str) -> None:
-    assert load(folder, text).budget.levels
+    assert load(folder, text).budget.asked
 
 
 def test_every_key_is_documented_and_every_documented_key_exists() -> None:

@@ -8,60 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from hwprofiles import Profile, read_profile, write_profile
 from hwprofiles.errors import InvariantError, ProfileError, RequestError
 from search import profiling
 from search.job import Job, Sparsity
 from search.place import Place
-from search.plan import Plan, Prepared, budget_targets, features, prepare, recipe_of
+from search.plan import Plan, Prepared, features, prepare, recipe_of
 from search.profiling import open_profile
 from search.progress import Silent
-from trials.candidate import Axis, Counts, Space
-
-SPACE = Space((Axis(name="a", size=100, lowest=10), Axis(name="b", size=50, step=5, lowest=10)))
-
-
-def cost(counts: Counts) -> NDArray[np.float64]:
-    """From 20 to 150."""
-    return counts.sum(axis=1).astype(np.float64)
-
-
-def job_with(small_job: Path, budget: str) -> Job:
-    text = small_job.read_text().replace('latency = ["50%", "75%"]', budget)
-    path = small_job.with_name("budget.toml")
-    path.write_text(text)
-    return Job.load(path)
-
-
-def test_percentages_are_of_the_dense_cost(small_job: Path) -> None:
-    job = job_with(small_job, 'macs = ["20%", "90%"]')
-    assert budget_targets(job, SPACE, cost) == pytest.approx((30, 135))
-    assert budget_targets(job, SPACE, cost, dense_cost=120.0) == pytest.approx((24, 108))
-
-
-def test_the_smallest_cost_there_is_may_be_asked_for_and_no_less(small_job: Path) -> None:
-    assert budget_targets(job_with(small_job, "macs = 20"), SPACE, cost) == (20,)
-    with pytest.raises(RequestError) as refused:
-        budget_targets(job_with(small_job, "macs = [30, 19]"), SPACE, cost)
-    assert str(refused.value) == (
-        "the budget macs = 19 cannot be met: the smallest reachable is 20 macs (13% of dense); "
-        "raise it, or lower search.lowest_keep"
-    )
-
-
-def test_a_budget_that_cannot_be_met_is_named_as_it_was_written(small_job: Path) -> None:
-    with pytest.raises(RequestError, match=r'budget latency = "5%" \(7\.5 ms\) cannot .* is 20 ms \(13% of'):
-        budget_targets(job_with(small_job, 'latency = ["50%", "5%"]'), SPACE, cost)
-
-
-@pytest.mark.parametrize("written", ["macs = 150", "macs = [30, 1e9]"])
-def test_a_budget_that_the_dense_model_holds_asks_for_nothing(written: str, small_job: Path) -> None:
-    with pytest.raises(RequestError, match="asks for nothing: the dense model costs 150 macs as it is; ask"):
-        budget_targets(job_with(small_job, written), SPACE, cost)
-    with pytest.raises(RequestError, match=r'latency = "95%" \(152 ms\) asks for nothing: .* costs 150 ms'):
-        budget_targets(job_with(small_job, 'latency = "95%"'), SPACE, cost, dense_cost=160.0)
 
 
 def test_a_plan_comes_back_from_the_store_as_it_was(prepared: Prepared) -> None:

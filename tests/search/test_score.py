@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from hwprofiles.errors import RequestError
+from latency_models import EnergyModel
 from search.plan import Prepared
-from search.score import FrontSoFar
+from search.score import FrontSoFar, counted
 from trials.candidate import Candidate, Facts, Trial, TrialState, as_counts
+from trials.memory import Memory
 
 FACTS = Facts(accuracy=0.9, accuracy_error=0.01, loss=0.3, divergence=0.1, macs=1, parameters=1)
 
@@ -33,15 +37,42 @@ def test_a_latency_cost_is_the_prediction_with_its_whole_error_bar(prepared: Pre
     assert all(score.error_ms > 0 for score in scores)
 
 
-def test_other_costs_need_no_table(prepared: Prepared) -> None:
+def test_counted_costs_are_those_of_shapes_alone(prepared: Prepared) -> None:
     dense = as_counts([prepared.space.dense])
-    scorer = replace(prepared.scorer, table=None)  # type: ignore[arg-type]
-    assert scorer.cost("macs")(dense) == prepared.scorer.costs.macs(dense)
-    assert scorer.cost("parameters")(dense) == sum(
+    costs, memory = prepared.scorer.costs, Memory(prepared.scorer.costs)
+    found = {kind: cost(dense) for kind, cost in counted(costs, batch=3).items()}
+    assert found["macs"] == costs.macs(dense)
+    assert found["parameters"] == sum(
         prepared.bundle.tensors[name].numel()
         for name, spec in prepared.bundle.graph.tensors.items()
         if spec.trainable
     )
+    assert found["size_bytes"] == memory.weight_bytes(dense)
+    assert found["memory_bytes"] == memory.weight_bytes(dense) + 3 * memory.peak_bytes(dense)
+
+
+def test_a_99th_percentile_is_the_latency_cost_times_the_tail_of_the_device(prepared: Prepared) -> None:
+    scorer, dense = prepared.scorer, as_counts([prepared.space.dense])
+    tail = scorer.table.tail
+    assert tail > 1
+    assert scorer.cost("latency_p99_ms")(dense) == tail * scorer.cost("latency_ms")(dense)
+    assert scorer.dense("latency_p99_ms", dense_ms=2.0) == tail * 2
+
+
+def test_a_budget_in_energy_is_refused_on_a_device_that_told_none(prepared: Prepared) -> None:
+    with pytest.raises(RequestError, match=r"^'this-cpu' told no energy while .* leave energy out of \["):
+        prepared.scorer.cost("energy_mj")
+
+
+def test_an_energy_cost_is_that_of_its_latency_and_macs_with_the_whole_error_bar(prepared: Prepared) -> None:
+    table, dense = copy(prepared.scorer.table), as_counts([prepared.space.dense])
+    table.energy = EnergyModel(
+        rail="VDD_IN", times=(1.0, 5.0, 1e-6), relative_error=0.1, coverage=0.9, networks=20
+    )
+    scorer = replace(prepared.scorer, table=table)
+    [latency_ms], [macs] = scorer.latency(dense)[0], scorer.costs.macs(dense)
+    assert scorer.cost("energy_mj")(dense) == pytest.approx(1.1 * (1 + 5 * latency_ms + macs / 1e6))
+    assert scorer.dense("energy_mj", dense_ms=2.0) == pytest.approx(1 + 10 + macs / 1e6)
 
 
 def test_the_hypervolume_of_one_trial_is_its_merit_times_the_time_it_saves(prepared: Prepared) -> None:

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from search.finish import EXPORTED, FINAL, results
-from search.job import Budget
 from search.on_device import MEASURED
 from search.plan import Prepared
-from search.summary import UNITS, export_config, make_report
+from search.summary import export_config, make_report
 from tests.search.test_finish import add_final, fill
 from tests.search.test_score import made_trials
 from trials.candidate import Trial
@@ -88,24 +87,6 @@ def test_the_report_says_whether_the_winner_was_the_fastest_or_the_most_accurate
     }.items():
         plan = replace(prepared.plan, dense_accuracy=dense)
         assert make_report(replace(prepared, plan=plan), planned_store).choice == choice
-
-
-@pytest.mark.parametrize(
-    ("budget", "text"),
-    [
-        ({"latency": ["50%", "12.5%"]}, "latency at most 50%, 12.5% of dense"),
-        ({"latency_ms": [0.5, 2]}, "latency at most 0.5 ms, 2 ms"),
-        ({"macs": [2_000_000, "50%"]}, "MACs at most 2.00 M, 50% of dense"),
-        ({"parameters": 250_000}, "parameters at most 250 k"),
-    ],
-)
-def test_the_budget_is_told_in_its_own_unit(
-    budget: dict[str, Any], text: str, prepared: Prepared, planned_store: Store
-) -> None:
-    asked = Budget.model_validate_json(json.dumps(budget))
-    prepared = replace(prepared, job=prepared.job.model_copy(update={"budget": asked}))
-    report = make_report(prepared, planned_store)
-    assert (report.budget, report.target_unit) == (text, UNITS[asked.kind])
 
 
 def test_the_report_has_the_date_of_the_job_and_tells_how_long_its_stages_worked(

@@ -42,7 +42,7 @@ def test_each_model_of_a_set_becomes_a_job_with_its_share_and_all_that_is_said_f
     assert [(member.weight, member.least_accuracy(0.99)) for member in asked.models] == [(2, 0.9), (1, 0.0)]
     job = asked.job(asked.models[0], [1.5, 2.5])
     assert (job.name, job.search.trials, job.finetune.final_steps) == ("set.detector", 7, 3)
-    assert job.budget.levels == (Level(1.5, False), Level(2.5, False))
+    assert job.budget.leading.levels == (Level(1.5, False), Level(2.5, False))
     assert Job.from_json(job.to_json()) == job
     assert ModelSet.from_json(asked.to_json()) == asked
 
