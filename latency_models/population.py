@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,19 @@ from latency_models.sheet import Counts, Lower, Sheet
 
 Layouts = int | NDArray[np.intp]
 """A position in the runtime's layouts: one for all candidates, or (candidates,) where they differ."""
+
+NETWORKS = 512
+"""Of so many it keeps at most what does not depend on candidates; a search has one for all dropped blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One operator of a network: its family, what it reads, and a sheet for each layout that may lie in."""
+
+    family: OpSpec
+    own: tuple[int, ...]
+    joined: tuple[int, ...]
+    sheets: dict[int, Sheet] = field(default_factory=dict)
 
 
 class Population:
@@ -29,6 +44,7 @@ class Population:
         self._kernels = kernels
         self._plain = runtime.layouts.index(PLAIN)
         self._sheets: dict[tuple[OpSpec | Size, int], Sheet] = {}
+        self._steps: dict[int, tuple[OpGraph, list[_Step]]] = {}
         self._ways: list[tuple[int, int, int]] = []
 
     @property
@@ -48,7 +64,7 @@ class Population:
         def bring(source: int, wanted: Layouts, reader: int) -> None:
             """Add what reordering a tensor costs those candidates that want it so for the first time."""
             is_plain, wants_plain = lies[source] == self._plain, wanted == self._plain
-            if np.array_equal(is_plain, wants_plain):
+            if is_plain is wants_plain or np.array_equal(is_plain, wants_plain):
                 return
             by_reader = told_by_reader(graph, source)
             channels = in_channels[:, reader] if by_reader else out_channels[:, source]
@@ -62,21 +78,32 @@ class Population:
                     costs, _ = self._reorder(size, to_plain).look_up(channels[rows], channels[rows])
                     total[rows] += costs
 
-        for position, spec in enumerate(graph.operators):
-            own, joined = graph.own(position), graph.joined(position)
-            layout = self._together([lies[source] for source in joined])
-            ways = self._run(spec.family, layout, in_channels[:, position], out_channels[:, position], total)
+        for position, step in enumerate(self._steps_of(graph)):
+            layout = self._together([lies[source] for source in step.joined])
+            ways = self._run(step, layout, in_channels[:, position], out_channels[:, position], total)
             if isinstance(ways, int):
                 reads, joins, lies[position] = self._ways[ways]
             else:
                 reads, joins, lies[position] = np.array(self._ways, dtype=np.intp).T[:, ways]
-            for source in own:
+            for source in step.own:
                 bring(source, reads, position)
-            for source in joined:
+            for source in step.joined:
                 bring(source, joins, position)
         for source in graph.outputs:
             bring(source, self._plain, source)
         return total.astype(np.float64)
+
+    def _steps_of(self, graph: OpGraph) -> list[_Step]:
+        """What does not depend on candidates; by identity, as comparing graphs takes as long as scoring."""
+        if id(graph) not in self._steps:
+            if len(self._steps) == NETWORKS:
+                self._steps.clear()
+            steps = [
+                _Step(spec.family, graph.own(position), graph.joined(position))
+                for position, spec in enumerate(graph.operators)
+            ]
+            self._steps[id(graph)] = graph, steps  # a graph that is held keeps its identity
+        return self._steps[id(graph)][1]
 
     def _together(self, layouts: list[Layouts]) -> Layouts:
         if not layouts:
@@ -88,21 +115,26 @@ class Population:
         return together
 
     def _run(
-        self, family: OpSpec, layout: Layouts, ins: Counts, outs: Counts, total: NDArray[np.float32]
+        self, step: _Step, layout: Layouts, ins: Counts, outs: Counts, total: NDArray[np.float32]
     ) -> int | NDArray[np.intp]:
         """Add one operator's costs, its joined sources lying in `layout`; returns its ways."""
         if isinstance(layout, int):
-            costs, ways = self._operator(family, layout).look_up(ins, outs)
+            costs, ways = self._operator(step, layout).look_up(ins, outs)
             total += costs
             return ways
         found = np.empty(len(ins), dtype=np.intp)
         for position in np.unique(layout).tolist():
             rows = layout == position
-            costs, found[rows] = self._operator(family, position).look_up(ins[rows], outs[rows])
+            costs, found[rows] = self._operator(step, position).look_up(ins[rows], outs[rows])
             total[rows] += costs
         return found
 
-    def _operator(self, family: OpSpec, layout: int) -> Sheet:
+    def _operator(self, step: _Step, layout: int) -> Sheet:
+        if layout not in step.sheets:
+            step.sheets[layout] = self._sheet_of(step.family, layout)
+        return step.sheets[layout]
+
+    def _sheet_of(self, family: OpSpec, layout: int) -> Sheet:
         if (family, layout) not in self._sheets:
 
             def lower(in_channels: int, out_channels: int) -> tuple[tuple[OpSpec, ...], int]:
