@@ -1,8 +1,12 @@
-"""The two-sided projection: from the proportions a controller wants to a candidate that uses its budget."""
+"""What a budget lets candidates cost, as one cost; and the projection onto it.
+
+Controllers know one cost and levels of it, the targets. Where several kinds are limited, targets are in the
+unit of the kind that leads, and every other kind's cost is put into that unit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -13,13 +17,92 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwprofiles.errors import RequestError
+from search.job import CostKind
 from trials.candidate import Candidate, Counts, Space
 
 Cost = Callable[[Counts], NDArray[np.float64]]
 """(candidates, groups) kept units -> (candidates,) costs, all in one unit: milliseconds, MACs, parameters."""
 
+Values = NDArray[np.float64]
+
 _BATCH = 64
 _MOST_COUNTED = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What candidates may cost at most of one kind, at each level of the budget.
+
+    `most`, in the unit of `kind`, and `written`, as the job file has it, have one entry per level of the
+    budget: where only one is written, it is that of all. `dense` is what percentages are of. `device` is the
+    one that was measured, "" where the kind is counted.
+    """
+
+    kind: CostKind
+    cost: Cost
+    most: tuple[float, ...]
+    written: tuple[str, ...]
+    dense: float
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """A cost that is at most a target of the first limit exactly where all limits of that level hold.
+
+    At the limit of a level every kind costs the level's target, straight between limits, and above all of
+    them more than the highest target, in proportion. A candidate costs what its dearest kind does. That never
+    falls where no kind's cost does.
+    """
+
+    limits: tuple[Limit, ...]
+    """The leading one first; where it gives more at a level, no other gives less."""
+
+    def __call__(self, counts: Counts) -> Values:
+        leading, *others = self.limits
+        order = np.argsort(leading.most)
+        targets = np.array(leading.most)[order]
+        costs = [leading.cost(counts)]
+        costs += [_in_targets(other.cost(counts), np.array(other.most)[order], targets) for other in others]
+        return np.asarray(np.max(costs, axis=0))
+
+    def at(self, target: float) -> Cost:
+        """The same in proportion to the limits of one level, and so without the leaps between levels."""
+        level = self.limits[0].most.index(target)
+
+        def cost(counts: Counts) -> Values:
+            shares = [limit.cost(counts) / limit.most[level] for limit in self.limits]
+            return np.asarray(target * np.max(shares, axis=0))
+
+        return cost
+
+
+def combined(limits: Sequence[Limit]) -> Cost:
+    """What all limits together make of a candidate; of a single one that is its own cost."""
+    return limits[0].cost if len(limits) == 1 else Combined(tuple(limits))
+
+
+def about(cost: Cost, target: float) -> Cost:
+    """A cost as it is for who has one target in view: it holds that where `cost` does, but for rounding."""
+    return cost.at(target) if isinstance(cost, Combined) else cost
+
+
+def _in_targets(costs: Values, most: Values, targets: Values) -> Values:
+    """(candidates,) costs of one kind in the unit of another, level for level.
+
+    Args:
+        most: (levels,) the most that each level allows of the one, ascending, perhaps the same.
+        targets: (levels,) the same of the other, ascending.
+    """
+    level = np.searchsorted(most, costs)  # the first one that is met
+    knots = np.append(0.0, targets)
+    straight = np.interp(costs, np.append(0.0, most), knots)
+    beyond = targets[-1] * costs / most[-1]
+    found = np.where(level < len(most), straight, beyond)
+    # Rounding must not let a cost slip into another level.
+    above = np.nextafter(knots, np.inf)[level]
+    inside: Values = np.minimum(np.maximum(found, above), np.append(targets, np.inf)[level])
+    return inside
 
 
 def project(space: Space, wanted: NDArray[np.float64], cost: Cost, target: float) -> Candidate:

@@ -16,7 +16,7 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
-from search.budget import Cost, project
+from search.budget import Cost, about, project
 from search.sensitivity import parts
 from trials.candidate import Candidate, Counts, Space
 
@@ -43,10 +43,10 @@ def allocate(space: Space, losses: Sequence[Values], cost: Cost, target: float) 
     Raises:
         RequestError: the smallest candidate costs more than `target`.
     """
-    axes = [axis.allowed for axis in space.axes]
+    axes, near = [axis.allowed for axis in space.axes], about(cost, target)
 
-    def solved(about: Candidate, solve: Solver) -> Candidate:
-        levels = solve(losses, *beside(about, axes, cost, target))
+    def solved(candidate: Candidate, solve: Solver) -> Candidate:
+        levels = solve(losses, *beside(candidate, axes, near, target))
         wanted = np.array([allowed[level] for allowed, level in zip(axes, levels, strict=True)])
         return project(space, wanted.astype(np.float64), cost, target)
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from hwprofiles import Profile
 from hwprofiles.disk import file_sha256
 from hwprofiles.errors import InvariantError, RequestError, TrialError
-from search.budget import Cost
+from search.budget import Cost, Limit, combined
 from search.devices import find_profile
 from search.job import Job
-from search.limits import Limit, budget_limits, check, check_counted, combined
+from search.limits import budget_limits, check, check_counted
 from search.model import open_coupling, open_model, open_regularised, open_splits
 from search.on_device import MEASURED, OnDevice, elsewhere
 from search.place import Place

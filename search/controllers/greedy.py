@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from search.budget import Cost
+from search.budget import Cost, about
 from search.controllers.proposals import Proposals
 from search.controllers.protocol import Proposal, ScoredTrial
 from search.knapsack import beside
@@ -54,7 +54,7 @@ def descend(space: Space, losses: Losses, cost: Cost, target: float) -> NDArray[
 
     Above it where no group alone can save anything more.
     """
-    axes = [axis.allowed for axis in space.axes]
+    axes, cost = [axis.allowed for axis in space.axes], about(cost, target)
     levels = [len(allowed) - 1 for allowed in axes]
     step = SAVED * float(cost(space.sizes[None])[0])
     for _ in range(HALVINGS):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwprofiles.errors import RequestError
-from search.budget import Cost
+from search.budget import Cost, Limit, combined
 from search.knapsack import Values, allocate, exact, priced
 from tests.search.test_budget import Problem, problems
 from trials.candidate import Axis, Candidate, Space
@@ -70,6 +70,30 @@ def test_nothing_has_less_loss_where_costs_add_up_and_hardly_anything_elsewhere(
         best = least_loss(space, losses, cost, target)
         over.append(loss_of(space, losses, allocate(space, losses, cost, target)) / best - 1)
     assert np.mean(over) < (0.05 if products else 0.002)
+
+
+def test_hardly_anything_has_less_loss_under_a_second_limit_that_all_levels_share() -> None:
+    rng = np.random.default_rng(0)
+    over = []
+    for seed in range(20):
+        space = Space(tuple(Axis(name=f"g{i}", size=int(rng.integers(3, 9))) for i in range(4)))
+        weights, pairs, others = rng.integers(1, 10, 4), rng.integers(0, 4, 3), rng.integers(1, 40, 4)
+
+        def cost(counts: np.ndarray, weights: np.ndarray = weights, pairs: np.ndarray = pairs) -> Values:
+            return np.asarray(counts @ weights + (counts[:, 1:] * counts[:, :-1]) @ pairs, dtype=np.float64)
+
+        def other(counts: np.ndarray, others: np.ndarray = others) -> Values:
+            return np.asarray(counts @ others, dtype=np.float64)
+
+        leading, fixed = (
+            Limit(kind="macs", cost=each, most=tuple(shares * each(space.sizes[None])), written=(), dense=1)
+            for each, shares in ((cost, np.array([0.4, 0.6, 0.8])), (other, np.array([0.6, 0.6, 0.6])))
+        )
+        both, losses = combined([leading, fixed]), falling(space, seed)
+        for target in leading.most:
+            best = least_loss(space, losses, both, target)
+            over.append(loss_of(space, losses, allocate(space, losses, both, target)) / best - 1)
+    assert np.mean(over) < 0.1
 
 
 def test_whole_blocks_go_where_they_are_missed_less_than_channels() -> None:

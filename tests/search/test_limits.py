@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hwprofiles.errors import RequestError
-from search.budget import Cost
+from search.budget import Cost, Limit, about, combined
 from search.job import Budget, CostKind
-from search.limits import Limit, check, combined
+from search.limits import check, limit_of
 from trials.candidate import Axis, Counts, Space
 
 SPACE = Space((Axis(name="a", size=100, lowest=10), Axis(name="b", size=50, step=5, lowest=10)))
@@ -35,7 +35,7 @@ def limits(asked: dict[str, Any], *costs: Cost, dense: Sequence[float] = (150, 5
     budget = Budget.checked(asked, "here")
     levels = len(budget.leading.levels)
     return [
-        Limit.of(each, cost, levels=levels, dense=whole)
+        limit_of(each, cost, levels=levels, dense=whole)
         for each, cost, whole in zip(budget.asked, costs, dense, strict=False)
     ]
 
@@ -96,6 +96,16 @@ def test_of_the_leading_kind_a_candidate_costs_what_it_costs_alone(limits: list[
     assert combined(limits)(np.array([[kept, 0, 0, 0]])) == [max(kept, 5e-324)]
 
 
+@given(several(), st.lists(st.tuples(*[st.integers(0, 60)] * 4), min_size=1, max_size=20))
+def test_with_one_target_in_view_the_same_candidates_meet_it(
+    limits: list[Limit], rows: list[tuple[int, ...]]
+) -> None:
+    counts, cost = np.array(rows), combined(limits)
+    for target in limits[0].most:
+        near = about(cost, target)(counts)
+        assert ((near <= target) == (cost(counts) <= target)).all()
+
+
 def test_between_levels_a_cost_rises_straight_and_above_all_in_proportion() -> None:
     levels = [made("latency_ms", column(0), 4.0, 2.0), made("macs", column(1), 100.0, 10.0)]
     fixed = [made("latency_ms", column(0), 4.0, 2.0), made("macs", column(1), 10.0, 10.0)]
@@ -109,7 +119,7 @@ def test_percentages_are_of_what_dense_costs() -> None:
     assert (leading.most, other.most) == ((30, 60), (1000, 1000))
     (leading, other) = limits({"macs": ["20%", "90%"], "latency": "50%"}, units, products)
     assert (leading.kind, leading.most, other.most) == ("macs", (30, 135), (2500, 2500))
-    assert leading.told(0) == 'macs = "20%" (30 MACs)'
+    assert leading.written == ('macs = "20%"', 'macs = "90%"')
 
 
 def test_the_smallest_cost_there_is_may_be_asked_for_and_no_less() -> None:
