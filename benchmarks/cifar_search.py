@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.cifar import CHECKPOINTS, DATA
 from search.job import Job
-from search.plan import Place
+from search.place import Place
 from search.progress import Bars
 from search.report import Report, Row
 from search.session import run_job
@@ -81,22 +81,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--controller", default="auto")
 
 
-def search(
+def asked(
     network: str,
     shares: Sequence[float],
     seed: int,
     folder: Path,
     options: argparse.Namespace,
-    console: Console,
     *,
     kind: Literal["macs", "latency"] = "macs",
     runtime: str = "onnxruntime",
     whole: Sequence[str] = STREAMS,
-) -> Searched:
-    """
+) -> Job:
+    """What is asked for, written as a file and read.
+
     Args:
         shares: of the dense model's MACs or latency, a level each.
-        folder: of runs; it keeps what is found.
+        folder: for the file.
         options: those of `add_options`.
         whole: groups that stay whole.
     """
@@ -123,7 +123,11 @@ def search(
             whole=json.dumps(there),
         )
     )
-    job = Job.load(path)
+    return Job.load(path)
+
+
+def search(job: Job, folder: Path, console: Console) -> Searched:
+    """Run it in a folder of runs, which keeps what is found."""
     place = Place(folder, job.name)
     started = time.monotonic()
     with Store.open(place.store) as store, Bars(console) as bars:

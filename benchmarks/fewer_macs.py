@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.cifar import CHECKPOINTS, DATA, load_splits
-from benchmarks.cifar_search import add_options, search
+from benchmarks.cifar_search import add_options, asked, search
 from benchmarks.side_by_side import Subject, trained_by_us
 from trials.bundle import read_bundle
 from trials.evaluate import Execution
@@ -34,7 +34,8 @@ RESULTS = Path(__file__).parent / "results" / "fewer_macs.json"
 def run(subject: Subject, fewer: float, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Search, then train what was found."""
     with TemporaryDirectory(prefix="fewer-") as folder:
-        found = search(subject.name, [1 / fewer], seed, Path(folder), options, Console())
+        job = asked(subject.name, [1 / fewer], seed, Path(folder), options)
+        found = search(job, Path(folder), Console())
         pupil = read_bundle(found.bundle).network().eval()
     return {
         "macs": round(found.best.macs / found.report.dense.macs, 4),

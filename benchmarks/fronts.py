@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.cifar import CHECKPOINTS, DATA
-from benchmarks.cifar_search import Searched, add_options, search
+from benchmarks.cifar_search import Searched, add_options, asked, search
 from search.pareto import hypervolume
 from trials.store import Store
 
@@ -82,9 +82,8 @@ def main() -> None:
             controller, _, trials = run.partition(":")
             options.controller, options.trials = controller, int(trials)
             with TemporaryDirectory(prefix="fronts-") as folder:
-                found = search(
-                    options.network, LEVELS, seed, Path(folder), options, console, runtime="synthetic"
-                )
+                job = asked(options.network, LEVELS, seed, Path(folder), options, runtime="synthetic")
+                found = search(job, Path(folder), console)
                 after = volumes(found)
             print(f"seed {seed}, {run}: {after[-1]:.4f} in {found.seconds:.0f} s", flush=True)
             print(table(keep(options.network, run, seed, after)[options.network]), flush=True)

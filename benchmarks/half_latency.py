@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.cifar import DATA
-from benchmarks.cifar_search import Searched, add_options, search
+from benchmarks.cifar_search import Searched, add_options, asked, search
 
 RESULTS = Path(__file__).parent / "results" / "half_latency.json"
 SHARE, SLACK = 0.5, 0.02
@@ -76,8 +76,9 @@ def main() -> None:
     for seed in options.seeds:
         with TemporaryDirectory(prefix="hl-") as name:
             folder = Path(name)
-            by_latency = search("resnet56", [SHARE], seed, folder, options, console, kind="latency", whole=())
-            by_macs = search("resnet56", MACS_LEVELS, seed, folder, options, console, whole=())
+            one = asked("resnet56", [SHARE], seed, folder, options, kind="latency", whole=())
+            other = asked("resnet56", MACS_LEVELS, seed, folder, options, whole=())
+            by_latency, by_macs = (search(job, folder, console) for job in (one, other))
         found = {"latency": finalists(by_latency), "macs": finalists(by_macs)}
         keep(seed, found)
         print(

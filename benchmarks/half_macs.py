@@ -19,12 +19,12 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.cifar import DATA
-from benchmarks.cifar_search import add_options, search
+from benchmarks.cifar_search import add_options, asked, search
 
 
 def run_seed(folder: Path, seed: int, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Run one search; returns its finalists and the seconds it took."""
-    found = search("resnet56", [0.5], seed, folder, options, console)
+    found = search(asked("resnet56", [0.5], seed, folder, options), folder, console)
     return {
         "seed": seed,
         "seconds": round(found.seconds),

@@ -39,7 +39,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from benchmarks.cifar import CHECKPOINTS, DATA, load_checkpoint, load_splits
-from benchmarks.cifar_search import STREAMS, add_options, search
+from benchmarks.cifar_search import STREAMS, add_options, asked, search
 from benchmarks.finetune_recipe import STEPS, trained
 from trials.bundle import read_bundle
 from trials.data import Split, Splits
@@ -105,7 +105,8 @@ def macs(model: nn.Module) -> float:
 def ours(subject: Subject, share: float, options: argparse.Namespace) -> dict[str, Any]:
     """The finalist that validation images like best, then trained as `trials.run` trains finalists."""
     with TemporaryDirectory(prefix="sbs-") as folder:
-        found = search(subject.name, [share], options.seed, Path(folder), options, Console())
+        job = asked(subject.name, [share], options.seed, Path(folder), options)
+        found = search(job, Path(folder), Console())
         pupil = read_bundle(found.bundle).network().eval()
     result = {
         "macs": round(found.best.macs / found.report.dense.macs, 4),
