@@ -46,6 +46,7 @@ workers = 2
 seed = {seed}
 finalists = {finalists}
 validation_images = 2000
+final_repair = "{final_repair}"
 round_to = 1
 lowest_keep = {lowest_keep}
 whole = {whole}
@@ -91,6 +92,7 @@ def asked(
     kind: Literal["macs", "latency"] = "macs",
     runtime: str = "onnxruntime",
     whole: Sequence[str] = STREAMS,
+    final_repair: str = "sequential",
 ) -> Job:
     """What is asked for, written as a file and read.
 
@@ -120,6 +122,7 @@ def asked(
             trials=options.trials,
             finalists=options.finalists,
             lowest_keep=min(shares) / 2,
+            final_repair=final_repair,
             whole=json.dumps(there),
         )
     )
