@@ -22,7 +22,7 @@ from trials.onnx_file import write_onnx
 from trials.run import Request, merit
 from trials.store import Result, Store
 
-FINAL, EXPORTED = "final", "exported"
+FINAL, EXPORTED, TUNED = "final", "exported", "tuned"
 """Kinds of results in the store, beside those of measuring."""
 FINALIST_FAILED = "finalist failed"
 """A kind of events in the store."""

@@ -43,6 +43,10 @@ class Place:
         """Profiles of devices, which every job of this folder of runs may use."""
         return self.runs / DEVICES
 
+    def recipes(self, trial: int) -> Path:
+        """What has ended of the search for a trial's fine-tuning recipe."""
+        return self.folder / "recipes" / f"trial-{trial}.json"
+
     @property
     def controller(self) -> Path:
         """What the search's controller knows, where it is one that keeps that."""

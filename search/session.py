@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from search.export import write_export
 from search.finish import (
     EXPORTED,
     FINAL,
+    TUNED,
     choose_finalists,
     choose_winner,
     final_request,
@@ -260,6 +262,8 @@ def export_trial(prepared: Prepared, store: Store, number: int, folder: Path) ->
 def finish_trial(prepared: Prepared, store: Store, number: int, listener: Listener) -> None:
     """Train and measure one trial that was not among the finalists, here in this process.
 
+    By its own recipe, if one was found for it.
+
     Raises:
         TrialError: its training failed.
     """
@@ -267,7 +271,9 @@ def finish_trial(prepared: Prepared, store: Store, number: int, listener: Listen
         trial = {trial.number: trial for trial in store.trials(prepared.job.name)}[number]
         shutil.rmtree(prepared.place.finalist(number), ignore_errors=True)  # what a killed attempt left
         listener.update(0.0, f"{final_work(prepared)} {label(trial)}")
-        bench = Workbench(prepared.bundle, prepared.splits, prepared.recipe)
+        tuned = results(store, prepared.job.name, TUNED).get(number, {"recipe": {}})
+        recipe = replace(prepared.recipe, **tuned["recipe"])
+        bench = Workbench(prepared.bundle, prepared.splits, recipe)
         outcome = bench(final_request(prepared, trial))
         store.add_result(prepared.job.name, number, FINAL, outcome.to_json())
     measure_finalists(prepared, store, listener)

@@ -1,7 +1,7 @@
 """A pool of warm workers: Ray actors that each build a runner once and then answer request after request.
 
-The only file that knows Ray. Requests, values and `shared` travel as pickles between processes of one job;
-nothing here reads a pickle from a file or a stranger.
+The only file that knows Ray, but for those that run Ray Tune. Requests, values and `shared` travel as
+pickles between processes of one job; nothing here reads a pickle from a file or a stranger.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Pool:
         self._idle: deque[_Seat] = deque()
         self._busy_s, self._first_submit_s, self._last_finish_s = 0.0, 0.0, 0.0
         with ExitStack() as opening:
-            self._ray = opening.enter_context(_session(address, cpus=workers * threads))
+            self._ray = opening.enter_context(session(address, cpus=workers * threads))
             self._shared = {name: self._ray.put(value) for name, value in shared.items()}
             self._idle.extend(self._fresh() for _ in range(workers))
             self._workers = workers
@@ -271,7 +271,7 @@ class _Worker:
 
 
 @contextmanager
-def _session(address: str, cpus: int) -> Iterator[Any]:
+def session(address: str, cpus: int) -> Iterator[Any]:
     """Connect to the cluster at `address`, or start Ray on this machine; yield the module `ray`.
 
     Raises:

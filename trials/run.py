@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import itemgetter
@@ -37,6 +37,8 @@ from trials.schedules import SCHEDULES
 from trials.sparsity import Scope, hide, read_sparsity
 
 CALIBRATION_IMAGES = 2_560
+LOOKS = 4
+"""How often a training that is rehearsed is looked at, the last time at its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +178,34 @@ class Workbench:
         """The dense model on the validation and the test split."""
         return self._whole(self._dense), self._test(self._dense)
 
+    def repaired(self, candidate: Candidate) -> Network:
+        """A candidate pruned and repaired as a finalist is."""
+        network, _ = self._prune_and_repair(Request(candidate=candidate, seed=0, final=True))
+        return network
+
+    def rehearse(self, start: Network, seed: int, look: Callable[[int, Evaluation], None]) -> None:
+        """Train a repaired network as a finalist is trained, and say on the way how good it is.
+
+        Args:
+            look: called with 1 to `LOOKS` after such a share of the steps; at the end alone where the job has
+                zeros, which come during the training.
+
+        Raises:
+            TrialError: something in the training is not finite.
+        """
+        steps = self.recipe.final_steps
+
+        def watch(network: Network, step: int) -> None:
+            looks = step * LOOKS // steps
+            if step < steps and looks > (step - 1) * LOOKS // steps:
+                training = network.training
+                look(looks, self._whole(network))
+                network.train(training)
+
+        tuned = self._finetuned(start, steps, seed, {}, [], watch if self.sparsity is None else None)
+        evaluation, _ = self._best(tuned, self._whole, {}, 0.0)
+        look(LOOKS, evaluation)
+
     @cached_property
     def scores(self) -> Scores:
         """What units are worth by the job's criterion."""
@@ -281,9 +311,19 @@ class Workbench:
         return self._merit(self._timed_evaluation(network, self._whole, {})), network, kept
 
     def _finetuned(
-        self, network: Network, steps: int, seed: int, seconds: dict[str, float], notes: list[str]
+        self,
+        network: Network,
+        steps: int,
+        seed: int,
+        seconds: dict[str, float],
+        notes: list[str],
+        watch: Callable[[Network, int], None] | None = None,
     ) -> list[Network]:
-        """Fine-tuned copies: after the last step, and averaged or, with the job's zeros, recalibrated."""
+        """Fine-tuned copies: after the last step, and averaged or, with the job's zeros, recalibrated.
+
+        Args:
+            watch: called with the network and the number of steps done.
+        """
         started = time.perf_counter()
         trained, batch_size = _built(network.graph, network.state_dict()), self.recipe.batch_size
         distillation = self._distillation(trained)
@@ -301,6 +341,7 @@ class Workbench:
                 augment=Augment(self.recipe.augment),
                 execution=Execution(self.recipe.training),
                 constraint=constraint,
+                progress=(lambda step, _: watch(trained, step)) if watch else None,
             )
             if result.at_once < min(batch_size, self.room.backward):
                 notes.append(

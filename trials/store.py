@@ -416,6 +416,11 @@ class Store:
                     "or the result is there already"
                 ) from None
 
+    def remove_results(self, job: str, trial: int) -> None:
+        """Forget what the final stage found out about a trial, so that it is done anew."""
+        with self._engine.begin() as connection:
+            connection.execute(delete(_results).where(_results.c.job == job, _results.c.trial == trial))
+
     def results(self, job: str) -> list[Result]:
         """Return a job's results by trial and kind.
 

@@ -51,6 +51,7 @@ for command in (
     results.pick,
     results.rescore,
     results.export,
+    results.tune,
     results.show,
     results.ls,
     results.rm,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -154,6 +156,40 @@ def export(
         rule = "the most accurate on validation that is predicted to hold it, finalists before other trials"
         say(out, f"{line}; of {budget}: {rule}" if budget else line)
         say(out, f"trial {number} is in {folder}")
+
+
+def tune(
+    job: JobName,
+    trial: Annotated[int, typer.Option(help="Number of the trial to train.")],
+    trials: Annotated[
+        int, typer.Option(min=2, max=1000, help="Recipes to try, the job's own among them.")
+    ] = 8,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time for trying them.")] = 60.0,
+    runs: Runs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search the fine-tuning recipe of one trial and train it by the best. Goes on after Ctrl-C."""
+    from search.progress import Bars, Silent
+    from search.summary import export_line
+    from search.tuning import tune_trial
+
+    with open_planned(job, runs) as (prepared, store), prepared.place.lock():
+        known = [t.number for t in store.trials(prepared.job.name) if t.facts is not None]
+        if trial not in known:
+            shown = ", ".join(map(str, known)) or "none yet; go on with `prunefront resume`"
+            raise RequestError(
+                f"job {prepared.job.name!r} has no finished trial {trial}; finished trials: {shown}"
+            )
+        with nullcontext(Silent()) if as_json else Bars(out) as listener:
+            listener.stage("finishing")
+            ended = tune_trial(prepared, store, trial, count=trials, minutes=minutes, listener=listener)
+        line = export_line(prepared, store, trial)
+    if as_json:
+        print_json({"trial": trial, "recipes": [asdict(one) for _, one in sorted(ended.items())]})
+    else:
+        for number, one in sorted(ended.items()):
+            say(out, f"recipe {number}: {one}")
+        say(out, line)
 
 
 def _latency_budget(text: str) -> float:
