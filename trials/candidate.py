@@ -142,9 +142,10 @@ class Facts:
 
     Accuracies and losses are on the search-validation split, of which `images` were looked at;
     `accuracy_error` is one standard error, and `calibration_error`, 0..1, how far confidence lies from
-    accuracy. `history` keeps the accuracy after each stage (repaired, fine-tuned) in order, `notes` sentences
-    on what went otherwise than asked. What prunefront did not find out yet when a trial was stored is None,
-    or 0 images.
+    accuracy. `peak_bytes` are the activations of one sample at their peak, as `trials.memory` counts them.
+    `history` keeps the accuracy after each stage (repaired, fine-tuned) in order, `notes` sentences on what
+    went otherwise than asked. What prunefront did not find out yet when a trial was stored is None, or 0
+    images.
     """
 
     accuracy: float
@@ -153,6 +154,7 @@ class Facts:
     divergence: float
     macs: int
     parameters: int
+    peak_bytes: int | None = None
     calibration_error: float | None = None
     class_accuracy: tuple[float, ...] = ()
     changes: Changes | None = None

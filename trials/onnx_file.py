@@ -122,6 +122,7 @@ def _translate(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> torch.onnx.
     )
     program._rename_dynamic_axes((({0: "batch"},) * len(inputs),))
     _name_as_the_user_does(program.model.graph)
+    _drop_remarks(program.model)
     return program
 
 
@@ -133,6 +134,14 @@ def _name_as_the_user_does(graph: onnx_ir.Graph) -> None:
         name = (tensor.name or "").removeprefix("model.")
         if name not in taken:
             tensor.name = name
+
+
+def _drop_remarks(model: onnx_ir.Model) -> None:
+    """Take off what the exporter remarks on every node: a kilobyte each, with paths of this machine."""
+    computed = (value for node in model.graph for value in node.outputs)
+    values = (*model.graph.inputs, *model.graph.initializers.values(), *computed)
+    for each in (model, model.graph, *model.graph, *values):
+        each.metadata_props.clear()
 
 
 class _Bare(nn.Module):

@@ -29,6 +29,7 @@ from trials.evaluate import Execution, Judge, evaluate
 from trials.finetune import Augment, Constraint, FinetuneResult, finetune, shifted
 from trials.graph import Graph
 from trials.groups import Coupling, Kept, analyse
+from trials.memory import Memory
 from trials.network import Network, build
 from trials.norms import recalibrate
 from trials.prune import prune
@@ -117,7 +118,7 @@ class Workbench:
         self.bundle, self.splits, self.recipe = bundle, splits, recipe
         self.coupling: Coupling = analyse(bundle.graph, blocks=recipe.blocks).without(recipe.frozen)
         self.costs = Costs(self.coupling)
-        self.room = Room.of(self.costs)
+        self.memory, self.room = Memory(self.costs), Room.of(self.costs)
         self.execution = Execution(recipe.execution)
         self.sparsity = read_sparsity(recipe.zeros, recipe.zeros_scope) if recipe.zeros else None
 
@@ -160,6 +161,7 @@ class Workbench:
             divergence=evaluation.divergence,
             macs=int(self.costs.macs(counts)[0]),
             parameters=int(self.costs.parameters(counts)[0]),
+            peak_bytes=int(self.memory.peak_bytes(counts)[0]),
             calibration_error=evaluation.calibration_error,
             class_accuracy=evaluation.class_accuracy,
             changes=evaluation.changes,

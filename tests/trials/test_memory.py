@@ -104,6 +104,15 @@ def test_the_weights_of_an_export_weigh_what_arithmetic_says(
     assert memory_of(name).weight_bytes(counts_of(name, keep))[0] == pytest.approx(stored_bytes, rel=0.01)
 
 
+@measured
+def test_the_file_of_an_export_is_its_weights_and_a_few_kilobytes(
+    name: str, written: Callable[[str, float], Path]
+) -> None:
+    path = written(name, 0.6)
+    rest_bytes = path.stat().st_size - int(memory_of(name).weight_bytes(counts_of(name, 0.6))[0])
+    assert 0 < rest_bytes < 300 * len(onnx.load(path).graph.node)
+
+
 def measured_peak_bytes(path: Path, name: str) -> int:
     """The most that ONNX Runtime's arena held at once for tensors, and the inputs, which its caller holds.
 

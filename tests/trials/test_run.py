@@ -79,6 +79,7 @@ def test_macs_and_parameters_are_those_worked_out_by_hand(bench: Bench) -> None:
     facts = trial(bench(), Candidate((6, 10)))
     assert facts.macs == 64 * 9 * 6 + 64 * 9 * 6 * 10 + 16 * 10 * 10
     assert facts.parameters == (9 * 6 + 2 * 6) + (9 * 6 * 10 + 2 * 10) + (16 * 10 * 10 + 10)
+    assert facts.peak_bytes == 4 * 64 * (1 + 6 + 10)
 
 
 @pytest.mark.parametrize("repair", REPAIRS)
