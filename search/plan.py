@@ -141,11 +141,15 @@ class Prepared:
         return merit(trial.facts, self.splits.carved)
 
 
-def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listener) -> Prepared:
+def prepare(
+    job: Job, place: Place, stored: Mapping[str, Any], listener: Listener, *, shared: bool = False
+) -> Prepared:
     """Do, or take up again, everything before the first trial.
 
     Args:
         stored: the plan of an earlier start, {} if there is none.
+        shared: whether the budget is one of several jobs together, of which this one's part is not known yet:
+            a new plan has no targets.
 
     Raises:
         RequestError: the model, the data, the device or the budget is wrong.
@@ -170,7 +174,7 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
     costs = Costs(coupling)
     _, device = open_device(job)
     space = make_space(job, coupling, device)
-    if before is None:
+    if before is None and not shared:
         # Refused before minutes of measuring, if it is to be refused.
         check_counted(job.budget, costs, device.batch, space)
     listener.stage("profiling")
@@ -180,9 +184,12 @@ def prepare(job: Job, place: Place, stored: Mapping[str, Any], listener: Listene
     listener.update(1.0, f"dense {dense_latency_ms(profile):.3g} ms, predictions within ±{error:.1%}")
     profile_sha256 = file_sha256(place.profile)
     if before is None:
-        limits = budget_limits(job.budget, scorer, dense_latency_ms(profile))
-        check(limits, space)
-        before = _plan(job, bundle, splits, coupling, limits[0].most, profile, profile_sha256)
+        targets = tuple[float, ...]()
+        if not shared:
+            limits = budget_limits(job.budget, scorer, dense_latency_ms(profile))
+            check(limits, space)
+            targets = limits[0].most
+        before = _plan(job, bundle, splits, coupling, targets, profile, profile_sha256)
         shutil.rmtree(place.bundle, ignore_errors=True)  # of a start that was killed right here
         bundle.write(place.bundle)
     elif (before.bundle_sha256, before.profile_sha256) != (bundle.sha256, profile_sha256):

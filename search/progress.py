@@ -50,6 +50,22 @@ class Silent:
         pass
 
 
+class Prefixed:
+    """Tells another listener whose work it hears of."""
+
+    def __init__(self, listener: Listener, name: str) -> None:
+        self._listener, self._name = listener, name
+
+    def stage(self, name: str) -> None:
+        self._listener.stage(f"{self._name}: {name}")
+
+    def update(self, share: float, text: str = "") -> None:
+        self._listener.update(share, text)
+
+    def note(self, text: str) -> None:
+        self._listener.note(f"{self._name}: {text}")
+
+
 class Bars:
     """One bar per stage on a terminal, with time left; elsewhere a line now and then, for a log to keep.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import numpy as np
 
 from hwprofiles.disk import write_whole
 from hwprofiles.errors import RequestError
-from search.loop import MAX_DEATHS, Workers
+from search.answers import answers
+from search.loop import Workers
 from search.plan import Prepared
 from search.progress import Listener
 from search.sensitivity import Probe, Sensitivity, probes
@@ -39,28 +39,16 @@ def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivi
     """
     path, key, measured = prepared.place.folder / FILE, _key(prepared), _measured(prepared)
     todo = [probe for probe in probes(prepared.space) if probe.kept not in measured.get(probe.group, {})]
-    waiting, running, deaths = list(range(len(todo))), 0, Counter[int]()
     failed: list[tuple[Probe, str]] = []
-    while waiting or running:
-        while waiting and workers.free > 0:
-            number = waiting.pop(0)
-            workers.submit(number, Request(candidate=todo[number].candidate, seed=0, probe=True))
-            running += 1
-        done = len(todo) - len(waiting) - running
+    listener.update(0.0, f"sensitivity of groups: 0 of {len(todo)} measured")
+    requests = [Request(candidate=probe.candidate, seed=0, probe=True) for probe in todo]
+    for done, (number, value, reason) in enumerate(answers(workers, requests), start=1):
         listener.update(0.0, f"sensitivity of groups: {done} of {len(todo)} measured")
-        for finished in workers.wait(1.0):
-            ended, running = finished.key, running - 1
-            assert isinstance(ended, int)
-            deaths[ended] += finished.died
-            if finished.died and deaths[ended] < MAX_DEATHS:
-                waiting.append(ended)
-                continue
-            if isinstance(finished.value, Outcome):
-                divergence = finished.value.facts.divergence
-                measured.setdefault(todo[ended].group, {})[todo[ended].kept] = divergence
-                _keep(path, key, measured)
-            else:
-                failed.append((todo[ended], finished.error or f"its worker died {MAX_DEATHS} times"))
+        if isinstance(value, Outcome):
+            measured.setdefault(todo[number].group, {})[todo[number].kept] = value.facts.divergence
+            _keep(path, key, measured)
+        else:
+            failed.append((todo[number], reason))
     if todo and len(failed) == len(todo):
         raise RequestError(f"no group of the model could be pruned and repaired: {failed[0][1]}")
     for probe, reason in failed:

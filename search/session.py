@@ -29,6 +29,7 @@ from search.finish import (
     train_finalists,
 )
 from search.job import Job
+from search.job.submission import Submission
 from search.loop import Loop, Workers
 from search.on_device import OnDevice
 from search.place import Place
@@ -94,10 +95,7 @@ def _search_and_finish(prepared: Prepared, store: Store, listener: Listener) -> 
         listener.stage("searching")
         _note_small_space(prepared, listener)
         listener.update(0.0, f"starting {job.search.workers} workers")
-        shared = {"bundle": prepared.bundle, "splits": prepared.splits, "recipe": prepared.recipe}
-        threads = max(1, (os.cpu_count() or 1) // job.search.workers)
-        address = Settings().ray_address
-        with Pool(Workbench, shared, workers=job.search.workers, threads=threads, address=address) as pool:
+        with open_pool(prepared) as pool:
             losses = _losses(prepared, pool, listener)
             trials = make_loop(prepared, store, listener, losses).run(pool)
             store.set_job_state(job.name, JobState.FINISHING)
@@ -116,6 +114,14 @@ def _search_and_finish(prepared: Prepared, store: Store, listener: Listener) -> 
         raise
 
 
+def open_pool(prepared: Prepared) -> Pool:
+    """The workers of a job, to be closed by whoever asked for them."""
+    shared = {"bundle": prepared.bundle, "splits": prepared.splits, "recipe": prepared.recipe}
+    workers = prepared.job.search.workers
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    return Pool(Workbench, shared, workers=workers, threads=threads, address=Settings().ray_address)
+
+
 def _note_small_space(prepared: Prepared, listener: Listener) -> None:
     """Say so when there is less to try than the job asks for."""
     cost, trials = prepared.cost, prepared.job.search.trials
@@ -125,8 +131,8 @@ def _note_small_space(prepared: Prepared, listener: Listener) -> None:
         listener.note(f"{found} {meet} the budget on the grid of counts, fewer than {trials} trials")
 
 
-def open_job(job: Job, place: Place, store: Store) -> JobRecord:
-    """Create the job in the store, or check that the one there is this very job.
+def open_job(job: Submission, place: Place, store: Store) -> JobRecord:
+    """Create the job, or set of them, in the store, or check that the one there is this very job.
 
     Raises:
         RequestError: a job of this name was started from another job file.
@@ -135,7 +141,7 @@ def open_job(job: Job, place: Place, store: Store) -> JobRecord:
     if job.name not in known:
         store.create_job(job.name, job.to_json(), {})
         return store.job(job.name)
-    stored = Job.from_json(known[job.name].spec)
+    stored = type(job).from_json(known[job.name].spec)
     if stored.fingerprint() != job.fingerprint():
         changes = ", ".join(_differences(stored.to_json(), job.to_json()))
         raise RequestError(

@@ -21,23 +21,43 @@ AT_WORK = (JobState.PLANNING, JobState.SEARCHING, JobState.FINISHING)
 STOPPED = "stopped"
 
 
+def jobs_of(record: JobRecord) -> list[str]:
+    """The jobs of a set's models, whether or not they have begun; none of what is a job itself."""
+    return [f"{record.name}.{model['name']}" for model in record.spec.get("models", ())]
+
+
 def job_facts(store: Store, place: Place) -> dict[str, Any]:
-    """State and progress of one job; one whose process was killed is said to be stopped."""
+    """State and progress of one job, or of a set of models with the trials of all of its jobs; what a killed
+    process worked on is said to be stopped."""
     name = place.job
-    record = store.job(name)
-    trials = store.trials(name)
+    record, known = store.job(name), {each.name for each in store.jobs()}
+    models = jobs_of(record)
+    trials = [trial for job in models or [name] if job in known for trial in store.trials(job)]
     done = [trial for trial in trials if trial.state is TrialState.DONE]
-    best = max((trial.facts.accuracy for trial in done if trial.facts), default=None)
+    best = max((trial.facts.accuracy for trial in done if trial.facts and not models), default=None)
     return {
         "job": name,
         "state": STOPPED if record.state in AT_WORK and not place.is_held() else str(record.state),
         "created": datetime.fromtimestamp(record.created_s, UTC).isoformat(timespec="seconds"),
         "trials": len(done),
-        "planned": record.spec["search"]["trials"],
+        "planned": record.spec["search"]["trials"] * max(1, len(models)),
         "budget": budget_text(_budget(record)),
         "failed": sum(trial.state is TrialState.FAILED for trial in trials),
         "best": None if best is None else round(best, 4),
         "events": [f"{event.kind}: {event.message}" for event in store.events(name)],
+    }
+
+
+def set_facts(store: Store, place: Place) -> dict[str, Any]:
+    """The jobs of a set's models, and what part of the budget each has; nothing of what is a job itself."""
+    record, known = store.job(place.job), {each.name for each in store.jobs()}
+    jobs, shares = jobs_of(record), record.plan.get("shares", {})
+    if not jobs:
+        return {}
+    return {
+        "jobs": [job_facts(store, Place(place.runs, job)) for job in jobs if job in known],
+        "shares": shares,
+        "unit": UNITS[_budget(record).leading.kind],
     }
 
 

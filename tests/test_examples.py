@@ -11,12 +11,15 @@ from search.inspection import measure_candidates
 from search.job import Job
 from search.model import open_coupling, open_model
 from search.profiling import make_space, narrowest, open_device
+from search.sets import asked as of_sets
 from trials.data import load
 from trials.evaluate import evaluate
 from trials.factory import call_factory
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-JOBS = sorted(EXAMPLES.glob("*/*.toml"))
+FILES = sorted(EXAMPLES.glob("*/*.toml"))
+SETS = [path for path in FILES if "[[models]]" in path.read_text()]
+JOBS = [path for path in FILES if path not in SETS]
 
 each_job = pytest.mark.parametrize("path", JOBS, ids=[str(path.relative_to(EXAMPLES)) for path in JOBS])
 
@@ -44,3 +47,12 @@ def test_the_lowest_budget_can_be_met_with_room_for_an_error_bar(path: Path) -> 
     least, dense = measure_candidates(bundle, coupling, [narrowest(space), space.dense], runtime, device)
     budget = min(level.value for level in job.budget.leading.levels if level.relative)
     assert 1.1 * least.latency_ms < budget * dense.latency_ms
+
+
+def test_a_set_is_made_of_models_of_the_other_examples() -> None:
+    models = [Job.load(path).model for path in JOBS]
+    for path in SETS:
+        asked = of_sets.load(path)
+        assert isinstance(asked, of_sets.ModelSet)
+        assert all(member.model in models for member in asked.models)
+    assert SETS

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.cli import sets
 from search.cli.stored import JobName, open_store, place_of, run_at
 from search.cli.terminal import (
     AsJson,
@@ -28,6 +29,9 @@ from search.place import Place
 
 if TYPE_CHECKING:
     from search.job import Job
+    from search.report import Report
+    from search.sets.asked import ModelSet
+    from search.sets.report import SetReport
 
 JobFile = Annotated[Path, typer.Argument(help="A job file; docs/job.md explains its keys.")]
 
@@ -42,14 +46,14 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Search, train the finalists, measure them and export the winner. Resumes a job that was interrupted."""
-    from search.job import Job
+    from search.sets.asked import load
 
     if run_at(job_file):
         return resume(str(job_file), workers, runs, as_json)
-    job = Job.load(job_file)
+    asked = load(job_file)
     if name:
-        job = Job.from_json({**job.to_json(), "name": name})
-    _run(job, Place(runs_folder(runs), job.name), workers, as_json)
+        asked = asked.from_json({**asked.to_json(), "name": name})
+    _run(asked, Place(runs_folder(runs), asked.name), workers, as_json)
 
 
 def resume(
@@ -59,18 +63,26 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with an interrupted or failed job, from its last finished trial."""
-    from search.job import Job
+    from search.sets.asked import read
 
     place = place_of(job, runs)
     with open_store(place) as store:
-        stored = Job.from_json(store.job(place.job).spec)
+        stored = read(store.job(place.job).spec)
     _run(stored, place, workers, as_json)
 
 
-def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
-    from search.progress import Bars, Silent
+def _run(job: Job | ModelSet, place: Place, workers: int | None, as_json: bool) -> None:
+    from search.progress import Bars, Listener, Silent
     from search.session import run_job
+    from search.sets.asked import ModelSet
+    from search.sets.report import SetReport
+    from search.sets.run import run_set
     from trials.store import JobState, Store
+
+    def ran(listener: Listener) -> Report | SetReport:
+        if isinstance(job, ModelSet):
+            return run_set(job, place, store, listener)
+        return run_job(job, place, store, listener)
 
     if workers:
         job = job.model_copy(update={"search": job.search.model_copy(update={"workers": workers})})
@@ -79,10 +91,10 @@ def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
         done = any(r.name == job.name and r.state is JobState.DONE for r in store.jobs())
         try:
             if as_json or done:
-                report = run_job(job, place, store, Silent())
+                report = ran(Silent())
             else:
                 with Bars(out) as bars:
-                    report = run_job(job, place, store, bars)
+                    report = ran(bars)
         except KeyboardInterrupt as stop:
             if job.name not in [record.name for record in store.jobs()]:
                 raise
@@ -91,20 +103,28 @@ def _run(job: Job, place: Place, workers: int | None, as_json: bool) -> None:
             sys.exit(exit_code(stop))
     if as_json:
         print_json(report.to_json())
-    else:
-        if done:
-            say(out, f"job {job.name!r} is done; this is its result")
-        print_networks(report)
-        say(out, f"report   {place.report}")
-        if report.export_folder:
-            say(out, f"export   {report.export_folder}")
-            code = f"import search; model = search.load({report.export_folder!r})"
-            say(out, f'load     {_python()} -c "{code}"')
-        say(out, f"open     {_python()} -m webbrowser {place.report}")
+    elif done:
+        say(out, f"job {job.name!r} is done; this is its result")
+    if isinstance(report, SetReport):
+        if not as_json:
+            sets.show(report, place)
+        return
+    if not as_json:
+        _show_run(report, place)
     if not report.export_folder:
         failed = [point.failed for point in report.points if point.failed]
         reason = f"; {len(failed)} failed, the first because {failed[0]}" if failed else ""
         fail(f"job {job.name!r} found nothing to export in {len(report.points)} trials{reason}", 1)
+
+
+def _show_run(report: Report, place: Place) -> None:
+    print_networks(report)
+    say(out, f"report   {place.report}")
+    if report.export_folder:
+        say(out, f"export   {report.export_folder}")
+        code = f"import search; model = search.load({report.export_folder!r})"
+        say(out, f'load     {_python()} -c "{code}"')
+    say(out, f"open     {_python()} -m webbrowser {place.report}")
 
 
 def _python() -> str:

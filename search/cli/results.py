@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hwprofiles.errors import RequestError
-from search.cli.stored import JobName, open_planned, open_store, place_of
+from search.cli import sets
+from search.cli.stored import JobName, is_set, open_planned, open_store, place_of
 from search.cli.terminal import AsJson, Runs, out, print_json, print_networks, runs_folder, say
 from search.place import Place
 
@@ -26,6 +27,9 @@ def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
     """Print a job's Pareto front as far as it has come, and write its picture and report."""
     from search.session import write_report
 
+    if is_set(job, runs):
+        sets.front(job, runs, as_json)
+        return
     with open_planned(job, runs) as (prepared, store):
         report = write_report(prepared, store)
     if as_json:
@@ -210,14 +214,15 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a job's state and trials, or everything about one trial."""
-    from search.status import job_facts, trial_facts, trial_rows
+    from search.status import job_facts, set_facts, trial_facts, trial_rows
 
     place = place_of(job, runs)
     with open_store(place) as store:
         if trial is not None:
             found = trial_facts(store, place, trial)
         else:
-            found = {**job_facts(store, place), "all_trials": trial_rows(store, place.job)}
+            found = {**job_facts(store, place), **set_facts(store, place)}
+            found["all_trials"] = trial_rows(store, place.job)
     if as_json:
         print_json(found)
     elif trial is not None:
@@ -228,9 +233,12 @@ def show(
 
 def _show_job(found: Mapping[str, Any]) -> None:
     from search import tables
+    from search.sets import tables as set_tables
 
-    out.print(tables.jobs([found]))
+    out.print(tables.jobs([found, *found.get("jobs", ())]))
     say(out, f"budget: {found['budget']}")
+    for line in set_tables.shares(found):
+        say(out, line)
     if found["all_trials"]:
         out.print(tables.trials(found["all_trials"]))
     for line in (*tables.failures(found["all_trials"]), *found["events"]):
@@ -279,11 +287,11 @@ def ls(runs: Runs = None, as_json: AsJson = False) -> None:
 
 def rm(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
     """Forget a job: its trials, its profile and everything it exported into its run folder."""
-    from search.session import remove_job
+    from search.sets.run import remove
 
     place = place_of(job, runs)
     with open_store(place) as store:
-        remove_job(place, store)
+        remove(place, store)
     if as_json:
         print_json({"removed": str(place.folder)})
     else:

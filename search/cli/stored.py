@@ -47,6 +47,15 @@ def open_store(place: Place) -> Iterator[Store]:
         yield store
 
 
+def is_set(job: str, runs: Path | None) -> bool:
+    """Whether that is the name of a set of models."""
+    from search.status import jobs_of
+
+    place = place_of(job, runs)
+    with open_store(place) as store:
+        return bool(jobs_of(store.job(place.job)))
+
+
 @contextmanager
 def open_planned(job: str, runs: Path | None) -> Iterator[tuple[Prepared, Store]]:
     """A job that has been planned, ready to be asked about."""

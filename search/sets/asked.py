@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,10 @@ MemberName = Annotated[
         description="up to 24 letters, digits, dashes and underscores, a letter or digit first",
     ),
 ]
+
+
+ADDING_UP = ("latency_ms", "macs", "parameters")
+"""Kinds of budgets that models share: one runs after another, and each says in its report what it takes."""
 
 
 class Member(Table):
@@ -81,9 +85,15 @@ class SetFile(Table):
         names = [member.name for member in self.models]
         if len(set(names)) < len(names):
             raise ValueError(f"has [[models]] named {', '.join(names)}; each needs a name of its own")
+        if self.budget.accuracy_drop is not None:
+            raise ValueError("has accuracy_drop in [budget]; write it, or a floor, with each of [[models]]")
         if len(self.budget.asked) != 1:
             keys = " and ".join(asked.key for asked in self.budget.asked)
             raise ValueError(f"has a budget of {keys}; allowed: one key, whose level all [[models]] share")
+        if (kind := self.budget.leading.kind) not in ADDING_UP:
+            raise ValueError(
+                f"has a budget of {kind}; allowed for [[models]]: what adds up, latency, macs or parameters"
+            )
         if (levels := len(self.budget.leading.levels)) != 1:
             raise ValueError(f"has a budget of {levels} levels; allowed: one, which all [[models]] share")
         return self
@@ -99,6 +109,15 @@ class ModelSet(SetFile, Submission):
         """What the jobs of its models are called."""
         return [self.job_name(member) for member in self.models]
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        if "models" not in stored:
+            raise RequestError(
+                f"job {stored.get('name')!r} is one of a single model; run the set under another name with "
+                "--name"
+            )
+        return super().from_json(stored)
+
     def job_name(self, member: Member) -> str:
         return f"{self.name}.{member.name}"
 
@@ -106,20 +125,24 @@ class ModelSet(SetFile, Submission):
         """The job of one model.
 
         Args:
-            levels: what it may cost, in the unit of the budget's kind; none are the budget of the whole set.
+            levels: what it may cost, in the unit of the budget's kind, with a finalist of each; none are the
+                budget of the whole set.
         """
-        shared = {
-            key: getattr(self, key) for key in ("devices", "search", "finetune", "sparsity", "regularise")
-        }
-        kind = self.budget.leading.kind
-        budget = Budget.checked({kind: list(levels)}, "a share") if levels else self.budget
+        budget, search = self.budget, self.search
+        if levels:
+            budget = Budget.checked({budget.leading.kind: list(levels)}, "a share")
+            search = search.model_copy(update={"finalists": max(search.finalists, len(levels))})
         return Job(
             name=self.job_name(member),
             folder=self.folder,
             model=member.model,
             data=member.data,
             budget=budget,
-            **{key: getattr(self, key) for key in shared},
+            search=search,
+            devices=self.devices,
+            finetune=self.finetune,
+            sparsity=self.sparsity,
+            regularise=self.regularise,
         )
 
     def files(self) -> Iterator[tuple[str, str]]:
@@ -143,3 +166,12 @@ def load(path: Path) -> Job | ModelSet:
                 "several as [[models]] with a model and data of its own"
             )
     return ModelSet.of(SetFile.checked(content, str(path)), path)
+
+
+def read(stored: Mapping[str, Any]) -> Job | ModelSet:
+    """Rebuild what was asked for from its `to_json`.
+
+    Raises:
+        RequestError: another version of prunefront wrote it.
+    """
+    return (ModelSet if "models" in stored else Job).from_json(stored)

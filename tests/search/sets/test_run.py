@@ -1,0 +1,145 @@
+"""Sets of models run to their end, in whatever pieces, within what they may cost together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import search
+from hwprofiles.errors import RequestError
+from tests.search.conftest import Prunefront, refused, written_json
+from tests.search.sets.conftest import SET, run
+from trials.store import JobState, Store
+
+
+class StopsAt:
+    """Stops everything, as Ctrl-C does, as soon as it hears of a stage."""
+
+    def __init__(self, stage: str) -> None:
+        self.stops_at = stage
+
+    def stage(self, name: str) -> None:
+        if name == self.stops_at:
+            raise KeyboardInterrupt
+
+    def update(self, share: float, text: str = "") -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def found(runs: Path) -> dict[str, object]:
+    """What a set and its jobs came to, but for times and places."""
+    with Store.open(runs / "prunefront.db") as store:
+        plan = store.job("pair").plan
+        trials = {job: [t.candidate for t in store.trials(job)] for job in ("pair.first", "pair.second")}
+    return {key: plan[key] for key in ("tried", "shares", "taken")} | trials
+
+
+def with_profiles(finished: Path, runs: Path) -> Path:
+    """A folder of runs in which no more is known than what was measured for the finished set."""
+    for job in ("pair.first", "pair.second"):
+        (runs / job).mkdir(parents=True)
+        shutil.copy(finished / job / "profile.parquet", runs / job)
+    return runs
+
+
+def changed(set_file: Path, old: str, new: str) -> Path:
+    assert old in SET
+    path = set_file.with_name("changed.toml")
+    path.write_text(SET.replace(old, new, 1))
+    return path
+
+
+def test_a_set_ends_with_a_network_of_each_model_that_fit_the_budget_together(finished: Path) -> None:
+    told = json.loads((finished / "pair" / "report.json").read_text())
+    dense, divided, *_ = told["totals"]
+    assert sum(divided["costs"]) <= told["limit"] == pytest.approx(0.3 * sum(dense["costs"]))
+    assert divided["accuracy"] > 0.8
+    assert {"equal shares", "equal shares, uniform"} <= {total["label"] for total in told["totals"]}
+    for model in told["models"]:
+        network = search.load(finished / "pair" / "export" / model["name"])
+        assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    page = (finished / "pair" / "report.html").read_text()
+    assert told["headline"] in page
+    assert "pair.second" in page
+
+
+def test_of_two_alike_the_one_that_counts_more_is_given_more(finished: Path) -> None:
+    with Store.open(finished / "prunefront.db") as store:
+        shares = store.job("pair").plan["shares"]
+        assert [record.state for record in store.jobs()] == [JobState.DONE] * 3
+    assert shares["first"]["cost"] > 1.1 * shares["second"]["cost"]
+    assert shares["first"]["equal"] == pytest.approx(shares["second"]["equal"], rel=0.03)
+    for share in shares.values():
+        assert share["cost"] in share["levels"]
+        assert share["equal"] in share["levels"]
+
+
+def test_stopped_again_and_again_a_set_goes_on_and_finds_what_it_would_have_found(
+    set_file: Path, finished: Path, tmp_path: Path
+) -> None:
+    runs = with_profiles(finished, tmp_path / "runs")
+    for stage in ("second: trying", "second: searching", "choosing"):
+        with pytest.raises(KeyboardInterrupt):
+            run(set_file, runs, StopsAt(stage))
+        with Store.open(runs / "prunefront.db") as store:
+            assert store.job("pair").state is JobState.INTERRUPTED
+    run(set_file, runs)
+    assert found(runs) == found(finished)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('macs = "30%"', "macs = 1000", "cannot be met: the smallest that they reach together is"),
+        ('macs = "30%"', "macs = 1e9", "asks for nothing: they cost"),
+        ("weight = 8.0", "floor = 0.9999", "the floor of model 'first' is 99.99%, and the dense model gets"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_only_profiles_are_kept(
+    set_file: Path, finished: Path, tmp_path: Path, old: str, new: str, sentence: str
+) -> None:
+    runs = with_profiles(finished, tmp_path / "runs")
+    with pytest.raises(RequestError, match=sentence):
+        run(changed(set_file, old, new), runs)
+    assert not (runs / "prunefront.db").exists()
+    assert not (runs / "pair").exists()
+    assert (runs / "pair.first" / "profile.parquet").exists()
+
+
+def test_commands_know_a_set_by_its_name(prunefront: Prunefront, set_file: Path, runs: Path) -> None:
+    listed = written_json(prunefront("ls", "--runs", runs, "--json"))
+    assert [(job["job"], job["planned"]) for job in listed] == [
+        ("pair", 10),
+        ("pair.first", 5),
+        ("pair.second", 5),
+    ]
+    shown = prunefront("show", runs / "pair")
+    assert "first: " in shown.out
+    assert "with equal shares; searched at" in " ".join(shown.out.split())
+    for command in (("front", runs / "pair"), ("run", set_file, "--runs", runs), ("resume", runs / "pair")):
+        ran = prunefront(*command)
+        assert ran.code == 0, ran.err
+        assert "fewer MACs together" in ran.out
+    assert written_json(prunefront("front", runs / "pair", "--json"))["unit"] == "MACs"
+    refused(prunefront("export", runs / "pair"), "is a set of models; name one of its jobs: pair.first")
+    refused(prunefront("inspect", set_file), "asks for a set of [[models]]")
+
+
+def test_a_set_is_removed_as_a_whole(prunefront: Prunefront, runs: Path) -> None:
+    refused(prunefront("rm", runs / "pair.first"), "remove the whole set with: prunefront rm pair")
+    assert prunefront("rm", runs / "pair").code == 0
+    assert [path.name for path in runs.iterdir() if path.is_dir()] == []
+    assert written_json(prunefront("ls", "--runs", runs, "--json")) == []
+
+
+def test_a_job_in_the_way_is_named(prunefront: Prunefront, set_file: Path, runs: Path) -> None:
+    with Store.open(runs / "prunefront.db") as store:
+        store.create_job("other.first", {}, {})
+    refused(prunefront("run", set_file, "--name", "other", "--runs", runs), "'other.first'")
