@@ -5,13 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hwprofiles import measure, open_runtime
 from search.loop import MAX_DEATHS, Workers
 from search.on_device import MEASURED
+from search.pareto import ranks
 from search.plan import Prepared
 from search.progress import Listener
 from search.report import significant
@@ -29,39 +34,64 @@ FINALIST_FAILED = "finalist failed"
 
 NEARLY = 0.95
 """The share of a finalist that is told of at most while it is trained."""
+ALIKE = 0.01
+"""The share up to which latencies are about the same: predictions are off by as much."""
 MEASURING_PASSES, MEASURING_ROUNDS = 3, 20
 
 
 def choose_finalists(prepared: Prepared, trials: Sequence[Trial]) -> list[int]:
     """Numbers of the trials to train to the end: of each budget level in turn the best not chosen yet.
 
-    Those that were not trained are ranked by how near they are to the dense model, and only then by merit: on
-    a few thousand images accuracy does not tell candidates apart that divergence does. Of trials that are as
+    What no other trial beats on both error and latency, whatever its level, comes before what some beat, and
+    so on (non-dominated ranks). Of the same rank the best come first: where they were not trained, those
+    nearest to the dense model, and only then by merit, as on a few thousand images accuracy does not tell
+    candidates apart that divergence does. Of trials that are as
     good and, to the digits shown, as fast, only the first may take a place. The baselines of all levels are
     added to them: they are what the winner must beat.
     """
     done = [trial for trial in trials if trial.facts is not None]
+    ranked_as = dict(zip([trial.number for trial in done], _beaten(prepared, done), strict=True))
     levels = sorted({trial.target for trial in done})
 
     def looks(trial: Trial) -> tuple[float, str]:
         [score] = prepared.scorer.score([trial.candidate])
         return prepared.merit(trial), significant(score.latency_ms)
 
-    def rank(trial: Trial) -> tuple[float, float, int]:
-        assert trial.facts is not None
-        divergence = 0.0 if prepared.recipe.brief_steps else trial.facts.divergence
-        return divergence, -prepared.merit(trial), trial.number
+    def rank(trial: Trial) -> tuple[int, float, float, int]:
+        return ranked_as[trial.number], error(prepared, trial), -prepared.merit(trial), trial.number
 
     found = {looks(trial): trial for trial in reversed(done) if trial.origin != "uniform"}.values()
     ranked = {
         level: sorted((trial for trial in found if trial.target == level), key=rank) for level in levels
     }
-    chosen: list[int] = []
-    for place in range(max(map(len, ranked.values()), default=0)):
-        for level in levels:
-            if len(chosen) < prepared.job.search.finalists and place < len(ranked[level]):
-                chosen.append(ranked[level][place].number)
+    in_turn = (trial for same_place in zip_longest(*ranked.values()) for trial in same_place if trial)
+    chosen = [trial.number for trial in islice(in_turn, prepared.job.search.finalists)]
     return sorted({*chosen, *(trial.number for trial in done if trial.origin == "uniform")})
+
+
+def error(prepared: Prepared, trial: Trial) -> float:
+    """How far a trial that is done is from the best there is: by merit if it was trained, else in nats."""
+    merit = prepared.merit(trial)
+    return 1 - merit if prepared.recipe.brief_steps or trial.facts is None else trial.facts.divergence
+
+
+def _beaten(prepared: Prepared, done: Sequence[Trial]) -> list[int]:
+    """The rank of each trial by error and predicted latency on each device."""
+    if not done:
+        return []
+    candidates = [trial.candidate for trial in done]
+    latencies = [[s.latency_ms for s in each.scorer.score(candidates)] for each in prepared.devices]
+    found = beaten([error(prepared, trial) for trial in done], np.array(latencies).T)
+    return [int(rank) for rank in found]
+
+
+def beaten(errors: Sequence[float], latencies: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(trials,) non-dominated ranks, 0 on the front, where latencies that nearly agree are the same.
+
+    Args:
+        latencies: (trials, devices), above 0.
+    """
+    return ranks(np.column_stack([errors, np.rint(np.log(latencies) / ALIKE)]))
 
 
 def final_request(prepared: Prepared, trial: Trial) -> Request:

@@ -101,6 +101,16 @@ class GroupRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """How alike a rung and a later one rank the candidates that reached both: Spearman's, 1 at best."""
+
+    rung: str
+    later: str
+    correlation: float
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything a user should see after a search.
 
@@ -110,7 +120,8 @@ class Report:
     (`reference_accuracy`, `reference_ms`), at most 1. `frozen` maps a group that stays whole to the reason,
     `seconds` a stage to its duration, `commands` what a user may want next to the command that does it.
     `export_folder` is empty as long as nothing is exported, and so is `choice`, which says why the winner
-    won. `classes` are the names of the model's classes.
+    won. `classes` are the names of the model's classes, and `ladder` says how far each rung of effort
+    is to be trusted.
     """
 
     job: str
@@ -134,6 +145,7 @@ class Report:
     choice: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    ladder: tuple[Trust, ...] = ()
 
     @property
     def winner(self) -> Row | None:

@@ -18,6 +18,7 @@ from search.finish import (
     label,
     results,
 )
+from search.ladder import ladder
 from search.on_device import MEASURED, OnDevice
 from search.pareto import front_mask, hypervolumes
 from search.plan import Prepared, features
@@ -98,6 +99,7 @@ def make_report(prepared: Prepared, store: Store, on: OnDevice | None = None) ->
             "see one trial": f"prunefront show {job} --trial N",
         },
         classes=prepared.splits.classes,
+        ladder=ladder(prepared, done, finals),
     ).with_front()
 
 

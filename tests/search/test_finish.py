@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from search.finish import (
@@ -33,8 +34,9 @@ from trials.store import Store
 
 
 def trial(prepared: Prepared, number: int, target: float, accuracy: float, origin: str = "amc") -> Trial:
-    [made] = made_trials(prepared, 1, seed=number)
-    return replace(made, number=number, target=target, origin=origin, facts=replace(FACTS, accuracy=accuracy))
+    [made] = made_trials(prepared, 1, seed=0)
+    facts = replace(FACTS, accuracy=accuracy, divergence=1 - accuracy)
+    return replace(made, number=number, target=target, origin=origin, facts=facts)
 
 
 def with_finalists(prepared: Prepared, count: int) -> Prepared:
@@ -59,6 +61,19 @@ def test_finalists_are_the_best_of_each_level_in_turn_beside_all_baselines(
         trial(prepared, 6, 1.0, 0.5),
     ]
     assert choose_finalists(with_finalists(prepared, count), trials) == chosen
+
+
+def test_of_one_level_what_is_faster_comes_before_what_is_slower_and_no_better_than_the_best(
+    prepared: Prepared,
+) -> None:
+    made = made_trials(prepared, 3, seed=1)
+    latencies = [score.latency_ms for score in prepared.scorer.score([each.candidate for each in made])]
+    slow, middle, fast = (made[place].candidate for place in np.argsort(latencies)[::-1])
+    best, beaten, other = (
+        replace(trial(prepared, number, 1.0, accuracy), candidate=candidate)
+        for number, (accuracy, candidate) in enumerate([(0.9, middle), (0.8, slow), (0.7, fast)])
+    )
+    assert choose_finalists(with_finalists(prepared, 2), [best, beaten, other]) == [0, 2]
 
 
 @pytest.mark.parametrize(("brief_steps", "chosen"), [(0, 0), (10, 1)])

@@ -22,6 +22,7 @@ from search.report import (
     Point,
     Report,
     Row,
+    Trust,
     breakable,
     count,
     draw_front,
@@ -371,6 +372,15 @@ def test_the_page_says_what_each_group_costs_alone_where_that_was_measured(page:
     for kept, loss in losses.items():
         assert f"with {kept} of {REPORT.groups[0].size}: {loss:g} nats" in shown
     assert Report.from_json(json.loads(json.dumps(measured.to_json()))) == measured
+
+
+def test_the_page_says_how_far_each_rung_is_to_be_trusted(page: str) -> None:
+    assert "to be trusted" not in page
+    trust = Trust(rung="trial", later="finalist", correlation=-0.254, candidates=7)
+    told = replace(REPORT, ladder=(trust,))
+    row = '<td>trial</td><td>finalist</td><td class="number">7</td><td class="number">−0.25</td>'
+    assert row in render_html(told)
+    assert Report.from_json(json.loads(json.dumps(told.to_json()))) == told
 
 
 def test_every_finished_trial_of_the_picture_says_which_it_is(page: str) -> None:

@@ -1,0 +1,75 @@
+"""How far each rung of effort is to be trusted: how alike it and a later one rank the same candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.finish import error
+from search.plan import Prepared
+from search.report import Trust
+from search.sensing import known
+from search.sensitivity import parts
+from trials.candidate import Facts, Trial
+from trials.run import merit
+
+LEAST = 4
+"""Candidates without which nothing is said."""
+
+Errors = Mapping[int, float]
+"""Trial number -> what a rung says of it, the lower the better."""
+
+
+def ladder(
+    prepared: Prepared, done: Sequence[Trial], finals: Mapping[int, Mapping[str, Any]]
+) -> tuple[Trust, ...]:
+    """Of all rungs that enough candidates have reached, beside the last and what lies between.
+
+    Args:
+        done: trials with facts.
+        finals: the results of finalists by the numbers of their trials.
+    """
+    losses = known(prepared).losses(prepared.space)
+    estimate = {trial.number: float(parts(prepared.space, losses, trial.candidate).sum()) for trial in done}
+    tried = {trial.number: error(prepared, trial) for trial in done}
+    facts = {number: Facts.from_json(final["facts"]) for number, final in finals.items()}
+    trained = {number: 1 - merit(found, prepared.splits.carved) for number, found in facts.items()}
+    before, after = (
+        {t.number: 1 - t.facts.history[step] for t in done if t.facts and step in t.facts.history}
+        for step in ("repaired", "fine-tuned")
+    )
+    compared: tuple[tuple[str, Errors, str, Errors], ...] = (
+        ("sensitivities added up", estimate, "trial", tried),
+        ("trial, repaired", before, "trial, fine-tuned briefly", after),
+        ("sensitivities added up", estimate, "finalist", trained),
+        ("trial", tried, "finalist", trained),
+    )
+    found = (_trust(*pair) for pair in compared)
+    return tuple(trust for trust in found if trust is not None)
+
+
+def _trust(rung: str, early: Errors, later: str, late: Errors) -> Trust | None:
+    both = [number for number in sorted(early.keys() & late.keys()) if np.isfinite(early[number])]
+    if len(both) < LEAST:
+        return None
+    correlation = spearman(np.array([early[n] for n in both]), np.array([late[n] for n in both]))
+    if correlation is None:
+        return None
+    return Trust(rung=rung, later=later, correlation=correlation, candidates=len(both))
+
+
+def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
+    """The correlation of ranks, equal values sharing theirs; None where one says the same of all.
+
+    Source: Spearman, The Proof and Measurement of Association between Two Things, 1904.
+    """
+    ranks = [
+        np.searchsorted(np.sort(values), values) + np.searchsorted(np.sort(values), values, "right")
+        for values in (first, second)
+    ]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return None
+    return float(np.corrcoef(ranks)[0, 1])
