@@ -33,7 +33,7 @@ def show(report: SetReport, place: Place) -> None:
     say(out, report.headline)
     out.print(tables.models(report))
     out.print(tables.totals(report))
-    for doubt in report.doubts:
+    for doubt in (*report.doubts, *report.warnings):
         say(out, f"warning: {doubt}")
     say(out, f"report   {place.report}")
     say(out, f"exports  {report.export_folder}")

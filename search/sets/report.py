@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
@@ -119,13 +119,23 @@ class SetReport:
         """The result in one sentence."""
         dense, divided, *_ = self.totals
         factor = dense.cost / divided.cost
-        change = signed(divided.accuracy - dense.accuracy, 1)
+        change = signed(self.accuracy(divided) - self.accuracy(dense), 1)
         points = "the same accuracy" if change == "0.0" else f"{change} points"
         kept = ", ".join(
             f"{model.name} {self.cost(model.taken) / self.cost(model.dense):.0%}" for model in self.models
         )
         gain = f"{factor:.2f}× {'faster' if self.unit == 'ms' else f'fewer {self.unit}'}"
         return f"{gain} together at {points}: {kept} of dense"
+
+    @property
+    def split(self) -> Literal["test", "validation"]:
+        """The split that the headline is about: test where it was read for every network."""
+        return "validation" if any(total.test_accuracy is None for total in self.totals) else "test"
+
+    def accuracy(self, total: Total) -> float:
+        """On the split that the headline is about."""
+        shown = total.test_accuracy if self.split == "test" else None
+        return total.accuracy if shown is None else shown
 
     def _total(self, label: str, network: Callable[[ModelRow], Row | None]) -> Total | None:
         rows = [network(model) for model in self.models]

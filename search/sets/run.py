@@ -6,25 +6,24 @@ what is decided of the set is in its plan, and all else its jobs know.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from hwprofiles.errors import RequestError, one_line
 from search.export import write_export
 from search.place import Place
 from search.plan import prepare
 from search.progress import Listener, Prefixed, Silent
-from search.report import Report, Row
+from search.report import Report
 from search.session import export_trial, open_job, remove_job, run_job
-from search.sets.asked import Member, ModelSet
+from search.sets.asked import ModelSet
 from search.sets.plan import OpenSet, SetPlan
-from search.sets.report import ModelRow, SetReport, cost_of, render_html
+from search.sets.report import SetReport, cost_of
 from search.sets.shares import limit, plan_shares
 from search.sets.split import Choice, choose
+from search.sets.summary import rows, write_report
 from search.status import jobs_of
-from search.wording import UNITS, budget_text
+from search.wording import UNITS
 from trials.store import JobState, Store
 
 
@@ -93,7 +92,7 @@ def _run(opened: OpenSet, listener: Listener) -> SetReport:
     if not plan.taken:
         plan.taken |= _chosen(opened.asked, reports)
         opened.keep()
-    _export(opened, listener)
+    export(opened, listener)
     report = write_report(opened, reports)
     store.set_job_state(name, JobState.DONE)
     return report
@@ -120,21 +119,16 @@ def _chosen(asked: ModelSet, reports: Sequence[Report]) -> dict[str, int | None]
                     member.weight * (1 - row.validation_accuracy),
                     max(0.0, floor - row.validation_accuracy),
                 )
-                for row in _rows(report)
+                for row in rows(report)
             ]
         )
     numbers = choose(choices, limit(asked, [cost_of(report.dense, unit) for report in reports]))
-    taken = [_rows(report)[number].trial for report, number in zip(reports, numbers, strict=True)]
+    taken = [rows(report)[number].trial for report, number in zip(reports, numbers, strict=True)]
     return dict(zip([member.name for member in asked.models], taken, strict=True))
 
 
-def _rows(report: Report) -> tuple[Row, ...]:
-    """All that a model may become: as it is, or one of its finalists and baselines."""
-    return (report.dense, *report.rows)
-
-
-def _export(opened: OpenSet, listener: Listener) -> None:
-    """Write the network of each model into a folder of its name."""
+def export(opened: OpenSet, listener: Listener) -> None:
+    """Write what each model became into a folder of its name."""
     for done, member in enumerate(opened.asked.models):
         number, place = opened.plan.taken[member.name], opened.place_of(member)
         folder, job = opened.place.export / member.name, opened.job(member)
@@ -144,56 +138,6 @@ def _export(opened: OpenSet, listener: Listener) -> None:
             export_trial(prepared, opened.store, number, folder)
         else:
             write_export(folder, bundle=prepared.bundle, config={"job": job.name, "trial": None})
-
-
-def write_report(opened: OpenSet, reports: Sequence[Report]) -> SetReport:
-    """Write the report of a set as page and JSON; returns what is in them."""
-    report = _report(opened, reports)
-    opened.place.report.write_text(render_html(report), encoding="utf-8")
-    opened.place.report_json.write_text(json.dumps(report.to_json()), encoding="utf-8")
-    return report
-
-
-def _report(opened: OpenSet, reports: Sequence[Report]) -> SetReport:
-    asked, first = opened.asked, reports[0]
-    unit = UNITS[asked.budget.leading.kind]
-    created = datetime.fromtimestamp(opened.store.job(asked.name).created_s, UTC)
-    return SetReport(
-        name=asked.name,
-        created=created.isoformat(timespec="seconds"),
-        device=first.device.name,
-        modelled=first.device.modelled,
-        budget=budget_text(asked.budget),
-        limit=limit(asked, [cost_of(report.dense, unit) for report in reports]),
-        unit=unit,
-        models=tuple(
-            _model_row(opened, member, report) for member, report in zip(asked.models, reports, strict=True)
-        ),
-        export_folder=str(opened.place.export),
-        warnings=tuple(
-            f"{member.name}: {warning}"
-            for member, report in zip(asked.models, reports, strict=True)
-            for warning in report.warnings
-        ),
-    )
-
-
-def _model_row(opened: OpenSet, member: Member, report: Report) -> ModelRow:
-    taken, equal = opened.plan.taken[member.name], opened.plan.shares[member.name].equal
-    within = [row for row in report.rows if row.target is not None and row.target <= equal]
-    searched, uniform = (
-        [row for row in within if (row.origin == "uniform") is alike] for alike in (False, True)
-    )
-    return ModelRow(
-        name=member.name,
-        job=opened.asked.job_name(member),
-        weight=member.weight,
-        floor=member.least_accuracy(report.dense.validation_accuracy),
-        dense=report.dense,
-        taken=next(row for row in _rows(report) if row.trial == taken),
-        equal=max(searched, key=lambda row: row.validation_accuracy, default=None),
-        uniform=max(uniform, key=lambda row: row.target or 0.0, default=None),
-    )
 
 
 def remove(place: Place, store: Store) -> None:

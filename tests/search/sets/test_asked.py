@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from hwprofiles.errors import RequestError
 from search.job import Job, Level
-from search.sets.asked import ModelSet, load
+from search.sets.asked import Member, ModelSet, load
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "models.md"
 
 MEMBER = """
 [[models]]
@@ -88,3 +91,19 @@ def test_commands_about_one_job_say_what_a_set_is(tmp_path: Path) -> None:
         Job.load(path)
     with pytest.raises(RequestError, match=r"'set' is a set of models; name one of its jobs: set\.a, set\.b"):
         Job.from_json(load(path).to_json())
+
+
+def test_the_documented_set_loads(tmp_path: Path) -> None:
+    [text] = re.findall(r"^```toml\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), re.M | re.S)
+    (tmp_path / "depth.bundle").touch()
+    assert load(written(tmp_path, text)).name == "board"
+
+
+def test_every_key_of_a_model_is_documented_with_an_example_that_loads(tmp_path: Path) -> None:
+    (tmp_path / "detector.bundle").touch()
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| `([^|`]+)` \|$", DOCUMENT.read_text(encoding="utf-8"), re.M))
+    assert list(rows) == list(Member.model_fields)
+    needed = {key: rows[key] for key in ("name", "model", "data")}
+    for key, example in rows.items():
+        keys = "\n".join({**needed, key: example}.values())
+        load(written(tmp_path, f"[[models]]\n{keys}\n{text_of('b')}"))

@@ -11,8 +11,14 @@ import torch
 
 import search
 from hwprofiles.errors import RequestError
+from search.place import Place
+from search.progress import Silent
+from search.sets.asked import ModelSet, load
+from search.sets.plan import OpenSet, SetPlan
+from search.sets.run import export
 from tests.search.conftest import Prunefront, refused, written_json
 from tests.search.sets.conftest import SET, run
+from trials.bundle import read_bundle
 from trials.store import JobState, Store
 
 
@@ -143,3 +149,16 @@ def test_a_job_in_the_way_is_named(prunefront: Prunefront, set_file: Path, runs:
     with Store.open(runs / "prunefront.db") as store:
         store.create_job("other.first", {}, {})
     refused(prunefront("run", set_file, "--name", "other", "--runs", runs), "'other.first'")
+
+
+def test_a_model_that_stays_as_it_is_is_exported_as_it_is(set_file: Path, runs: Path) -> None:
+    asked, place = load(set_file), Place(runs, "pair")
+    assert isinstance(asked, ModelSet)
+    shutil.rmtree(place.export)
+    with Store.open(place.store) as store:
+        opened = OpenSet(asked, place, store, SetPlan.of(store, "pair"))
+        opened.plan.taken["first"] = None
+        export(opened, Silent())
+    images = torch.rand(5, 1, 8, 8)
+    dense = read_bundle(set_file.parent / "digits.bundle").network().eval()
+    torch.testing.assert_close(search.load(place.export / "first")(images), dense(images))
