@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -14,7 +15,17 @@ import typer
 from hwprofiles.errors import RequestError
 from search.cli import sets
 from search.cli.stored import JobName, is_set, open_planned, open_store, place_of
-from search.cli.terminal import AsJson, Runs, out, print_json, print_networks, runs_folder, say
+from search.cli.terminal import (
+    AsJson,
+    Runs,
+    err,
+    exit_code,
+    out,
+    print_json,
+    print_networks,
+    runs_folder,
+    say,
+)
 from search.place import Place
 
 if TYPE_CHECKING:
@@ -184,9 +195,13 @@ def tune(
             raise RequestError(
                 f"job {prepared.job.name!r} has no finished trial {trial}; finished trials: {shown}"
             )
-        with nullcontext(Silent()) if as_json else Bars(out) as listener:
-            listener.stage("finishing")
-            ended = tune_trial(prepared, store, trial, count=trials, minutes=minutes, listener=listener)
+        try:
+            with nullcontext(Silent()) if as_json else Bars(out) as listener:
+                listener.stage("finishing")
+                ended = tune_trial(prepared, store, trial, count=trials, minutes=minutes, listener=listener)
+        except KeyboardInterrupt as stop:
+            say(err, "\ninterrupted; no recipe that has ended is lost: run the same command again")
+            sys.exit(exit_code(stop))
         line = export_line(prepared, store, trial)
     if as_json:
         print_json({"trial": trial, "recipes": [asdict(one) for _, one in sorted(ended.items())]})

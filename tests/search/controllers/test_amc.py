@@ -17,10 +17,15 @@ from search.controllers.protocol import Controller, Reward
 from search.controllers.sampling import RandomController
 from search.controllers.state import State
 from search.knapsack import allocate
+from search.sensitivity import Losses
 from tests.contracts.controller import SPACE, TARGETS, TRIALS, ControllerContract, cost, losses, play, score
+from tests.search import test_loop
+from tests.search.test_loop import FakeWorkers, Killed, make_loop, new_store, outcome
 from trials.candidate import Space
 
 TOY_TRIALS = 60
+WIDE = [(1 - axis.allowed / axis.size) ** 2 for axis in test_loop.SPACE.axes]
+"""What each group of the loop's tests costs alone."""
 
 
 def make(
@@ -29,10 +34,11 @@ def make(
     cost: Cost = cost,
     targets: Sequence[float] = TARGETS,
     reward: Reward = "accuracy",
+    alone: Losses | None = None,
 ) -> AmcController:
-    features = np.linspace(0, 1, len(space.axes))[:, None]
+    features, alone = np.linspace(0, 1, len(space.axes))[:, None], alone or losses(space)
     return AmcController(
-        space, cost, targets, seed, features=features, trials=TRIALS, losses=losses(space), reward=reward
+        space, cost, targets, seed, features=features, trials=TRIALS, losses=alone, reward=reward
     )
 
 
@@ -80,6 +86,26 @@ def test_one_that_loads_what_another_knew_goes_on_bit_for_bit(
     assert states[0].arrays.keys() == states[1].arrays.keys()
     for name, array in states[0].arrays.items():
         assert array.tobytes() == states[1].arrays[name].tobytes(), name
+
+
+@pytest.mark.parametrize("changes", [24, 40])
+def test_a_job_that_is_killed_goes_on_with_it_as_one_that_was_not(
+    changes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.loop.KEPT_EVERY", 3)
+
+    def controller() -> AmcController:
+        return make(0, space=test_loop.SPACE, cost=test_loop.cost, targets=(40.0, 60.0), alone=WIDE)
+
+    undisturbed = make_loop(new_store(), controller(), trials=16).run(FakeWorkers(0))
+    store, memory = new_store(), tmp_path / "controller"
+    store.changes_left = changes
+    with pytest.raises(Killed):
+        make_loop(store, controller(), trials=16, memory=memory).run(FakeWorkers(1))
+    store.changes_left = -1
+    assert State.read(memory)
+    resumed = make_loop(store, controller(), trials=16, memory=memory).run(FakeWorkers(2))
+    assert outcome(resumed) == outcome(undisturbed)
 
 
 def test_what_was_kept_by_another_version_or_is_damaged_is_not_read(tmp_path: Path) -> None:
