@@ -33,7 +33,8 @@ class Row:
 
     Accuracies are 0..1 and their errors one standard error. `target` is the cost it was made for, in the
     unit of the job's budget; the dense model has none. `measured_spread` is a share of the measured latency.
-    `kept` maps each group to its kept units, `gone` those that went with a block to its name. `origin` is
+    `limited` is what it costs of further kinds that the budget limits, by their keys in the job file. `kept`
+    maps each group to its kept units, `gone` those that went with a block to its name. `origin` is
     "dense", "uniform" or the controller's name. `calibration_error`, 0..1, and `changes` against dense are
     on the validation split.
     """
@@ -54,6 +55,7 @@ class Row:
     parameters: int
     kept: Mapping[str, int] = field(default_factory=dict)
     gone: Mapping[str, str] = field(default_factory=dict)
+    limited: Mapping[str, float] = field(default_factory=dict)
     calibration_error: float | None = None
     changes: Changes | None = None
     on_front: bool = False
@@ -263,7 +265,7 @@ def draw_front(report: Report, path: Path) -> None:
 
 def render_html(report: Report) -> str:
     """Return the page: one file with its styles and pictures in it, that needs no network and no scripts."""
-    from search import figures  # late, as in `draw_front`
+    from search import figures, wording  # late, as in `draw_front`
 
     environment = Environment(
         loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -281,6 +283,8 @@ def render_html(report: Report) -> str:
     return environment.get_template("report.html").render(
         report=report,
         palette=figures.PALETTE,
+        names=wording.NAMES,
+        units=wording.UNITS,
         front=Markup(figures.front_svg(report)),
         progress=Markup(figures.hypervolume_svg(report)) if report.hypervolume else "",
         sensitivity=Markup(figures.sensitivity_svg(report)) if any(g.losses for g in report.groups) else "",

@@ -25,7 +25,7 @@ from search.plan import Prepared, features
 from search.report import GroupRow, Point, Report, Row, doubt, percent, significant, timed
 from search.sensing import known
 from search.wording import UNITS, budget_text, drop_text
-from trials.candidate import Facts, Trial, TrialState, as_counts
+from trials.candidate import Candidate, Facts, Trial, TrialState, as_counts
 from trials.store import Store
 
 
@@ -184,6 +184,7 @@ def _row(
         measured_spread=measured["spread"] if measured else None,
         macs=facts.macs,
         parameters=facts.parameters,
+        limited=_limited(prepared, on, trial.candidate),
         kept=prepared.space.named(trial.candidate),
         gone=prepared.coupling.gone(trial.candidate),
         calibration_error=facts.calibration_error,
@@ -212,9 +213,20 @@ def _dense_row(prepared: Prepared, on: OnDevice, measured: Mapping[int, Mapping[
         measured_spread=float(np.median([s["dense_spread"] for s in sessions])) if sessions else None,
         macs=int(on.scorer.costs.macs(counts)[0]),
         parameters=int(on.scorer.costs.parameters(counts)[0]),
+        limited=_limited(prepared, on, prepared.space.dense),
         kept=prepared.space.named(prepared.space.dense),
         calibration_error=prepared.plan.dense_calibration_error,
     )
+
+
+def _limited(prepared: Prepared, on: OnDevice, candidate: Candidate) -> dict[str, float]:
+    """What a candidate costs of those kinds that are limited and have no place of their own in a row."""
+    counts, own = as_counts([candidate]), ("latency_ms", "macs", "parameters")
+    return {
+        limit.kind: float(limit.cost(counts)[0])
+        for limit in prepared.limits
+        if limit.kind not in own and limit.device in ("", on.device.name)
+    }
 
 
 def _choice(prepared: Prepared, exported: Sequence[Mapping[str, Any]]) -> str:

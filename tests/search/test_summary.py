@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from search.finish import EXPORTED, FINAL, results
+from search.job import Budget
+from search.limits import budget_limits
 from search.on_device import MEASURED
 from search.plan import Prepared
+from search.report import count, render_html
 from search.summary import export_config, make_report
 from tests.search.test_finish import add_final, fill
 from tests.search.test_score import made_trials
-from trials.candidate import Trial
+from trials.candidate import Trial, as_counts
 from trials.store import Store
 
 
@@ -128,6 +131,22 @@ def test_what_is_exported_says_whether_its_speed_up_can_be_relied_on(
     sure, doubtful = (export_config(prepared, planned_store, number) for number in (0, 1))
     assert sure["doubt"] == ""
     assert "of the dense model (rounds spread by 296%) was disturbed" in doubtful["doubt"]
+
+
+def test_every_kind_that_is_limited_has_a_column_of_its_own_or_one_of_those_there_are(
+    prepared: Prepared, planned_store: Store
+) -> None:
+    budget = Budget.checked({"latency": "50%", "size_bytes": "60%", "latency_p99": "70%"}, "here")
+    job = prepared.job.model_copy(update={"budget": budget})
+    limits = budget_limits(budget, prepared.scorer, prepared.plan.dense_ms)
+    report = make_report(replace(prepared, job=job, limits=limits), planned_store)
+    assert report.dense.limited == {
+        "size_bytes": limits[2].dense,
+        "latency_p99_ms": limits[1].cost(as_counts([prepared.space.dense]))[0],
+    }
+    page = render_html(report)
+    assert f'<td class="number">{count(limits[2].dense)}</td>' in page
+    assert '<th class="number">p99 latency, ms</th><th class="number">size, bytes</th>' in page
 
 
 def test_a_job_without_trials_has_a_report(prepared: Prepared, planned_store: Store) -> None:
