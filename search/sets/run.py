@@ -15,7 +15,7 @@ from search.place import Place
 from search.plan import prepare
 from search.progress import Listener, Prefixed, Silent
 from search.report import Report
-from search.session import export_trial, open_job, remove_job, run_job
+from search.session import open_job, remove_job, run_job
 from search.sets.asked import ModelSet
 from search.sets.plan import OpenSet, SetPlan
 from search.sets.report import SetReport, cost_of
@@ -23,7 +23,9 @@ from search.sets.shares import limit, plan_shares
 from search.sets.split import Choice, choose
 from search.sets.summary import rows, write_report
 from search.status import jobs_of
+from search.summary import export_config
 from search.wording import UNITS
+from trials.bundle import read_bundle
 from trials.store import JobState, Store
 
 
@@ -128,16 +130,20 @@ def _chosen(asked: ModelSet, reports: Sequence[Report]) -> dict[str, int | None]
 
 
 def export(opened: OpenSet, listener: Listener) -> None:
-    """Write what each model became into a folder of its name."""
+    """Write what each model became into a folder of its name, with the report of its job."""
     for done, member in enumerate(opened.asked.models):
-        number, place = opened.plan.taken[member.name], opened.place_of(member)
+        number, place, store = opened.plan.taken[member.name], opened.place_of(member), opened.store
         folder, job = opened.place.export / member.name, opened.job(member)
         listener.update(done / len(opened.asked.models), f"converting and checking {member.name}")
-        prepared = prepare(job, place, opened.store.job(job.name).plan, Silent())
+        prepared = prepare(job, place, store.job(job.name).plan, Silent())
+        bundle, config = prepared.bundle, {"job": job.name, "trial": None}
         if number is not None:
-            export_trial(prepared, opened.store, number, folder)
-        else:
-            write_export(folder, bundle=prepared.bundle, config={"job": job.name, "trial": None})
+            bundle, config = (
+                read_bundle(place.finalist(number)),
+                export_config(prepared, store, number),
+            )
+        write_export(folder, bundle=bundle, config=config)
+        shutil.copy(place.report, folder)
 
 
 def remove(place: Place, store: Store) -> None:

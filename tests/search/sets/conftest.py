@@ -20,7 +20,7 @@ from search.sets.report import SetReport
 from search.sets.run import run_set
 from tests.digits import digits_bundle
 from trials.pool import Finished
-from trials.store import Store
+from trials.store import JobState, Store
 
 SET = """
 name = "pair"
@@ -91,7 +91,7 @@ def small_and_here() -> Iterator[None]:
     """Little is measured and tried, and in this process: what starts and stops others is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "Pool", Here)
-        patch.setattr(profiling, "CALIBRATION_NETWORKS", 2)
+        patch.setattr(profiling, "CALIBRATION_NETWORKS", 1)  # and the dense one
         patch.setattr(profiling, "PASSES", 1)
         patch.setattr(profiling, "ROUNDS", 2)
         patch.setattr(split, "AROUND", (1.0,))
@@ -118,10 +118,26 @@ def run(set_file: Path, runs: Path, listener: Listener | None = None) -> SetRepo
         return run_set(asked, place, store, listener or Silent())
 
 
+class StopsAt(Silent):
+    """Stops everything, as Ctrl-C does, as soon as it hears of a stage."""
+
+    def __init__(self, stage: str) -> None:
+        self._stops_at = stage
+
+    def stage(self, name: str) -> None:
+        if name == self._stops_at:
+            raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="package")
 def finished(set_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A runs folder in which the set ran to its end, undisturbed."""
+    """A runs folder in which the set ran to its end, stopped again and again."""
     runs = tmp_path_factory.mktemp("sets") / "runs"
+    for stage in ("second: trying", "second: searching", "choosing"):
+        with pytest.raises(KeyboardInterrupt):
+            run(set_file, runs, StopsAt(stage))
+        with Store.open(runs / "prunefront.db") as store:
+            assert store.job("pair").state is JobState.INTERRUPTED
     run(set_file, runs)
     return runs
 

@@ -17,34 +17,10 @@ from search.sets.asked import ModelSet, load
 from search.sets.plan import OpenSet, SetPlan
 from search.sets.run import export
 from tests.search.conftest import Prunefront, refused, written_json
-from tests.search.sets.conftest import SET, run
+from tests.search.sets.conftest import SET, StopsAt, run
 from trials.bundle import read_bundle
+from trials.candidate import TrialState
 from trials.store import JobState, Store
-
-
-class StopsAt:
-    """Stops everything, as Ctrl-C does, as soon as it hears of a stage."""
-
-    def __init__(self, stage: str) -> None:
-        self.stops_at = stage
-
-    def stage(self, name: str) -> None:
-        if name == self.stops_at:
-            raise KeyboardInterrupt
-
-    def update(self, share: float, text: str = "") -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-
-def found(runs: Path) -> dict[str, object]:
-    """What a set and its jobs came to, but for times and places."""
-    with Store.open(runs / "prunefront.db") as store:
-        plan = store.job("pair").plan
-        trials = {job: [t.candidate for t in store.trials(job)] for job in ("pair.first", "pair.second")}
-    return {key: plan[key] for key in ("tried", "shares", "taken")} | trials
 
 
 def with_profiles(finished: Path, runs: Path) -> Path:
@@ -87,17 +63,20 @@ def test_of_two_alike_the_one_that_counts_more_is_given_more(finished: Path) -> 
         assert share["equal"] in share["levels"]
 
 
-def test_stopped_again_and_again_a_set_goes_on_and_finds_what_it_would_have_found(
+def test_stopped_again_and_again_a_set_does_nothing_twice_and_is_divided_as_it_would_have_been(
     set_file: Path, finished: Path, tmp_path: Path
 ) -> None:
-    runs = with_profiles(finished, tmp_path / "runs")
-    for stage in ("second: trying", "second: searching", "choosing"):
-        with pytest.raises(KeyboardInterrupt):
-            run(set_file, runs, StopsAt(stage))
+    undisturbed = with_profiles(finished, tmp_path / "runs")
+    with pytest.raises(KeyboardInterrupt):
+        run(set_file, undisturbed, StopsAt("first: searching"))
+    plans = []
+    for runs in (finished, undisturbed):
         with Store.open(runs / "prunefront.db") as store:
-            assert store.job("pair").state is JobState.INTERRUPTED
-    run(set_file, runs)
-    assert found(runs) == found(finished)
+            plans.append(store.job("pair").plan)
+    assert [plans[0][key] for key in ("tried", "shares")] == [plans[1][key] for key in ("tried", "shares")]
+    with Store.open(finished / "prunefront.db") as store:
+        trials = [trial for job in ("pair.first", "pair.second") for trial in store.trials(job)]
+    assert [(trial.state, trial.attempts) for trial in trials] == [(TrialState.DONE, 1)] * 10
 
 
 @pytest.mark.parametrize(
