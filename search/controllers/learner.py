@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-HIDDEN = 64
+HIDDEN = 32
 LEARNING_RATE = 1e-3
 
 Arrays = dict[str, NDArray[Any]]

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, numpy
 from hwprofiles.disk import write_whole
 
 VERSION = 1
+"""To be raised when a controller keeps something else or learns otherwise: jobs then replay their trials."""
 _JSON = "controller"
 
 

@@ -145,6 +145,7 @@ def test_a_tuned_trial_is_trained_by_its_best_recipe(runs: Path, prunefront: Pru
     assert read_bundle(runs / "small" / "finalists" / f"trial-{number}")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Ray Tune's own
 def test_the_example_searches_by_a_controller_of_ours_under_asha(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
