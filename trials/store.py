@@ -417,8 +417,13 @@ class Store:
                 ) from None
 
     def remove_results(self, job: str, trial: int) -> None:
-        """Forget what the final stage found out about a trial, so that it is done anew."""
+        """Forget what the final stage found out about a trial, so that it is done anew.
+
+        Raises:
+            RequestError: no such job.
+        """
         with self._engine.begin() as connection:
+            _require_job(connection, job)
             connection.execute(delete(_results).where(_results.c.job == job, _results.c.trial == trial))
 
     def results(self, job: str) -> list[Result]:

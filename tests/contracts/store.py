@@ -83,6 +83,7 @@ class StoreContract:
             lambda: store.requeue_running("digit"),
             lambda: store.add_result("digit", 0, "measured", {}),
             lambda: store.results("digit"),
+            lambda: store.remove_results("digit", 0),
             lambda: store.add_event("digit", "note", "hello"),
             lambda: store.events("digit"),
         ]
@@ -212,6 +213,15 @@ class StoreContract:
             (0, "measured", {"latency_ms": 1.5}),
             (0, "test", {"accuracy": 0.98}),
         ]
+
+    def test_results_of_one_trial_are_forgotten_and_may_be_added_anew(self, store: Store) -> None:
+        store.add_trials("digits", [queued(0), queued(1)])
+        for trial in (0, 1):
+            store.add_result("digits", trial, "final", {"accuracy": 0.5})
+        store.remove_results("digits", 0)
+        assert [result.trial for result in store.results("digits")] == [1]
+        store.add_result("digits", 0, "final", {"accuracy": 0.9})
+        assert [result.data["accuracy"] for result in store.results("digits")] == [0.9, 0.5]
 
     def test_events_come_back_in_the_order_they_happened(self, store: Store) -> None:
         for message in ("exporting", "profiling", "searching"):
