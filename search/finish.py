@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from hwprofiles import measure, open_runtime
 from search.loop import MAX_DEATHS, Workers
-from search.on_device import MEASURED
+from search.on_device import OnDevice
 from search.pareto import ranks
 from search.plan import Prepared
 from search.progress import Listener
 from search.report import significant
 from trials.bundle import read_bundle
-from trials.candidate import Facts, Trial
+from trials.candidate import Candidate, Facts, Trial
 from trials.costs import Costs
 from trials.onnx_file import write_onnx
 from trials.run import Request, merit
@@ -149,52 +149,85 @@ def done_of(running_s: Collection[float], took_s: Collection[float]) -> float:
 
 
 def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> None:
-    """Measure finalists beside the dense model, whose latency in that session is kept with each."""
-    job, place, device = prepared.job.name, prepared.place, prepared.profile.device
-    runtime = open_runtime(device.runtime, device.precision)
-    missing = [number for number in results(store, job, FINAL) if number not in results(store, job, MEASURED)]
-    if not missing:
+    """Measure finalists on every device that is here, each time beside the dense model, whose latency in that
+    session is kept with each.
+    """
+    job = prepared.job.name
+    finals = sorted(results(store, job, FINAL))
+    here = [on for on in prepared.devices if on.is_here]
+    missing = {
+        on.measured: [number for number in finals if number not in results(store, job, on.measured)]
+        for on in here
+    }
+    todo = [on for on in here if missing[on.measured]]
+    if not todo:
         return
     trials = {trial.number: trial for trial in store.trials(job)}
-    costs = Costs(prepared.coupling)
-    networks = (None, *missing)
-    started_s = time.monotonic()
+    networks = (None, *sorted({number for on in todo for number in missing[on.measured]}))
     with TemporaryDirectory() as folder:
-        runs = {}
+        paths = {}
         for position, number in enumerate(networks):
             name = "dense" if number is None else label(trials[number])
             doing = f"converting {name}, network {position + 1} of {len(networks)}"
             listener.update(0.4 * position / len(networks), doing)
-            path = Path(folder) / f"{position}.onnx"
-            bundle = prepared.bundle if number is None else read_bundle(place.finalist(number))
-            candidate = prepared.space.dense if number is None else trials[number].candidate
-            write_onnx(bundle.graph, bundle.tensors, path)
-            runs[number] = runtime.prepare_network(path, costs.candidate_graph(candidate), device)
-        measured = measure(
-            runs,
-            passes=MEASURING_PASSES,
-            rounds=MEASURING_ROUNDS,
-            seed=prepared.job.search.seed,
-            progress=lambda share: listener.update(0.4 + 0.6 * share, f"{len(runs)} networks in turn"),
-        )
-    dense_summary = measured[None].summary()
-    for number in missing:
+            paths[number] = Path(folder) / f"{position}.onnx"
+            bundle = prepared.bundle if number is None else read_bundle(prepared.place.finalist(number))
+            write_onnx(bundle.graph, bundle.tensors, paths[number])
+        for position, on in enumerate(todo):
+            timed: dict[int | None, Candidate] = {None: prepared.space.dense}
+            timed |= {number: trials[number].candidate for number in missing[on.measured]}
+            share = 0.4 + 0.6 * position / len(todo), 0.6 / len(todo)
+            _measure(prepared, store, on, timed, paths, share, listener)
+
+
+def _measure(
+    prepared: Prepared,
+    store: Store,
+    on: OnDevice,
+    candidates: Mapping[int | None, Candidate],
+    paths: Mapping[int | None, Path],
+    share: tuple[float, float],
+    listener: Listener,
+) -> None:
+    """Measure networks on one device, and keep what each takes.
+
+    Args:
+        candidates: by their numbers; the dense model is `None`.
+        share: of the stage, that is done before and that this takes.
+    """
+    started_s, device, (before, this) = time.monotonic(), on.device, share
+    runtime, costs = open_runtime(device.runtime, device.precision), Costs(prepared.coupling)
+    measured = measure(
+        {
+            number: runtime.prepare_network(paths[number], costs.candidate_graph(candidate), device)
+            for number, candidate in candidates.items()
+        },
+        passes=MEASURING_PASSES,
+        rounds=MEASURING_ROUNDS,
+        seed=prepared.job.search.seed,
+        progress=lambda done: listener.update(
+            before + this * done, f"{len(candidates)} networks in turn on {device.name}"
+        ),
+    )
+    dense = measured[None].summary()
+    numbers = [number for number in candidates if number is not None]
+    for number in numbers:
         summary = measured[number].summary()
         store.add_result(
-            job,
+            prepared.job.name,
             number,
-            MEASURED,
+            on.measured,
             {
                 "latency_ms": summary.latency_ms,
                 "p50_ms": summary.p50_ms,
                 "p99_ms": summary.p99_ms,
                 "spread": summary.spread,
-                "dense_ms": dense_summary.latency_ms,
-                "dense_spread": dense_summary.spread,
-                "seconds": (time.monotonic() - started_s) / len(missing),
+                "dense_ms": dense.latency_ms,
+                "dense_spread": dense.spread,
+                "seconds": (time.monotonic() - started_s) / len(numbers),
             },
         )
-    listener.update(1.0, f"dense {dense_summary.latency_ms:.3g} ms")
+    listener.update(before + this, f"dense {dense.latency_ms:.3g} ms on {device.name}")
 
 
 def final_work(prepared: Prepared) -> str:
@@ -214,19 +247,41 @@ def results(store: Store, job: str, kind: str) -> dict[int, Mapping[str, Any]]:
 
 
 def choose_winner(prepared: Prepared, store: Store) -> int | None:
-    """The fastest measured finalist within the job's `winner_drop` of dense on held-out data, else the
-    most accurate one.
+    """The finalist that is fastest within the job's `winner_drop` of dense on held-out data, else the most
+    accurate one.
 
-    Only the validation split decides: the test split is for reporting.
+    Of several devices the one counts on which it gains least: no other makes up for that. Only the
+    validation split decides: the test split is for reporting.
     """
-    finals, measured = (results(store, prepared.job.name, kind) for kind in (FINAL, MEASURED))
-    facts = {number: Facts.from_json(finals[number]["facts"]) for number in finals if number in measured}
+    finals, speedups = results(store, prepared.job.name, FINAL), _least_speedups(prepared, store)
+    facts = {number: Facts.from_json(finals[number]["facts"]) for number in speedups}
     if not facts:
         return None
     close = [number for number in facts if is_close(prepared, facts[number])]
     if close:
-        return min(close, key=lambda number: float(measured[number]["latency_ms"]))
+        return max(close, key=lambda number: speedups[number])
     return max(facts, key=lambda number: merit(facts[number], prepared.splits.carved))
+
+
+def _least_speedups(prepared: Prepared, store: Store) -> dict[int, float]:
+    """Finalists that were measured on every device that is here → how many times as fast as dense each is
+    where it gains least; on devices elsewhere by predictions.
+    """
+    job, speedups = prepared.job.name, list[dict[int, float]]()
+    finals = [trial for trial in store.trials(job) if trial.number in results(store, job, FINAL)]
+    for on in prepared.devices:
+        if on.is_here:
+            measured = results(store, job, on.measured)
+            speedups.append({n: found["dense_ms"] / found["latency_ms"] for n, found in measured.items()})
+        elif finals:
+            scores = on.scorer.score([prepared.space.dense, *(trial.candidate for trial in finals)])
+            dense, *others = (score.latency_ms for score in scores)
+            speedups.append({trial.number: dense / ms for trial, ms in zip(finals, others, strict=True)})
+    return {
+        trial.number: min(each[trial.number] for each in speedups)
+        for trial in finals
+        if all(trial.number in each for each in speedups)
+    }
 
 
 def is_close(prepared: Prepared, facts: Facts) -> bool:

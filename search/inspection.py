@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from hwprofiles import Device, Profile, Runtime, Summary, measure
+from hwprofiles import Device, Runtime, Summary, lowering_of, measure
 from hwprofiles.errors import NotMeasuredError, RequestError, TrialError
 from hwprofiles.foreign import parse_json
 from latency_models import LatencyTable, validate
 from latency_models.stairs import NOTICEABLE
 from search.devices import disturbed
-from search.job import Job
+from search.job import DeviceChoice, Job
 from search.model import open_coupling, open_model, open_splits
+from search.on_device import OnDevice, describe, open_on
 from search.place import Place
 from search.plan import features, recipe_of
-from search.profiling import known_profile, make_space, open_device, open_profile, told
-from search.progress import Listener, Silent
+from search.profiling import known_profile, make_space, open_device, profile_file, told
+from search.progress import Listener, Part, Silent
 from search.score import Scorer
 from trials.bundle import Bundle
 from trials.candidate import Candidate, Space, as_counts
@@ -48,11 +49,11 @@ def inspect_job(job: Job, place: Place) -> dict[str, Any]:
     costs = Costs(coupling)
     blocks = () if job.search.blocks else analyse(bundle.graph, blocks=True).blocks
     dense = as_counts([Candidate(tuple(group.size for group in coupling.groups))])
-    runtime, device = open_device(job)
-    space = make_space(job, coupling, device)
+    devices = describe(place, job, planned=place.bundle.exists())
+    space, device = make_space(job, coupling, devices), devices[0]
     shares: list[float | None] = [None] * len(coupling.groups)
     dear: list[dict[str, Any] | None] = [None] * len(coupling.groups)
-    profile = known_profile(place, costs, space, runtime, device)
+    profile = known_profile(place, costs, space, lowering_of(device), device)
     if profile:
         scorer = Scorer(costs, LatencyTable.from_profile(profile))
         shares = features(scorer)[:, 4].tolist()
@@ -102,27 +103,38 @@ def _dear(scorer: Scorer, space: Space, group: int, share: float | None) -> dict
     }
 
 
-def _profile(
-    job: Job, place: Place, bundle: Bundle, coupling: Coupling, listener: Listener
-) -> tuple[Profile, LatencyTable]:
-    planned = place.bundle.exists()
+def _space(job: Job, place: Place, coupling: Coupling) -> Space:
+    return make_space(job, coupling, describe(place, job, planned=place.bundle.exists()))
+
+
+def _on_device(
+    job: Job, place: Place, choice: DeviceChoice, bundle: Bundle, coupling: Coupling, listener: Listener
+) -> OnDevice:
+    """One of a job's devices, measured if need be."""
+    costs, space, planned = Costs(coupling), _space(job, place, coupling), place.bundle.exists()
     with nullcontext() if planned else place.lock():
-        return open_profile(place, job, bundle, coupling, listener, planned=planned)
+        return open_on(place, job, choice, bundle, costs, space, listener, planned=planned)
 
 
-def profile_job(job: Job, place: Place, listener: Listener) -> dict[str, Any]:
-    """Measure the job's profile if it is not there, and say how good it is."""
+def profile_job(job: Job, place: Place, listener: Listener) -> list[dict[str, Any]]:
+    """Measure the job's profile of each device if it is not there, and say how good it is."""
     listener.stage("exporting")
     bundle, coupling = _model(job)
     listener.stage("profiling")
-    profile, table = _profile(job, place, bundle, coupling, listener)
-    found = validate(profile)
-    return {
-        "profile": str(place.profile),
-        **told(profile, table),
-        "validation": asdict(found) if found else None,
-        "restless": disturbed(profile),
-    }
+    facts = []
+    for number, choice in enumerate(job.devices):
+        part = Part(listener, number, len(job.devices))
+        on = _on_device(job, place, choice, bundle, coupling, part)
+        found = validate(on.profile)
+        facts.append(
+            {
+                "profile": str(profile_file(place, job, choice)),
+                **told(on.profile, on.scorer.table),
+                "validation": asdict(found) if found else None,
+                "restless": disturbed(on.profile),
+            }
+        )
+    return facts
 
 
 def try_candidates(
@@ -134,13 +146,15 @@ def try_candidates(
     Raises:
         RequestError: the file is not a list of `{group: kept}`, or names something unknown.
     """
+    if measured and job.device.profile:
+        raise RequestError(
+            f"device {job.device.name!r} is elsewhere, known by its profile alone: leave out --measure"
+        )
     bundle, coupling = _model(job)
-    runtime, device = open_device(job)
-    space = make_space(job, coupling, device)
+    space = _space(job, place, coupling)
     candidates = [space.parse(item) for item in read_widths(widths)]
     splits = open_splits(job, bundle)
-    _, table = _profile(job, place, bundle, coupling, Silent())
-    scorer = Scorer(Costs(coupling), table)
+    on = _on_device(job, place, job.device, bundle, coupling, Silent())
     refused = {item.name: item.reason for item in coupling.frozen}
     recipe = recipe_of(job, refused, "float32")
     if rung == 1:
@@ -150,7 +164,7 @@ def try_candidates(
     for candidate in candidates:
         item: dict[str, Any] = {"widths": space.named(candidate)}
         try:
-            [score] = scorer.score([candidate])
+            [score] = on.scorer.score([candidate])
             outcome = bench(Request(candidate=candidate, seed=job.search.seed))
         except (NotMeasuredError, TrialError) as error:
             found.append({**item, "failed": str(error)})
@@ -161,6 +175,7 @@ def try_candidates(
         }
         found.append(item)
     if measured:
+        runtime, device = open_device(job.device)
         timed = measure_candidates(bundle, coupling, candidates, runtime, device)
         for item, summary in zip(found, timed, strict=True):
             item |= {"measured_ms": summary.latency_ms, "modelled": device.modelled}

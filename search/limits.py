@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from hwprofiles.errors import RequestError
 from search.budget import Cost, Limit
-from search.job import Asked, Budget
+from search.job import Asked, Budget, Job
+from search.on_device import OnDevice
 from search.profiling import narrowest
-from search.score import Scorer, counted
+from search.score import counted
 from search.wording import UNITS
 from trials.candidate import Space, as_counts
 from trials.costs import Costs
 
 
-def limit_of(asked: Asked, cost: Cost, *, levels: int, dense: float, device: str = "") -> Limit:
+def limit_of(
+    asked: Asked, cost: Cost, *, levels: int, dense: float, device: str = "", where: str = ""
+) -> Limit:
     """One key of a budget as a limit.
 
     Args:
         levels: of the budget, which this key has or holds at all of.
         dense: what percentages are of.
         device: that was measured, if one was.
+        where: what messages add to the key, to say which device it is of.
     """
     most = [level.value * dense if level.relative else level.value for level in asked.levels]
-    written = [asked.written(level) for level in asked.levels]
+    written = [asked.written(level) + where for level in asked.levels]
     times = levels // len(most)
     return Limit(
         kind=asked.kind,
@@ -35,28 +41,48 @@ def limit_of(asked: Asked, cost: Cost, *, levels: int, dense: float, device: str
     )
 
 
-def budget_limits(budget: Budget, scorer: Scorer, dense_ms: float) -> tuple[Limit, ...]:
-    """What a budget limits on a device, the leading key first.
+def budget_limits(job: Job, devices: Sequence[OnDevice]) -> tuple[Limit, ...]:
+    """What a job limits, the leading key first: that of its first device, where it is one of a device.
+
+    What is measured is limited on every device, percentages being of what the dense model costs there.
 
     Args:
-        dense_ms: the dense model's latency as it was measured.
+        devices: those of the job, in its order.
 
     Raises:
-        RequestError: energy is limited on a device that told none.
+        RequestError: energy is limited on a device that told none, or a device has less to give at a level
+            at which [budget] has more.
     """
-    levels, device = len(budget.leading.levels), scorer.table.device
-    known = _counted_limits(budget, scorer.costs, device.batch)
-    return tuple(
-        known.get(asked)
-        or limit_of(
-            asked,
-            scorer.cost(asked.kind),
-            levels=levels,
-            dense=scorer.dense(asked.kind, dense_ms),
-            device=device.name,
-        )
-        for asked in budget.asked
-    )
+    leading, batch = job.budget.leading, max(on.device.batch for on in devices)
+    limits = list(_counted_limits(job.budget, devices[0].scorer.costs, batch).values())
+    for choice, on in zip(job.devices, devices, strict=True):
+        limits += [
+            limit_of(
+                asked,
+                on.scorer.cost(asked.kind),
+                levels=len(leading.levels),
+                dense=on.scorer.dense(asked.kind, on.dense_ms),
+                device=on.device.name,
+                where="" if on is devices[0] else f" on {on.device.name}",
+            )
+            for asked in job.measured_on(choice)
+        ]
+    kinds = [asked.kind for asked in job.budget.asked]
+    limits.sort(key=lambda limit: kinds.index(limit.kind) if limit.kind in kinds else len(kinds))
+    _check_order(limits)
+    return tuple(limits)
+
+
+def _check_order(limits: Sequence[Limit]) -> None:
+    """Refuse levels that fall on one device where those of the leading limit rise."""
+    first = limits[0]
+    order = np.argsort(first.most)
+    for limit in limits:
+        if (np.diff(np.array(limit.most)[order]) < 0).any():
+            raise RequestError(
+                f"the levels {', '.join(limit.written)} fall where those of [budget], "
+                f"{', '.join(first.written)}, rise; write them in the same order"
+            )
 
 
 def _counted_limits(budget: Budget, costs: Costs, batch: int) -> dict[Asked, Limit]:

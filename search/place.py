@@ -38,6 +38,10 @@ class Place:
     def profile(self) -> Path:
         return self.folder / "profile.parquet"
 
+    def profile_on(self, name: str) -> Path:
+        """The job's profile of a device that is not its first."""
+        return self.folder / f"profile-{name}.parquet"
+
     @property
     def devices(self) -> Path:
         """Profiles of devices, which every job of this folder of runs may use."""

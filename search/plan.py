@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwprofiles import Profile
+from hwprofiles import Profile, read_profile
 from hwprofiles.disk import file_sha256
 from hwprofiles.errors import InvariantError, RequestError, TrialError
 from search.budget import Cost, Limit, combined
@@ -22,10 +22,10 @@ from search.devices import find_profile
 from search.job import Job
 from search.limits import budget_limits, check, check_counted
 from search.model import open_coupling, open_model, open_regularised, open_splits
-from search.on_device import MEASURED, OnDevice, elsewhere
+from search.on_device import OnDevice, describe, elsewhere, open_on
 from search.place import Place
-from search.profiling import dense_latency_ms, make_space, open_device, open_profile
-from search.progress import Listener
+from search.profiling import make_space, profile_file
+from search.progress import Listener, Part
 from search.score import Scorer
 from trials.bundle import Bundle, read_bundle
 from trials.candidate import Space, Trial
@@ -53,7 +53,8 @@ class Plan:
     told to it, whatever finished when, so a search does not depend on timing. `execution` is how torch
     computes accuracies and `training` how it trains, "" if alike; unless the job says so, what was fastest
     here. The same seed gives the same candidates where all of these are the same. `targets` are in the unit
-    of the budget; `dense_ms` is measured.
+    of the budget. `profile_sha256` and `dense_ms`, measured if its profile holds it, are of the first device,
+    `others_sha256` of the profiles of the others, in the job's order.
     """
 
     bundle_sha256: str
@@ -68,9 +69,16 @@ class Plan:
     dense_test: Mapping[str, float] | None
     dense_calibration_error: float | None = None
     training: str = ""
+    others_sha256: tuple[str, ...] = ()
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """The sha256 of the profile of each device."""
+        return self.profile_sha256, *self.others_sha256
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": PLAN_VERSION, **asdict(self), "targets": list(self.targets)}
+        lists = {"targets": list(self.targets), "others_sha256": list(self.others_sha256)}
+        return {"version": PLAN_VERSION, **asdict(self), **lists}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -86,7 +94,8 @@ class Plan:
                 "job under another name"
             )
         content = {key: value for key, value in stored.items() if key != "version"}
-        return cls(**{**content, "targets": tuple(content["targets"])})
+        lists = {key: tuple(content.get(key, ())) for key in ("targets", "others_sha256")}
+        return cls(**{**content, **lists})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +141,9 @@ class Prepared:
             if name in ("", device.device.name):
                 return device
         path = find_profile(self.place.devices, name)
-        return elsewhere(path, path.stem, self.scorer.costs, self.space, self.place)
+        profile = read_profile(path)
+        profile = replace(profile, device=replace(profile.device, name=path.stem))
+        return elsewhere(profile, self.scorer.costs, self.space, self.place)
 
     def merit(self, trial: Trial) -> float:
         """What the search maximises; of a trial that is done."""
@@ -172,27 +183,32 @@ def prepare(
     for warning in splits.warnings:
         listener.note(f"warning: {warning}")
     costs = Costs(coupling)
-    _, device = open_device(job)
-    space = make_space(job, coupling, device)
+    planned = before is not None
+    described = describe(place, job, planned=planned)
+    space = make_space(job, coupling, described)
     if before is None and not shared:
         # Refused before minutes of measuring, if it is to be refused.
-        check_counted(job.budget, costs, device.batch, space)
+        check_counted(job.budget, costs, max(device.batch for device in described), space)
     listener.stage("profiling")
-    profile, table = open_profile(place, job, bundle, coupling, listener, planned=before is not None)
-    scorer = Scorer(costs, table)
-    error = table.calibration.relative_error
-    listener.update(1.0, f"dense {dense_latency_ms(profile):.3g} ms, predictions within ±{error:.1%}")
-    profile_sha256 = file_sha256(place.profile)
+    devices = []
+    for number, choice in enumerate(job.devices):
+        part = Part(listener, number, len(job.devices))
+        on = open_on(place, job, choice, bundle, costs, space, part, planned=planned)
+        devices.append(on)
+        name, error = on.device.name, on.scorer.table.calibration.relative_error
+        of = f"{name}: " if len(job.devices) > 1 else ""
+        part.update(1.0, f"{of}dense {on.dense_ms:.3g} ms, predictions within ±{error:.1%}")
+    profiles = tuple(file_sha256(profile_file(place, job, choice)) for choice in job.devices)
     if before is None:
         targets = tuple[float, ...]()
         if not shared:
-            limits = budget_limits(job.budget, scorer, dense_latency_ms(profile))
+            limits = budget_limits(job, devices)
             check(limits, space)
             targets = limits[0].most
-        before = _plan(job, bundle, splits, coupling, targets, profile, profile_sha256)
+        before = _plan(job, bundle, splits, coupling, targets, devices[0].dense_ms, profiles)
         shutil.rmtree(place.bundle, ignore_errors=True)  # of a start that was killed right here
         bundle.write(place.bundle)
-    elif (before.bundle_sha256, before.profile_sha256) != (bundle.sha256, profile_sha256):
+    elif (before.bundle_sha256, before.profiles) != (bundle.sha256, profiles):
         raise InvariantError(
             f"the files in {place.folder} are not those that the job was planned with; restore them, or run "
             "the job under another name"
@@ -203,11 +219,9 @@ def prepare(
             "check its checkpoint, [data] normalize and the labels"
         )
     recipe = recipe_of(job, before.frozen, before.execution, before.training)
-    first = OnDevice(profile=profile, scorer=scorer, known_dense_ms=before.dense_ms, measured=MEASURED)
-    limits = budget_limits(job.budget, scorer, before.dense_ms)
     return Prepared(
-        job=job, place=place, plan=before, bundle=bundle, splits=splits, coupling=coupling, devices=(first,),
-        limits=limits, space=space, recipe=recipe,
+        job=job, place=place, plan=before, bundle=bundle, splits=splits, coupling=coupling,
+        devices=tuple(devices), limits=budget_limits(job, devices), space=space, recipe=recipe,
     )  # fmt: skip
 
 
@@ -241,8 +255,8 @@ def _plan(
     splits: Splits,
     coupling: Coupling,
     targets: tuple[float, ...],
-    profile: Profile,
-    profile_sha256: str,
+    dense_ms: float,
+    profiles: tuple[str, ...],
 ) -> Plan:
     execution = training = job.search.execution
     if execution == "auto":
@@ -257,12 +271,13 @@ def _plan(
         raise RequestError(f"the dense model: {error}; check its checkpoint and [data] normalize") from None
     return Plan(
         bundle_sha256=bundle.sha256,
-        profile_sha256=profile_sha256,
+        profile_sha256=profiles[0],
+        others_sha256=profiles[1:],
         frozen=refused,
         execution=execution,
         in_flight=2 * job.search.workers,
         targets=targets,
-        dense_ms=dense_latency_ms(profile),
+        dense_ms=dense_ms,
         dense_accuracy=evaluation.accuracy,
         dense_accuracy_error=evaluation.accuracy_error,
         dense_test=test,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -32,7 +33,7 @@ from latency_models import (
 )
 from search.bench import Measure
 from search.devices import fitting_profile
-from search.job import Job
+from search.job import DeviceChoice, Job
 from search.place import Place
 from search.progress import Listener
 from trials.bundle import Bundle
@@ -53,15 +54,16 @@ DENSE = "dense"
 """The name of the dense model among a profile's networks."""
 
 
-def make_space(job: Job, coupling: Coupling, device: Device) -> Space:
-    """The candidates of a job: counts in steps that the device likes, or of the job's own `round_to`."""
+def make_space(job: Job, coupling: Coupling, devices: Sequence[Device]) -> Space:
+    """The candidates of a job: counts in steps that all devices like, or of the job's own `round_to`."""
+    step = math.lcm(*(device.channel_step for device in devices))
     # Below a budget of time only whole blocks pay; else a multiple of 4 at least avoids the slowest kernels.
-    liked = device.channel_step if job.budget.is_measured else min(4, device.channel_step)
+    liked = step if job.budget.is_measured else min(4, step)
     return coupling.space(step=job.search.round_to or liked, lowest_keep=job.search.lowest_keep)
 
 
-def open_device(job: Job) -> tuple[Runtime, Device]:
-    choice = job.device
+def open_device(choice: DeviceChoice) -> tuple[Runtime, Device]:
+    """This machine, run as a job asks."""
     runtime = open_runtime(choice.runtime, choice.precision)
     return runtime, runtime.describe(name=choice.name, batch=choice.batch, threads=choice.threads)
 
@@ -162,20 +164,34 @@ def kernels_to_measure(costs: Costs, space: Space, rules: Lowering) -> list[OpSp
     return plan(*whole, rules, shorter=shorter)
 
 
+def profile_file(place: Place, job: Job, choice: DeviceChoice) -> Path:
+    """Where a job keeps the profile of one of its devices."""
+    return place.profile if choice == job.device else place.profile_on(choice.name)
+
+
 def open_profile(
-    place: Place, job: Job, bundle: Bundle, coupling: Coupling, listener: Listener, *, planned: bool
+    place: Place,
+    job: Job,
+    choice: DeviceChoice,
+    bundle: Bundle,
+    coupling: Coupling,
+    space: Space,
+    listener: Listener,
+    *,
+    planned: bool,
 ) -> tuple[Profile, LatencyTable]:
-    """The job's profile if it is there and fits, else a new one: from the device's own, or measured.
+    """The job's profile of this machine if it is there and fits, else a new one: from the device's own, or
+    measured.
 
     Args:
+        choice: the one of the job's devices that it is of.
         planned: whether the job was planned with the profile that is there; then nothing may take its place.
 
     Raises:
         ProfileError: the profile of a planned job is missing, damaged, or of another device or version.
     """
-    path = place.profile
-    runtime, device = open_device(job)
-    space = make_space(job, coupling, device)
+    path = profile_file(place, job, choice)
+    runtime, device = open_device(choice)
     if planned or path.exists():
         try:
             profile = read_profile(path)
@@ -200,9 +216,7 @@ def open_profile(
     return profile, LatencyTable.from_profile(profile)
 
 
-def _from_device(
-    place: Place, costs: Costs, space: Space, runtime: Runtime, device: Device
-) -> Profile | None:
+def _from_device(place: Place, costs: Costs, space: Space, rules: Lowering, device: Device) -> Profile | None:
     """What a profile of this device holds of the job's model, if it is enough for the job.
 
     It is not where blocks may be dropped: all networks of a device's profile have theirs.
@@ -214,27 +228,27 @@ def _from_device(
         return None
     with suppress(ProfileError, NotMeasuredError):
         LatencyTable.from_profile(profile)
-        if covers(profile, kernels_to_measure(costs, space, runtime)):
+        if covers(profile, kernels_to_measure(costs, space, rules)):
             return profile
     return None
 
 
 def known_profile(
-    place: Place, costs: Costs, space: Space, runtime: Runtime, device: Device
+    place: Place, costs: Costs, space: Space, rules: Lowering, device: Device
 ) -> Profile | None:
     """The job's own profile, else what the device's holds of its model; `None` where neither fits."""
     with suppress(ProfileError, NotMeasuredError):
         profile = read_profile(place.profile)
         LatencyTable.from_profile(profile).check(device)
-        _check_model(profile, costs, space, runtime)
+        _check_model(profile, costs, space, rules)
         return profile
-    return _from_device(place, costs, space, runtime, device)
+    return _from_device(place, costs, space, rules, device)
 
 
-def _check_model(profile: Profile, costs: Costs, space: Space, runtime: Runtime) -> None:
+def _check_model(profile: Profile, costs: Costs, space: Space, rules: Lowering) -> None:
     """Refuse a profile that was measured for another model or for wider candidates."""
     dense = [network.graph for network in profile.networks if network.name == DENSE]
-    if dense != [costs.op_graph] or not covers(profile, kernels_to_measure(costs, space, runtime)):
+    if dense != [costs.op_graph] or not covers(profile, kernels_to_measure(costs, space, rules)):
         raise ProfileError(f"the profile of {profile.device.name!r} is one of another model or space")
 
 

@@ -66,6 +66,22 @@ class Prefixed:
         self._listener.note(f"{self._name}: {text}")
 
 
+class Part:
+    """Tells another listener of one of several equal parts of a stage, as that much of the stage."""
+
+    def __init__(self, listener: Listener, number: int, parts: int) -> None:
+        self._listener, self._number, self._parts = listener, number, parts
+
+    def stage(self, name: str) -> None:
+        self._listener.stage(name)
+
+    def update(self, share: float, text: str = "") -> None:
+        self._listener.update((self._number + share) / self._parts, text)
+
+    def note(self, text: str) -> None:
+        self._listener.note(text)
+
+
 class Bars:
     """One bar per stage on a terminal, with time left; elsewhere a line now and then, for a log to keep.
 

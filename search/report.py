@@ -17,7 +17,7 @@ from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 
 from hwprofiles.device import Device
-from hwprofiles.errors import RequestError
+from hwprofiles.errors import RequestError, nearest
 from latency_models.calibrate import Calibration
 from search.devices import RESTLESS
 from search.pareto import front_mask
@@ -123,7 +123,7 @@ class Report:
     `seconds` a stage to its duration, `commands` what a user may want next to the command that does it.
     `export_folder` is empty as long as nothing is exported, and so is `choice`, which says why the winner
     won. `classes` are the names of the model's classes, and `ladder` says how far each rung of effort
-    is to be trusted.
+    is to be trusted. `others` are the same on the job's other devices.
     """
 
     job: str
@@ -148,6 +148,26 @@ class Report:
     commands: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     ladder: tuple[Trust, ...] = ()
+    others: tuple[Report, ...] = ()
+
+    @property
+    def on_devices(self) -> tuple[Report, ...]:
+        """The same job on each of its devices, the first one first."""
+        return self, *self.others
+
+    def on(self, name: str) -> Report:
+        """The same job on one of its devices, by default the first.
+
+        Raises:
+            RequestError: the job has no such device.
+        """
+        found = {report.device.name: report for report in self.on_devices}
+        if name and name not in found:
+            raise RequestError(
+                f"job {self.job!r} has no device {name!r}; {nearest(name, found)}; for others there is "
+                "`prunefront rescore`"
+            )
+        return found[name] if name else self
 
     @property
     def winner(self) -> Row | None:
@@ -285,7 +305,7 @@ def render_html(report: Report) -> str:
         palette=figures.PALETTE,
         names=wording.NAMES,
         units=wording.UNITS,
-        front=Markup(figures.front_svg(report)),
+        fronts={each.device.name: Markup(figures.front_svg(each)) for each in report.on_devices},
         progress=Markup(figures.hypervolume_svg(report)) if report.hypervolume else "",
         sensitivity=Markup(figures.sensitivity_svg(report)) if any(g.losses for g in report.groups) else "",
     )

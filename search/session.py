@@ -15,6 +15,7 @@ from search import controllers
 from search.budget import count_within
 from search.controllers.protocol import Proposal
 from search.export import write_export
+from search.exported import export_config
 from search.finish import (
     EXPORTED,
     FINAL,
@@ -40,7 +41,7 @@ from search.score import FrontSoFar
 from search.sensing import sense
 from search.sensitivity import Losses
 from search.settings import Settings
-from search.summary import export_config, make_report
+from search.summary import make_report, report_on
 from trials.bundle import read_bundle
 from trials.candidate import Facts, Trial
 from trials.pool import Pool
@@ -294,6 +295,8 @@ def write_report(prepared: Prepared, store: Store) -> Report:
         (place.export / "report.html").write_text(page, encoding="utf-8")
     place.report_json.write_text(json.dumps(report.to_json()), encoding="utf-8")
     draw(report, place.folder, "front")
+    for other in report.others:
+        draw(other, place.folder, f"front-{other.device.name}")
     return report
 
 
@@ -305,7 +308,7 @@ def draw(report: Report, folder: Path, stem: str) -> None:
 
 def rescore(prepared: Prepared, store: Store, on: OnDevice) -> Report:
     """What trials and finalists are predicted to take on any device: as a picture and as JSON."""
-    report, folder, stem = make_report(prepared, store, on), prepared.place.folder, f"front-{on.device.name}"
+    report, folder, stem = report_on(prepared, store, on), prepared.place.folder, f"front-{on.device.name}"
     (folder / f"{stem}.json").write_text(json.dumps(report.to_json()), encoding="utf-8")
     draw(report, folder, stem)
     return report

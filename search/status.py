@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from hwprofiles.errors import RequestError
 from hwprofiles.foreign import parse_json
-from search.job import Budget
+from search.job import Budget, DeviceChoice
 from search.place import Place
 from search.wording import UNITS, budget_text
 from trials.candidate import Trial, TrialState
@@ -41,7 +42,7 @@ def job_facts(store: Store, place: Place) -> dict[str, Any]:
         "created": datetime.fromtimestamp(record.created_s, UTC).isoformat(timespec="seconds"),
         "trials": len(done),
         "planned": record.spec["search"]["trials"] * max(1, len(models)),
-        "budget": budget_text(_budget(record)),
+        "budget": budget_text(_budget(record), _devices(record)),
         "failed": sum(trial.state is TrialState.FAILED for trial in trials),
         "best": None if best is None else round(best, 4),
         "events": [f"{event.kind}: {event.message}" for event in store.events(name)],
@@ -107,9 +108,13 @@ def _budget(record: JobRecord) -> Budget:
     return Budget.checked(record.spec["budget"], f"the stored job {record.name!r}")
 
 
+def _devices(record: JobRecord) -> list[DeviceChoice]:
+    return [DeviceChoice.checked(each, f"the stored job {record.name!r}") for each in record.spec["devices"]]
+
+
 def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:
     """What a trial keeps by the names of its groups, which of them went with a block, and its predicted
-    latency, from graph and profile.
+    latency on each device, from graph and profiles.
     """
     # Only who asks for one trial waits for these.
     from hwprofiles import read_profile
@@ -129,15 +134,22 @@ def _costs(place: Place, record: JobRecord, trial: Trial) -> dict[str, Any]:
     coupling = analyse(graph, blocks=record.spec["search"].get("blocks", False)).without(
         record.plan["frozen"]
     )
-    profile = read_profile(place.profile)
-    table = LatencyTable.from_profile(profile)
-    [score] = Scorer(Costs(coupling), table).score([trial.candidate])
+    costs = Costs(coupling)
+
+    def predicted(path: Path) -> dict[str, Any]:
+        profile = read_profile(path)
+        [score] = Scorer(costs, LatencyTable.from_profile(profile)).score([trial.candidate])
+        return {
+            "predicted": {"latency_ms": score.latency_ms, "error_ms": score.error_ms},
+            "modelled": profile.device.modelled,
+        }
+
     return {
         "widths": {
             group.name: kept for group, kept in zip(coupling.groups, trial.candidate.kept, strict=True)
         },
         "gone": coupling.gone(trial.candidate),
         "sizes": {group.name: group.size for group in coupling.groups},
-        "predicted": {"latency_ms": score.latency_ms, "error_ms": score.error_ms},
-        "modelled": profile.device.modelled,
+        **predicted(place.profile),
+        "others": {each.name: predicted(place.profile_on(each.name)) for each in _devices(record)[1:]},
     }

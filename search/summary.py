@@ -1,41 +1,37 @@
-"""What is said of a job: its report and the facts beside an export, put together from the store alone."""
+"""The report of a job, put together from the store alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from search.finish import (
-    EXPORTED,
-    FINAL,
-    FINALIST_FAILED,
-    is_close,
-    label,
-    results,
-)
+from search.exported import versions
+from search.finish import EXPORTED, FINAL, FINALIST_FAILED, is_close, label, results
 from search.ladder import ladder
-from search.on_device import MEASURED, OnDevice
+from search.on_device import OnDevice
 from search.pareto import front_mask, hypervolumes
 from search.plan import Prepared, features
-from search.report import GroupRow, Point, Report, Row, doubt, percent, significant, timed
+from search.report import GroupRow, Point, Report, Row
 from search.sensing import known
 from search.wording import UNITS, budget_text, drop_text
 from trials.candidate import Candidate, Facts, Trial, TrialState, as_counts
 from trials.store import Store
 
 
-def make_report(prepared: Prepared, store: Store, on: OnDevice | None = None) -> Report:
-    """The report of a job as far as it has come.
+def make_report(prepared: Prepared, store: Store) -> Report:
+    """The report of a job as far as it has come, on each of its devices."""
+    first, *others = (report_on(prepared, store, on) for on in prepared.devices)
+    return replace(first, others=tuple(others))
 
-    Args:
-        on: the device that it is about, by default the first of the job.
-    """
-    job, on = prepared.job.name, on or prepared.devices[0]
+
+def report_on(prepared: Prepared, store: Store, on: OnDevice) -> Report:
+    """What there is to report of a job on one device, which need not be one of its own."""
+    job = prepared.job.name
     trials = store.trials(job)
     by_number = {trial.number: trial for trial in trials}
     done = [trial for trial in trials if trial.state is TrialState.DONE]
@@ -57,7 +53,7 @@ def make_report(prepared: Prepared, store: Store, on: OnDevice | None = None) ->
         job=job,
         created=datetime.fromtimestamp(store.job(job).created_s, UTC).isoformat(timespec="seconds"),
         device=on.device,
-        budget=budget_text(prepared.job.budget),
+        budget=budget_text(prepared.job.budget, prepared.job.devices),
         target_unit=UNITS[prepared.limits[0].kind],
         dense=_dense_row(prepared, on, measured),
         rows=tuple(rows),
@@ -89,10 +85,10 @@ def make_report(prepared: Prepared, store: Store, on: OnDevice | None = None) ->
         calibration=on.scorer.table.calibration,
         frozen={item.name: item.reason for item in prepared.coupling.frozen},
         warnings=_warnings(prepared, store),
-        versions={**on.device.versions, **_versions()},
+        versions={**on.device.versions, **versions()},
         seconds=_seconds(trials, finals, measured),
         export_folder=str(prepared.place.export) if exported else "",
-        choice=_choice(prepared, [finals[number] for number in exported]),
+        choice=_choice(prepared, on, [finals[number] for number in exported]),
         commands={
             "look at the front again": f"prunefront front {job}",
             "export another trial": f"prunefront export {job} --trial N",
@@ -101,62 +97,6 @@ def make_report(prepared: Prepared, store: Store, on: OnDevice | None = None) ->
         classes=prepared.splits.classes,
         ladder=ladder(prepared, done, finals),
     ).with_front()
-
-
-def export_config(prepared: Prepared, store: Store, number: int) -> dict[str, Any]:
-    """Everything worth knowing beside an exported model, as JSON."""
-    job = prepared.job.name
-    final, measured = results(store, job, FINAL)[number], results(store, job, MEASURED).get(number)
-    trial = next(trial for trial in store.trials(job) if trial.number == number)
-    [score] = prepared.scorer.score([trial.candidate])
-    device = prepared.profile.device
-    sizes = {group.name: group.size for group in prepared.coupling.groups}
-    return {
-        "job": job,
-        "trial": number,
-        "seed": trial.seed,
-        "widths": prepared.space.named(trial.candidate),
-        "gone": prepared.coupling.gone(trial.candidate),
-        "kept_units": {name: final["kept"].get(name, list(range(size))) for name, size in sizes.items()},
-        "facts": final["facts"],
-        "test": final["test"],
-        "dense": {
-            "accuracy": prepared.plan.dense_accuracy,
-            "calibration_error": prepared.plan.dense_calibration_error,
-            "test": prepared.plan.dense_test,
-            "latency_ms": measured["dense_ms"] if measured else prepared.plan.dense_ms,
-        },
-        "predicted": {"latency_ms": score.latency_ms, "error_ms": score.error_ms},
-        "measured": dict(measured) if measured else None,
-        "doubt": doubt({"the dense model": measured["dense_spread"], label(trial): measured["spread"]})
-        if measured
-        else "",
-        "device": {
-            "name": device.name,
-            "board": device.board,
-            "runtime": device.runtime,
-            "modelled": device.modelled,
-            "batch": device.batch,
-            "threads": device.threads,
-            "identity": device.identity,
-        },
-        "table_sha256": prepared.plan.profile_sha256,
-        "bundle_sha256": prepared.plan.bundle_sha256,
-        "versions": _versions(),
-    }
-
-
-def export_line(prepared: Prepared, store: Store, number: int) -> str:
-    """What one finalist is and does, in a line."""
-    config = export_config(prepared, store, number)
-    test, measured, how = config["test"], config["measured"], timed(config["device"]["modelled"])
-    parts = [
-        f"validation {percent(config['facts']['accuracy'])} %",
-        f"test {percent(test['accuracy'])} %" if test else "no test split",
-        f"predicted {significant(config['predicted']['latency_ms'])} ms",
-        f"{how} {significant(measured['latency_ms'])} ms" if measured else f"not {how}",
-    ]
-    return f"trial {number}: {', '.join(parts)}"
 
 
 def _row(
@@ -229,18 +169,27 @@ def _limited(prepared: Prepared, on: OnDevice, candidate: Candidate) -> dict[str
     }
 
 
-def _choice(prepared: Prepared, exported: Sequence[Mapping[str, Any]]) -> str:
+def _choice(prepared: Prepared, on: OnDevice, exported: Sequence[Mapping[str, Any]]) -> str:
     """Why the winner won; empty as long as there is none."""
+    names = [device.device.name for device in prepared.devices]
     points = f"within {drop_text(prepared.job.budget)} of dense"
+    fastest = "the fastest" if names == [on.device.name] else f"the fastest on {names[0]}"
+    if len(names) > 1:
+        fastest = f"the one of the greatest least speed-up over {', '.join(names[:-1])} and {names[-1]}"
     for final in exported:
         if is_close(prepared, Facts.from_json(final["facts"])):
-            return f"the fastest {points} on validation"
+            return f"{fastest} {points} on validation"
         return f"the most accurate on validation; none is {points}"
     return ""
 
 
 def _warnings(prepared: Prepared, store: Store) -> tuple[str, ...]:
     found = list(prepared.splits.warnings)
+    found += [
+        f"{on.device.name} is known by its profile alone: what networks take there is predicted, not measured"
+        for on in prepared.devices
+        if not on.is_here
+    ]
     if prepared.splits.carved:
         found.append(
             "without a validation split trials are ranked by closeness to the dense model's outputs, "
@@ -268,7 +217,3 @@ def _seconds(
         "measuring them": sum(result.get("seconds", 0.0) for result in measured.values()),
     }
     return {stage: seconds for stage, seconds in stages.items() if seconds}
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name).partition("+")[0] for name in ("prunefront", "torch", "onnxruntime", "onnx")}

@@ -121,6 +121,18 @@ def stages(trial: Mapping[str, Any]) -> Table:
     return table
 
 
+def others(trial: Mapping[str, Any]) -> Table:
+    """One trial on the job's devices beyond the first; takes what `stages` takes."""
+    table = plain(folded("also on"), numeric("predicted ms"), numeric(""))
+    for name, found in trial["others"].items():
+        predicted = latency(found["predicted"]["latency_ms"], found["predicted"]["error_ms"])
+        measured = trial["results"].get(f"measured on {name}")
+        how = timed(found["modelled"])
+        told = f"{how} {significant(measured['latency_ms'])}" if measured else f"not {how}"
+        table.add_row(name, predicted, told)
+    return table
+
+
 def answers(trial: Mapping[str, Any]) -> list[str]:
     """What became of the dense model's answers, a few lines for each stage; takes what `stages` takes."""
     known = {"searched": trial["facts"], "finalist": trial["results"].get("final", {}).get("facts")}

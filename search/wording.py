@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from search.job import Asked, Budget, CostKind
+from search.job import Asked, Budget, CostKind, DeviceChoice
+from search.job.budget import MEASURED_KINDS
 from search.report import amount
 
 UNITS: Mapping[CostKind, str] = {
@@ -28,9 +29,19 @@ NAMES: Mapping[CostKind, str] = {
 }
 
 
-def budget_text(budget: Budget) -> str:
-    """Such as "latency at most 20%, 30% of dense; MACs at most 2.00 M"."""
-    parts = [_limit_text(asked) for asked in budget.asked]
+def budget_text(budget: Budget, devices: Sequence[DeviceChoice] = ()) -> str:
+    """Such as "latency at most 20%, 30% of dense; MACs at most 2.00 M".
+
+    Args:
+        devices: of the job; of several it is said which a limit of time or energy holds on.
+    """
+    parts = []
+    for asked in budget.asked:
+        bound = [each.name for each in devices if not (each.own_latency and asked.kind == "latency_ms")]
+        measured = asked.kind in MEASURED_KINDS.values()
+        on = f" on {' and '.join(bound)}" if measured and len(devices) > 1 else ""
+        parts.append(_limit_text(asked) + on)
+    parts += [f"{_limit_text(own)} on {each.name}" for each in devices if (own := each.own_latency)]
     if budget.accuracy_drop is not None:
         parts.append(f"accuracy at most {drop_text(budget)} below dense")
     return "; ".join(parts)

@@ -113,17 +113,21 @@ def profile(
             "profile takes a job file alone, or --device NAME with --model and what else is to differ"
         )
 
-    def measured(listener: Listener) -> dict[str, Any]:
+    def measured(listener: Listener) -> list[dict[str, Any]]:
         if not device:
             job = Job.load(source)
             return profile_job(job, Place(runs_folder(runs), job.name), listener)
         with _bench(server, token) as open_bench:
             folder = devices_folder(runs)
-            return profile_device(source, device, folder, asked, passes or PASSES, listener, open_bench, like)
+            grown = profile_device(
+                source, device, folder, asked, passes or PASSES, listener, open_bench, like
+            )
+            return [grown]
 
     try:
         if as_json:
-            print_json(measured(Silent()))
+            first, *others = measured(Silent())
+            print_json([first, *others] if others else first)
             return
         with Bars(out) as bars:
             found = measured(bars)
@@ -133,8 +137,9 @@ def profile(
             "\ninterrupted; finished passes are kept, or the whole profile, and the same command goes on",
         )
         raise typer.Exit(exit_code(stop)) from None
-    for line in device_tables.profile(found):
-        say(out, line)
+    for number, each in enumerate(found):
+        for line in ([""] if number else []) + device_tables.profile(each):
+            say(out, line)
 
 
 def devices(server: Server = None, token: Token = None, as_json: AsJson = False, runs: Runs = None) -> None:

@@ -118,7 +118,10 @@ def _run(job: Job | ModelSet, place: Place, workers: int | None, as_json: bool) 
 
 
 def _show_run(report: Report, place: Place) -> None:
-    print_networks(report)
+    for each in report.on_devices:
+        if report.others:
+            say(out, f"\n{each.headline}")
+        print_networks(each)
     say(out, f"report   {place.report}")
     if report.export_folder:
         say(out, f"export   {report.export_folder}")

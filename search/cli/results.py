@@ -34,7 +34,12 @@ if TYPE_CHECKING:
     from search.report import Report
 
 
-def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
+def front(
+    job: JobName,
+    device: Annotated[str, typer.Option(help="Another of the job's devices than the first.")] = "",
+    runs: Runs = None,
+    as_json: AsJson = False,
+) -> None:
     """Print a job's Pareto front as far as it has come, and write its picture and report."""
     from search.session import write_report
 
@@ -42,11 +47,15 @@ def front(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
         sets.front(job, runs, as_json)
         return
     with open_planned(job, runs) as (prepared, store):
-        report = write_report(prepared, store)
+        whole = write_report(prepared, store)
+    report = whole.on(device)
     if as_json:
         print_json(report.to_json())
         return
     _print_front(report)
+    if whole.others and not device:
+        names = ", ".join(other.device.name for other in whole.others)
+        say(out, f"other devices, each with --device NAME: {names}")
     say(out, f"report   {prepared.place.report}")
 
 
@@ -132,11 +141,11 @@ def export(
 ) -> None:
     """Export a trial, by default the winner; one that is no finalist is trained and measured first."""
     from search.export import holds_whole
+    from search.exported import export_line
     from search.finish import EXPORTED, choose_winner, results
     from search.picking import pick
     from search.progress import Bars, Silent
     from search.session import export_trial, finish_trial, write_report
-    from search.summary import export_line
 
     if trial is not None and budget:
         raise RequestError("export takes --trial or --budget, not both; leave one out")
@@ -184,8 +193,8 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Search the fine-tuning recipe of one trial and train it by the best. Goes on after Ctrl-C."""
+    from search.exported import export_line
     from search.progress import Bars, Silent
-    from search.summary import export_line
     from search.tuning import tune_trial
 
     with open_planned(job, runs) as (prepared, store), prepared.place.lock():
@@ -274,6 +283,8 @@ def _show_trial(found: Mapping[str, Any]) -> None:
         say(out, f"failed: {found['reason']}")
     if found["facts"]:
         out.print(tables.stages(found))
+        if found["others"]:
+            out.print(tables.others(found))
         for line in tables.answers(found):
             say(out, line)
     out.print(tables.widths(found))

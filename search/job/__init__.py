@@ -6,6 +6,7 @@ and what is allowed. docs/job.md explains every key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -13,9 +14,9 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from hwprofiles.errors import RequestError
-from search.job.budget import Asked, Budget, CostKind, Level
+from search.job.budget import MEASURED_KINDS, Asked, Budget, CostKind, Level
 from search.job.submission import Submission, files_of, read_toml
-from search.job.table import Name, Table
+from search.job.table import NAME, NAME_TOLD, Name, Table
 from search.job.tables import (
     Data,
     DeviceChoice,
@@ -44,9 +45,25 @@ class _JobFile(Table):
     regularise: Regularise = Regularise()
 
     @model_validator(mode="after")
-    def _has_one_device(self) -> Self:
-        if len(self.devices) != 1:
-            raise ValueError(f"has {len(self.devices)} [[devices]]; allowed: one device per job for now")
+    def _tells_its_devices_apart(self) -> Self:
+        names = [device.name for device in self.devices]
+        if not names:
+            raise ValueError("has no [[devices]]; leave the key out for this machine's CPU, or name one")
+        for name in names[1:]:  # files of all but the first go by their names
+            if names.count(name) > 1:
+                raise ValueError(f"has two [[devices]] called {name!r}; give each a name of its own")
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"has a second device called {name!r}; allowed: {NAME_TOLD}")
+        if self.devices[0].own_latency:
+            raise ValueError("has a latency of its own for its first device; write it under [budget]")
+        levels = len(self.budget.leading.levels)
+        for device in self.devices[1:]:
+            own = device.own_latency
+            if own and len(own.levels) not in (1, levels):
+                raise ValueError(
+                    f"has {len(own.levels)} levels of {own.key} for {device.name!r}; allowed: one, or as "
+                    f"many as [budget] has, which is {levels}"
+                )
         return self
 
 
@@ -80,6 +97,13 @@ class Job(_JobFile, Submission):
         """The device that is searched on."""
         return self.devices[0]
 
+    def measured_on(self, choice: DeviceChoice) -> tuple[Asked, ...]:
+        """What the job limits of that which a device is measured for, the leading key first."""
+        asked = [each for each in self.budget.asked if each.kind in MEASURED_KINDS.values()]
+        if choice.own_latency:
+            asked = [each for each in asked if each.kind != "latency_ms"] + [choice.own_latency]
+        return tuple(asked)
+
     def data_spec(self) -> data.DataSpec:
         """Return `[data]` as `trials.data.load` takes it, with `folder` as its base."""
         table = self.data
@@ -90,4 +114,7 @@ class Job(_JobFile, Submission):
         )
 
     def files(self) -> Iterator[tuple[str, str]]:
-        return files_of(self.model, self.data)
+        yield from files_of(self.model, self.data)
+        for number, device in enumerate(self.devices):
+            if device.profile.endswith(".parquet"):
+                yield f"devices[{number}].profile", device.profile

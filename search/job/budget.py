@@ -97,6 +97,20 @@ class Asked:
         kind: CostKind = MEASURED_KINDS.get(self.key, self.key)  # type: ignore[assignment]
         return kind
 
+    def check_unit(self) -> None:
+        """Of what is measured one key takes percentages, and another numbers.
+
+        Raises:
+            ValueError: a level belongs under the other key.
+        """
+        share, number = MEASURED_KINDS.get(self.key), self.key in MEASURED_KINDS.values()
+        if number and any(level.relative for level in self.levels):
+            of_dense = next(key for key, kind in MEASURED_KINDS.items() if kind == self.key)
+            raise ValueError(f'has a percentage as {self.key}; write {of_dense} = "50%" for a share of dense')
+        if share and not all(level.relative for level in self.levels):
+            unit = "millijoules" if share == "energy_mj" else "milliseconds"
+            raise ValueError(f"has a number as {self.key}; write {share} = 2.0 for {unit}")
+
     def written(self, level: Level) -> str:
         """One of the levels as the job file has it, with its key."""
         return f'{self.key} = "{level.percentage}"' if level.relative else f"{self.key} = {level.value:.15g}"
@@ -135,15 +149,7 @@ class Budget(Table):
                 f"has several levels of {' and of '.join(fronts)}; allowed: of one key, which draws the front"
             )
         for asked in given:
-            share, number = MEASURED_KINDS.get(asked.key), asked.key in MEASURED_KINDS.values()
-            if number and any(level.relative for level in asked.levels):
-                of_dense = next(key for key, kind in MEASURED_KINDS.items() if kind == asked.key)
-                raise ValueError(
-                    f'has a percentage as {asked.key}; write {of_dense} = "50%" for a share of dense'
-                )
-            if share and not all(level.relative for level in asked.levels):
-                unit = "millijoules" if share == "energy_mj" else "milliseconds"
-                raise ValueError(f"has a number as {asked.key}; write {share} = 2.0 for {unit}")
+            asked.check_unit()
         return self
 
     @property

@@ -29,13 +29,9 @@ Function = Annotated[
 Checkpoint = Annotated[
     str, Field(pattern=r"^(.+\.(safetensors|pt|pth))?$", description="a .safetensors, .pt or .pth file")
 ]
-Name = Annotated[
-    str,
-    Field(
-        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$",
-        description="up to 64 letters, digits, dots, dashes and underscores, a letter or digit first",
-    ),
-]
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+NAME_TOLD = "up to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
+Name = Annotated[str, Field(pattern=f"^({NAME})?$", description=NAME_TOLD)]
 
 
 class Table(BaseModel):

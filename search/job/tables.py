@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
+from search.job.budget import Asked, Levels
 from search.job.table import Arguments, Checkpoint, Count, CountOrZero, Function, Positive, Table, Text
 from trials import graph
 
@@ -146,6 +147,30 @@ class DeviceChoice(Table):
     precision: Literal["fp32", "tf32", "fp16"] = "fp32"
     batch: Count = 1
     threads: Count = 1
+    profile: str = ""
+    latency_ms: Levels = ()
+    latency: Levels = ()
+
+    @property
+    def own_latency(self) -> Asked | None:
+        """What candidates may take on this device, where that is not what [budget] says."""
+        given = [Asked(key, getattr(self, key)) for key in ("latency_ms", "latency") if getattr(self, key)]
+        return given[0] if given else None
+
+    @model_validator(mode="after")
+    def _is_told_once(self) -> Self:
+        if self.latency_ms and self.latency:
+            raise ValueError("has both latency_ms and latency; allowed: one of them")
+        if self.own_latency:
+            self.own_latency.check_unit()
+        usual = type(self).model_construct()
+        if self.profile and self.name == usual.name:
+            raise ValueError("has profile and no name; say what reports call that device")
+        if self.profile:
+            for key in ("runtime", "precision", "batch", "threads"):
+                if getattr(self, key) != getattr(usual, key):
+                    raise ValueError(f"has {key} beside profile, which says how its device runs; remove it")
+        return self
 
 
 class Search(Table):

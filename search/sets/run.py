@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from hwprofiles.errors import RequestError, one_line
 from search.export import write_export
+from search.exported import export_config
 from search.place import Place
 from search.plan import prepare
 from search.progress import Listener, Prefixed, Silent
@@ -23,7 +24,6 @@ from search.sets.shares import limit, plan_shares
 from search.sets.split import Choice, choose
 from search.sets.summary import rows, write_report
 from search.status import jobs_of
-from search.summary import export_config
 from search.wording import UNITS
 from trials.bundle import read_bundle
 from trials.store import JobState, Store

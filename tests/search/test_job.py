@@ -267,10 +267,48 @@ def test_two_inputs_may_not_share_a_name(folder: Path) -> None:
     assert refusal(folder, text).startswith("model has inputs named ['input', 'input']")
 
 
-def test_a_job_has_one_device_for_now(folder: Path) -> None:
-    sentence = "the job has {} [[devices]]; allowed: one device per job for now"
-    assert refusal(folder, JOB + "[[devices]]\n[[devices]]") == sentence.format(2)
-    assert refusal(folder, "devices = []\n" + JOB) == sentence.format(0)
+@pytest.mark.parametrize(
+    ("devices", "sentence"),
+    [
+        ("[[devices]]\n[[devices]]", "has two [[devices]] called 'this-cpu'; give each a name of its own"),
+        (
+            '[[devices]]\n[[devices]]\nname = "a/b"',
+            "has a second device called 'a/b'; allowed: up to 64 letters",
+        ),
+        (
+            "[[devices]]\nlatency_ms = 5",
+            "has a latency of its own for its first device",
+        ),
+        (
+            '[[devices]]\n[[devices]]\nname = "b"\nlatency_ms = [5, 6]',
+            "has 2 levels of latency_ms for 'b'; allowed: one, or as many as [budget] has, which is 1",
+        ),
+    ],
+)
+def test_devices_that_cannot_share_a_job_are_refused(folder: Path, devices: str, sentence: str) -> None:
+    assert refusal(folder, JOB + devices).startswith(f"the job {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("device", "sentence"),
+    [
+        ('latency = "50%"\nlatency_ms = 5', "has both latency_ms and latency; allowed: one of them"),
+        ('latency_ms = "50%"', "has a percentage as latency_ms; write latency ="),
+        ('profile = "jetson"', "has profile and no name; say what reports call that device"),
+        (
+            'name = "b"\nprofile = "b"\nthreads = 2',
+            "has threads beside profile, which says how",
+        ),
+        ('name = "b"\nprofile = "b.parquet"', 'profile = "b.parquet" does not exist'),
+    ],
+)
+def test_a_device_that_is_told_twice_or_half_is_refused(folder: Path, device: str, sentence: str) -> None:
+    assert sentence in refusal(folder, f"{JOB}[[devices]]\n{device}")
+
+
+def test_a_job_without_a_device_is_refused(folder: Path) -> None:
+    sentence = "the job has no [[devices]]; leave the key out for this machine's CPU, or name one"
+    assert refusal(folder, "devices = []\n" + JOB) == sentence
 
 
 @pytest.mark.parametrize(
@@ -468,7 +506,8 @@ def test_the_example_of_every_key_loads(
     if not table:
         text = f"{example}\n{JOB}"
     elif table == "devices":
-        text = f"{JOB}\n[[devices]]\n{example}"
+        name = "" if key == "name" else 'name = "second"\n'
+        text = f"{JOB}\n[[devices]]\n[[devices]]\n{name}{example}"
     elif table == "data" and key in ("factory", "args"):
         data = 'source = "factory"\n' + ("" if key == "factory" else 'factory = "data:splits"\n')
         text = text_of(TABLES | {"data": data + example})

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from search.exported import export_config
 from search.finish import EXPORTED, FINAL, results
 from search.job import Budget
 from search.limits import budget_limits
 from search.on_device import MEASURED
 from search.plan import Prepared
 from search.report import count, render_html
-from search.summary import export_config, make_report
+from search.summary import make_report
 from tests.search.test_finish import add_final, fill
 from tests.search.test_score import made_trials
 from trials.candidate import Trial, as_counts
@@ -138,7 +139,7 @@ def test_every_kind_that_is_limited_has_a_column_of_its_own_or_one_of_those_ther
 ) -> None:
     budget = Budget.checked({"latency": "50%", "size_bytes": "60%", "latency_p99": "70%"}, "here")
     job = prepared.job.model_copy(update={"budget": budget})
-    limits = budget_limits(budget, prepared.scorer, prepared.plan.dense_ms)
+    limits = budget_limits(job, prepared.devices)
     report = make_report(replace(prepared, job=job, limits=limits), planned_store)
     assert report.dense.limited == {
         "size_bytes": limits[2].dense,
