@@ -41,8 +41,8 @@ def test_the_lowest_budget_can_be_met_with_room_for_an_error_bar(path: Path) -> 
     job = Job.load(path)
     bundle = open_model(job)
     coupling = open_coupling(bundle, seed=job.search.seed, whole=job.search.whole)
-    runtime, device = open_device(job)
-    space = make_space(job, coupling, device)
+    runtime, device = open_device(job.device)
+    space = make_space(job, coupling, [device])
     # Both take turns, so that a busy machine slows them alike.
     least, dense = measure_candidates(bundle, coupling, [narrowest(space), space.dense], runtime, device)
     budget = min(level.value for level in job.budget.leading.levels if level.relative)

@@ -15,8 +15,10 @@ from search import profiling
 from search.job import Job, Sparsity
 from search.place import Place
 from search.plan import Plan, Prepared, features, prepare, recipe_of
-from search.profiling import open_profile
-from search.progress import Silent
+from search.profiling import make_space, open_device, open_profile
+from search.progress import Listener, Silent
+
+SILENT = Silent()
 
 
 def test_a_plan_comes_back_from_the_store_as_it_was(prepared: Prepared) -> None:
@@ -107,11 +109,15 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "measure_profile", measure)
 
 
+def opened(prepared: Prepared, place: Place, job: Job, listener: Listener = SILENT) -> Profile:
+    """The profile of a job that was not planned yet."""
+    bundle, coupling = prepared.bundle, prepared.coupling
+    space = make_space(job, coupling, [open_device(job.device)[1]])
+    return open_profile(place, job, job.device, bundle, coupling, space, listener, planned=False)[0]
+
+
 def test_a_profile_that_fits_is_not_measured_again(prepared: Prepared, place: Place, measuring: None) -> None:
-    profile, _ = open_profile(
-        place, prepared.job, prepared.bundle, prepared.coupling, Silent(), planned=False
-    )
-    assert profile == prepared.profile
+    assert opened(prepared, place, prepared.job) == prepared.profile
 
 
 @pytest.mark.parametrize("change", ["another device", "wider space", "damaged"])
@@ -128,7 +134,7 @@ def test_before_there_is_a_plan_a_profile_that_does_not_fit_is_measured_again(
     if change == "damaged":
         place.profile.write_bytes(place.profile.read_bytes()[:100])
     with pytest.raises(MeasuredError):
-        open_profile(place, job, prepared.bundle, prepared.coupling, Silent(), planned=False)
+        opened(prepared, place, job)
 
 
 def test_a_profile_of_the_device_is_the_jobs_if_it_holds_all_that_the_job_needs(
@@ -139,7 +145,7 @@ def test_a_profile_of_the_device_is_the_jobs_if_it_holds_all_that_the_job_needs(
     of_another_name = replace(profile, device=replace(profile.device, name="bench"))
     write_profile(of_another_name, place.devices / "bench.parquet")
     listener = Noting()
-    found, _ = open_profile(place, prepared.job, prepared.bundle, prepared.coupling, listener, planned=False)
+    found = opened(prepared, place, prepared.job, listener)
     assert found == profile == read_profile(place.profile)
     assert listener.notes == [
         f"not measured: {place.devices} has a profile of this device that knows this model"
@@ -162,5 +168,5 @@ def test_a_profile_of_the_device_that_does_not_fit_is_passed_over(
     if change == "damaged":
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(MeasuredError):
-        open_profile(place, prepared.job, prepared.bundle, prepared.coupling, Silent(), planned=False)
+        opened(prepared, place, prepared.job)
     assert not place.profile.exists()
