@@ -127,6 +127,7 @@ def test_a_job_that_trains_nothing_has_no_recipe(prepared: Prepared) -> None:
         best_recipe(untrained, TRIAL, count=3, minutes=0, listener=Silent())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Ray Tune's own
 def test_a_tuned_trial_is_trained_by_its_best_recipe(runs: Path, prunefront: Prunefront) -> None:
     with Store.open(runs / "prunefront.db") as store:
