@@ -32,6 +32,8 @@ FINAL, EXPORTED, TUNED = "final", "exported", "tuned"
 FINALIST_FAILED = "finalist failed"
 """A kind of events in the store."""
 
+ROUNDING = 1e-9
+"""Of accuracies, far below one image: what is as good as is asked for must not fall short by its last bit."""
 NEARLY = 0.95
 """The share of a finalist that is told of at most while it is trained."""
 ALIKE = 0.01
@@ -45,22 +47,23 @@ def choose_finalists(prepared: Prepared, trials: Sequence[Trial]) -> list[int]:
     What no other trial beats on both error and latency, whatever its level, comes before what some beat, and
     so on (non-dominated ranks). Of the same rank the best come first: where they were not trained, those
     nearest to the dense model, and only then by merit, as on a few thousand images accuracy does not tell
-    candidates apart that divergence does. Of trials that are as
-    good and, to the digits shown, as fast, only the first may take a place. The baselines of all levels are
-    added to them: they are what the winner must beat.
+    candidates apart that divergence does. Of trials that are as good and, to the digits shown, as fast on
+    every device only the best may take a place. The baselines of all levels are added to them: they are what
+    the winner must beat.
     """
     done = [trial for trial in trials if trial.facts is not None]
     ranked_as = dict(zip([trial.number for trial in done], _beaten(prepared, done), strict=True))
     levels = sorted({trial.target for trial in done})
 
-    def looks(trial: Trial) -> tuple[float, str]:
-        [score] = prepared.scorer.score([trial.candidate])
-        return prepared.merit(trial), significant(score.latency_ms)
+    def looks(trial: Trial) -> tuple[float, ...]:
+        scores = [on.scorer.score([trial.candidate])[0] for on in prepared.devices]
+        return prepared.merit(trial), *(float(significant(score.latency_ms)) for score in scores)
 
     def rank(trial: Trial) -> tuple[int, float, float, int]:
         return ranked_as[trial.number], error(prepared, trial), -prepared.merit(trial), trial.number
 
-    found = {looks(trial): trial for trial in reversed(done) if trial.origin != "uniform"}.values()
+    best_last = sorted((trial for trial in done if trial.origin != "uniform"), key=rank, reverse=True)
+    found = {looks(trial): trial for trial in best_last}.values()
     ranked = {
         level: sorted((trial for trial in found if trial.target == level), key=rank) for level in levels
     }
@@ -287,4 +290,5 @@ def _least_speedups(prepared: Prepared, store: Store) -> dict[int, float]:
 def is_close(prepared: Prepared, facts: Facts) -> bool:
     """Whether a finalist is within the job's `winner_drop` of the dense model."""
     dense = 1.0 if prepared.splits.carved else prepared.plan.dense_accuracy
-    return merit(facts, prepared.splits.carved) >= dense - prepared.job.budget.winner_drop
+    least = dense - prepared.job.budget.winner_drop
+    return merit(facts, prepared.splits.carved) >= least - ROUNDING

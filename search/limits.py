@@ -76,6 +76,10 @@ def budget_limits(job: Job, devices: Sequence[OnDevice]) -> tuple[Limit, ...]:
 def _check_order(limits: Sequence[Limit]) -> None:
     """Refuse levels that fall on one device where those of the leading limit rise."""
     first = limits[0]
+    if len(set(first.most)) < len(first.most):
+        raise RequestError(
+            f"two of the levels {', '.join(first.written)} come to the same {first.most}; remove one"
+        )
     order = np.argsort(first.most)
     for limit in limits:
         if (np.diff(np.array(limit.most)[order]) < 0).any():

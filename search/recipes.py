@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -217,6 +218,6 @@ def _read(path: Path, drawn: Sequence[Choice]) -> dict[int, Ended]:
     """What has ended of these recipes; nothing where the file is absent or damaged."""
     try:
         kept = {int(number): Ended(*one) for number, one in json.loads(path.read_text("utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return {n: one for n, one in kept.items() if one.choice in drawn[n : n + 1] and isfinite(one.merit)}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
-    return {number: one for number, one in kept.items() if one.choice in drawn[number : number + 1]}

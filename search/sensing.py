@@ -44,11 +44,11 @@ def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivi
     requests = [Request(candidate=probe.candidate, seed=0, probe=True) for probe in todo]
     for done, (number, value, reason) in enumerate(answers(workers, requests), start=1):
         listener.update(0.0, f"sensitivity of groups: {done} of {len(todo)} measured")
-        if isinstance(value, Outcome):
+        if isinstance(value, Outcome) and math.isfinite(value.facts.divergence):
             measured.setdefault(todo[number].group, {})[todo[number].kept] = value.facts.divergence
             _keep(path, key, measured)
         else:
-            failed.append((todo[number], reason))
+            failed.append((todo[number], reason or "its divergence is no number"))
     if todo and len(failed) == len(todo):
         raise RequestError(f"no group of the model could be pruned and repaired: {failed[0][1]}")
     for probe, reason in failed:
@@ -117,11 +117,23 @@ def _read(path: Path, key: str) -> Measured:
         if kept["key"] != key:
             return {}
         return {
-            group: {int(units): math.inf if loss is None else float(loss) for units, loss in points.items()}
+            group: {int(units): _loss(loss) for units, loss in points.items()}
             for group, points in kept["measured"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
+
+
+def _loss(kept: float | None) -> float:
+    """
+    Raises:
+        ValueError: no measurement comes to that.
+    """
+    if kept is None:
+        return math.inf
+    if not 0 <= kept < math.inf:
+        raise ValueError(f"a divergence of {kept}")
+    return float(kept)
 
 
 def _keep(path: Path, key: str, measured: Measured) -> None:

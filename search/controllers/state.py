@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -14,9 +15,9 @@ from safetensors import SafetensorError, numpy
 
 from hwprofiles.disk import write_whole
 
-VERSION = 1
+VERSION = 2
 """To be raised when a controller keeps something else or learns otherwise: jobs then replay their trials."""
-_JSON = "controller"
+_JSON, _SHA256 = "controller", "sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class State:
         """Take the place of what was there, whole or not at all."""
         text = json.dumps({"version": VERSION, **self.values})
         arrays = {name: np.asarray(array, order="C") for name, array in self.arrays.items()}
-        write_whole(path, numpy.save(arrays, metadata={_JSON: text}))
+        write_whole(path, numpy.save(arrays, metadata={_JSON: text, _SHA256: _sha256(text, arrays)}))
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -41,11 +42,21 @@ class State:
         try:
             content = path.read_bytes()
             header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-            values = json.loads(header["__metadata__"][_JSON])
-            arrays = numpy.load(content)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            text, arrays = header["__metadata__"][_JSON], numpy.load(content)
+            if header["__metadata__"][_SHA256] != _sha256(text, arrays):
+                return None
+            values = json.loads(text)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
             return None
         return cls(arrays, values) if values.pop("version", None) == VERSION else None
+
+
+def _sha256(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Of all that is kept: a damaged file must not make a controller ask for something else."""
+    found = sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
 
 
 @runtime_checkable

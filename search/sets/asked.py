@@ -82,6 +82,8 @@ class SetFile(Table):
             raise ValueError(
                 f"has {len(self.devices)} [[devices]]; allowed: one, on which all [[models]] run"
             )
+        if self.devices[0].own_latency:
+            raise ValueError("has a latency of its own for its device; write it under [budget]")
         names = [member.name for member in self.models]
         if len(set(names)) < len(names):
             raise ValueError(f"has [[models]] named {', '.join(names)}; each needs a name of its own")

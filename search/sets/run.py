@@ -38,6 +38,7 @@ def run_set(asked: ModelSet, place: Place, store: Store, listener: Listener) -> 
         KeyboardInterrupt: the user stopped it; it is marked as interrupted and can be resumed.
     """
     with place.lock():
+        is_new = asked.name not in {record.name for record in store.jobs()}
         state = _open(asked, place, store)
         opened = OpenSet(asked, place, store, SetPlan.of(store, asked.name))
         if state is JobState.DONE:
@@ -48,7 +49,7 @@ def run_set(asked: ModelSet, place: Place, store: Store, listener: Listener) -> 
             store.set_job_state(asked.name, JobState.INTERRUPTED)
             raise
         except Exception as error:
-            if isinstance(error, RequestError) and not opened.plan.shares:
+            if isinstance(error, RequestError) and is_new and not opened.plan.shares:
                 store.remove_job(asked.name)
                 shutil.rmtree(place.folder, ignore_errors=True)
                 raise

@@ -50,6 +50,7 @@ def choose(models: Sequence[Sequence[Choice]], budget: float) -> list[int]:
     for choices in models:
         each = np.array([(choice.cost, choice.shortfall, choice.loss) for choice in choices])
         sums = (sums[:, None] + each).reshape(-1, 3)
+        sums[:, 1] = sums[:, 1].round(9)  # a floor that is met must not be missed by a last bit
         numbers = np.tile(np.arange(len(choices)), len(chosen))
         chosen = np.column_stack([chosen.repeat(len(choices), axis=0), numbers])
         kept = _unbeaten(sums)

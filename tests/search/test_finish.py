@@ -76,6 +76,15 @@ def test_of_one_level_what_is_faster_comes_before_what_is_slower_and_no_better_t
     assert choose_finalists(with_finalists(prepared, 2), [best, beaten, other]) == [0, 2]
 
 
+def test_of_trials_that_look_alike_the_best_may_take_a_place(prepared: Prepared) -> None:
+    first, nearer, other = (
+        replace(trial(prepared, number, 1.0, 0.0), facts=replace(FACTS, accuracy=accuracy, divergence=nats))
+        for number, (accuracy, nats) in enumerate([(0.95, 0.50), (0.95, 0.05), (0.94, 0.20)])
+    )
+    alike = [replace(each, candidate=first.candidate) for each in (first, nearer, other)]
+    assert choose_finalists(with_finalists(prepared, 1), alike) == [1]
+
+
 @pytest.mark.parametrize(("brief_steps", "chosen"), [(0, 0), (10, 1)])
 def test_finalists_are_nearest_to_the_dense_model_unless_trials_were_trained(
     brief_steps: int, chosen: int, prepared: Prepared

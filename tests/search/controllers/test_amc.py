@@ -108,15 +108,22 @@ def test_a_job_that_is_killed_goes_on_with_it_as_one_that_was_not(
     assert outcome(resumed) == outcome(undisturbed)
 
 
-def test_what_was_kept_by_another_version_or_is_damaged_is_not_read(tmp_path: Path) -> None:
+def test_what_was_kept_by_another_version_or_is_damaged_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "kept"
     assert State.read(path) is None
     make(0).state().write(path)
     content = path.read_bytes()
-    for damaged in (content[:40], content.replace(b'\\"version\\": 1', b'\\"version\\": 9'), b"", b"{}" * 9):
+    flipped = content[:-1] + bytes([content[-1] ^ 1])
+    for damaged in (content[:40], flipped, content.replace(b'"F32"', b'"I32"', 1), b"", b"{}" * 9):
         assert damaged != content
         path.write_bytes(damaged)
         assert State.read(path) is None
+    path.write_bytes(content)
+    assert State.read(path)
+    monkeypatch.setattr("search.controllers.state.VERSION", 99)
+    assert State.read(path) is None
 
 
 def test_a_trade_off_stays_under_its_levels_where_little_accuracy_is_lost_by_it() -> None:

@@ -69,6 +69,10 @@ def test_a_drop_is_points_below_the_dense_model(tmp_path: Path) -> None:
             "has a budget of 2 levels; allowed: one",
         ),
         (text_of("a", "b", rest=BUDGET + '[data]\nsource = "digits"'), "has [data] beside [[models]]"),
+        (
+            text_of("a", "b", rest=BUDGET + '[[devices]]\nlatency = "40%"'),
+            "has a latency of its own for its device; write it under [budget]",
+        ),
         (text_of("a", "b", more="wieght = 2.0"), "wieght = 2.0 is an unknown key; did you mean 'weight'"),
     ],
 )
