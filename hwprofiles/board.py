@@ -107,6 +107,12 @@ def energy_mj(
     return {name: energy / calls for name, energy in known.items()}
 
 
+def tells_energy(root: Path = Path("/")) -> bool:
+    """Whether any rail of this machine tells that a moment's rest takes energy; so long as that is tried."""
+    rest = energy_mj(lambda: time.sleep(SAMPLE_S), root=root)
+    return any(mj > 0 for mj in rest.values())
+
+
 def energies_mj(
     runs: Mapping[K, Callable[[], object]], progress: Callable[[], None] = lambda: None
 ) -> dict[K, dict[str, float]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from hwprofiles.errors import NoRoomError
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -36,13 +39,17 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to fill. It takes the place of `folder` when all went well, and is gone if not."""
+    """Yield a folder to fill. It takes the place of `folder` when all went well, and is gone if not.
+
+    So are those, then, that were made to hold it.
+    """
     partial, replaced = (
         folder.with_name(f".{folder.name}.{what}-{os.getpid()}") for what in ("partial", "replaced")
     )
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    made = [parent for parent in folder.parents if not parent.exists()]
     try:
+        partial.mkdir(parents=True)
         yield partial
         if folder.exists():
             folder.rename(replaced)
@@ -50,6 +57,20 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # the folder is in it
+                parent.rmdir()
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether it comes of a disk, or a quota on one, that has no room left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(error, NoRoomError) or "No space left on device" in str(error):  # as safetensors says
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def file_sha256(path: Path) -> str:

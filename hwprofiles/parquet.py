@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,16 @@ _ROWS_AT_A_TIME = 64
 def read_parquet(path: Path, most_bytes: int) -> pa.Table:
     """Read all of a file.
 
+    Raises:
+        ValueError, OSError, pa.ArrowException: as `parquet_batches`.
+    """
+    with pq.ParquetFile(path, memory_map=False) as file:
+        return pa.Table.from_batches(_batches(file, most_bytes), file.schema_arrow)
+
+
+def parquet_batches(path: Path, most_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Read a file, a few rows at a time.
+
     What it takes unpacked is asked of the file, and watched while it is read: a few kilobytes may repeat one
     value as often as they like.
 
@@ -21,16 +32,18 @@ def read_parquet(path: Path, most_bytes: int) -> pa.Table:
         OSError, pa.ArrowException: there is none, or it is damaged.
     """
     with pq.ParquetFile(path, memory_map=False) as file:
-        told, batches = file.metadata, []
-        groups = (told.row_group(number) for number in range(told.num_row_groups))
-        columns = (group.column(number) for group in groups for number in range(told.num_columns))
-        _check(sum(max(c.total_uncompressed_size, c.num_values * _width(c)) for c in columns), most_bytes)
-        taken = 0
-        for batch in file.iter_batches(_ROWS_AT_A_TIME):
-            taken += batch.nbytes
-            _check(taken, most_bytes)
-            batches.append(batch)
-        return pa.Table.from_batches(batches, file.schema_arrow)
+        yield from _batches(file, most_bytes)
+
+
+def _batches(file: pq.ParquetFile, most_bytes: int) -> Iterator[pa.RecordBatch]:
+    told, taken = file.metadata, 0
+    groups = (told.row_group(number) for number in range(told.num_row_groups))
+    columns = (group.column(number) for group in groups for number in range(told.num_columns))
+    _check(sum(max(c.total_uncompressed_size, c.num_values * _width(c)) for c in columns), most_bytes)
+    for batch in file.iter_batches(_ROWS_AT_A_TIME):
+        taken += batch.nbytes
+        _check(taken, most_bytes)
+        yield batch
 
 
 def _width(column: pq.ColumnChunkMetaData) -> int:

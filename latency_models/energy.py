@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +18,8 @@ Array = NDArray[np.float64]
 
 TERMS = ("rest", "latency_ms", "macs")
 """What energy may be made up of: the same for every network, power drawn while it runs, work done."""
+LEAST_MJ, MOST_MJ = 1e-9, 1e12
+"""Less, or more, than any inference takes: a sensor that has failed says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ def fit_energy(networks: Sequence[MeasuredNetwork], predicted_ms: Array) -> Ener
     """Fit the energy of networks on the rail that takes most of it; None where fewer than two told theirs.
 
     Rails are not added up, as some contain others: on a board that tells what goes into it, that is the one.
+    A rail of which fewer networks were told than of another, such as one that fails, is not looked at.
     Of all sums of `TERMS` with coefficients of least squared relative errors, none of them below 0, that one
     is taken by which networks are predicted best from all others; a further term has to be worth it. The
     error bar is that of those residuals, as in `calibrate`.
@@ -55,15 +59,18 @@ def fit_energy(networks: Sequence[MeasuredNetwork], predicted_ms: Array) -> Ener
     Args:
         predicted_ms: (networks,) their latencies as the table predicts them, as it does for candidates.
     """
-    rails = {rail for network in networks for rail in network.mean_energy_mj}
-    if not rails:
+    told = defaultdict[str, dict[int, float]](dict)
+    for row, network in enumerate(networks):
+        for name, mj in network.mean_energy_mj.items():
+            if LEAST_MJ <= mj <= MOST_MJ:
+                told[name][row] = mj
+    if not told:
         return None
-    told = [network.mean_energy_mj for network in networks]
-    rail = max(sorted(rails), key=lambda rail: sum(each.get(rail, 0.0) for each in told))
-    rows = np.array([index for index, each in enumerate(told) if each.get(rail, 0.0) > 0], dtype=np.intp)
-    if len(rows) < 2:
+    rail = max(sorted(told), key=lambda name: (len(told[name]), sum(told[name].values())))
+    if len(told[rail]) < 2:
         return None
-    measured_mj = np.array([told[row][rail] for row in rows])
+    rows = np.array(list(told[rail]), dtype=np.intp)
+    measured_mj = np.array(list(told[rail].values()))
     macs = np.array([sum(op.macs for op in networks[row].graph.operators) for row in rows], dtype=np.float64)
     terms = _terms(predicted_ms[rows], macs)
     sums = [each for count in (1, 2, 3) for each in combinations(range(len(TERMS)), count)]
@@ -91,6 +98,7 @@ def _terms(latency_ms: Array, macs: Array) -> Array:
 def _fit(terms: Array, measured_mj: Array) -> Array:
     """(terms,) coefficients of least squared relative errors, none below 0."""
     scale = terms.max(axis=0)  # MACs are millions: all columns to the same size
+    scale[scale == 0] = 1.0  # of networks without MACs: a term that is none has no part in the sum
     times, _ = nnls(terms / scale / measured_mj[:, None], np.ones_like(measured_mj))
     return np.asarray(times / scale)
 

@@ -47,7 +47,7 @@ class Sheet:
         self._costs = np.zeros((0, 3), dtype=np.float32)
 
     def look_up(self, ins: Counts, outs: Counts) -> tuple[NDArray[np.float32], int | NDArray[np.intp]]:
-        """(candidates, 3) costs, and their ways: (candidates,), or one where there is only one.
+        """(candidates, 3) costs, and their ways: (candidates,), or one where all have the same.
 
         Raises:
             NotMeasuredError: a kernel lies outside of what was measured.
@@ -65,7 +65,8 @@ class Sheet:
             raise InvariantError(f"a sheet lacks {ins[first]}->{outs[first]}, whose kernels are known")
         if self._only_way is not None:
             return costs, self._only_way
-        return costs, self._ways.take(places)
+        ways = self._ways.take(places)
+        return costs, int(ways[0]) if (ways == ways[0]).all() else ways
 
     @property
     def nbytes(self) -> int:

@@ -79,8 +79,16 @@ def between_halves(rounds: Rounds) -> float:
 
 
 def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Correlation of ranks; measured times do not tie."""
+    """Correlation of ranks, shared by equal values: 1 of a single pair, 0 where one says the same of all.
+
+    Source: Spearman, The Proof and Measurement of Association between Two Things, 1904.
+    """
     if len(first) < 2:
         return 1.0
-    ranks = np.array([np.argsort(np.argsort(values)) for values in (first, second)])
+    ranks = [
+        np.searchsorted(np.sort(values), values) + np.searchsorted(np.sort(values), values, "right")
+        for values in (first, second)
+    ]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return 0.0
     return float(np.asarray(np.corrcoef(ranks))[0, 1])

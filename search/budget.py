@@ -124,14 +124,7 @@ def project(space: Space, wanted: NDArray[np.float64], cost: Cost, target: float
     Raises:
         RequestError: the smallest candidate costs more than `target`.
     """
-    grid = _Grid.of(space)
-    levels = np.zeros_like(grid.top)
-    smallest_cost = cost(grid.counts(levels[None]))[0]
-    if smallest_cost > target:
-        raise RequestError(
-            f"no candidate costs at most {target:.6g}: the smallest one costs {smallest_cost:.6g}; "
-            "raise the budget to that, or let the groups keep fewer units"
-        )
+    grid = Grid.of(space)
 
     def fits(levels: Counts) -> NDArray[np.bool_]:
         return cost(grid.counts(levels)) <= target
@@ -140,7 +133,14 @@ def project(space: Space, wanted: NDArray[np.float64], cost: Cost, target: float
     scale = np.where(grid.of_block, np.where(scale <= 1, 0, np.inf), scale)
     order = np.argsort(scale, kind="stable")
     step_axis, step_level = grid.step_axis[order], grid.step_level[order]
-    levels = _climb(levels, step_axis, fits)
+    levels = _climb(np.zeros_like(grid.top), step_axis, fits)
+    if not levels.any():
+        [smallest_cost] = cost(grid.counts(levels[None]))
+        if smallest_cost > target:
+            raise RequestError(
+                f"no candidate costs at most {target:.6g}: the smallest one costs {smallest_cost:.6g}; "
+                "raise the budget to that, or let the groups keep fewer units"
+            )
     while True:
         one_more = np.minimum(levels + np.eye(len(levels), dtype=np.int64), grid.top)
         may_rise = (levels < grid.top) & fits(one_more)
@@ -179,7 +179,7 @@ def count_within(space: Space, cost: Cost, target: float) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Grid:
+class Grid:
     """The allowed counts of a space's axes as levels 0, 1, ... and the steps between them."""
 
     allowed: Counts
@@ -194,22 +194,40 @@ class _Grid:
     """(steps,) the wanted count from which the higher level is the nearer one."""
     of_block: NDArray[np.bool_]
     """(steps,) whether the axis is a block, which is kept or not."""
+    choice_axis: Counts
+    """(choices,) the axis of each allowed count."""
+    choice_level: Counts
+    """(choices,) its level there."""
 
     @classmethod
     @lru_cache(maxsize=16)
     def of(cls, space: Space) -> Self:
         allowed = [axis.allowed for axis in space.axes]
         most = max(map(len, allowed))
-        step_axis = np.repeat(np.arange(len(allowed)), [len(counts) - 1 for counts in allowed])
+        lengths = np.array([len(counts) for counts in allowed])
+        choice_axis, choice_level = np.nonzero(np.arange(most) < lengths[:, None])
+        step_axis = np.repeat(np.arange(len(allowed)), lengths - 1)
         return cls(
             allowed=np.stack([np.pad(counts, (0, most - len(counts)), mode="edge") for counts in allowed]),
-            top=np.array([len(counts) - 1 for counts in allowed]),
+            top=lengths - 1,
             step_axis=step_axis,
             step_level=np.concatenate([np.arange(1, len(counts)) for counts in allowed]),
             step_at=np.concatenate([(counts[1:] + counts[:-1]) / 2 for counts in allowed]),
             of_block=space.are_blocks[step_axis],
+            choice_axis=choice_axis,
+            choice_level=choice_level,
         )
 
     def counts(self, levels: Counts) -> Counts:
         """(..., groups) levels -> (..., groups) kept units."""
         return self.allowed[np.arange(len(self.top)), levels]
+
+    def levels(self, candidate: Candidate) -> Counts:
+        """(groups,) the level of each count, which must be allowed."""
+        return np.asarray((self.allowed < np.array(candidate.kept)[:, None]).sum(axis=1))
+
+    def spread(self, values: Values) -> Values:
+        """(choices,) values as (groups, levels), infinite where an axis has no such level."""
+        found = np.full(self.allowed.shape, np.inf)
+        found[self.choice_axis, self.choice_level] = values
+        return found

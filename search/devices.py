@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hwprofiles.errors import ProfileError, PrunefrontError, RequestError, neare
 from hwprofiles.wire import LEASE_S, Announcement
 from latency_models import LatencyTable, validate
 from search.job import DeviceChoice
+from search.job.table import NAME, NAME_TOLD
 
 SHIPPED = Path(hwprofiles.__file__).parent / "shipped"
 
@@ -29,10 +31,8 @@ def profile_path(folder: Path, name: str) -> Path:
     Raises:
         RequestError: the name cannot be one of a file.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise RequestError(
-            f"a device cannot be called {name!r}; use up to 64 letters, digits, '.', '_' and '-'"
-        )
+    if not re.fullmatch(NAME, name):
+        raise RequestError(f"a device cannot be called {name!r}; allowed: {NAME_TOLD}")
     return folder / f"{name}.parquet"
 
 
@@ -53,6 +53,25 @@ def find_profile(folder: Path, name: str) -> Path:
             f"--device {name} --model job.toml`"
         )
     return known[name]
+
+
+def name_in_file(profile: Profile, path: Path, taken: Iterable[str]) -> str:
+    """What the device of a profile's file is called: as the profile has it, else as the file is.
+
+    Args:
+        taken: names that mean other devices; of them it gets none, and neither one that no file can have.
+
+    Raises:
+        RequestError: both names are such.
+    """
+    others = {name.lower() for name in taken}
+    for name in (profile.device.name, path.stem):
+        if re.fullmatch(NAME, name) and name.lower() not in others:
+            return name
+    raise RequestError(
+        f"the profile {path} is of {profile.device.name!r}, and neither that nor its file's name can be one "
+        f"beside {', '.join(taken)}; copy the file under another name: {NAME_TOLD}"
+    )
 
 
 def find_like(folder: Path, name: str, device: Device) -> Profile:
@@ -142,8 +161,9 @@ def list_devices(folder: Path, agents: Iterable[Mapping[str, Any]] = ()) -> list
     names = set()
     for name, path in known_profiles(folder):
         try:
-            profile = read_profile(path)
-            found.append(_profile_facts(name, path, profile))
+            facts, created = _profile_facts(path, path.stat().st_mtime_ns)
+            age_days = (datetime.now(UTC) - created).total_seconds() / 86400
+            found.append({**facts, "device": name, "profile": str(path), "age_days": age_days})
             names.add(name)
         except PrunefrontError as error:
             found.append({"device": name, "profile": str(path), "wrong": str(error)})
@@ -208,24 +228,25 @@ def _agent_facts(agent: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found or [{"device": agent["name"], "wrong": "this agent can open no runtime on its board"}]
 
 
-def _profile_facts(name: str, path: Path, profile: Profile) -> dict[str, Any]:
+@lru_cache(maxsize=64)
+def _profile_facts(path: Path, changed_ns: int) -> tuple[dict[str, Any], datetime]:
+    """What a profile written at `changed_ns` says, and when it was made; validating it takes seconds."""
+    profile = read_profile(path)
     here, found = None, None
     with suppress(RequestError):  # a runtime that is not installed here runs elsewhere
         runtime = open_runtime(profile.device.runtime, profile.device.precision)
-        here = runtime.describe(name=name, batch=profile.device.batch, threads=profile.device.threads)
+        here = runtime.describe(name=path.stem, batch=profile.device.batch, threads=profile.device.threads)
     with suppress(RequestError):  # nor has a profile of a runtime that is not known a table
         found = validate(profile)
-    return {
+    facts = {
         **_facts(profile.device),
-        "device": name,
-        "profile": str(path),
         "shipped": path.parent == SHIPPED,
         "this_machine": here is not None and here.identity == profile.device.identity,
         "created": profile.created.isoformat(timespec="seconds"),
-        "age_days": (datetime.now(UTC) - profile.created).total_seconds() / 86400,
         "kernels": len(profile.kernels),
         "networks": network_facts(profile),
         "models": len({network.model for network in profile.networks}),
         "mean_error": found and found.mean_error,
         "validated_on": found.networks if found else 0,
     }
+    return facts, profile.created

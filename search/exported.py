@@ -6,10 +6,11 @@ from importlib.metadata import version
 from typing import Any
 
 from hwprofiles import Device
-from search.finish import FINAL, label, results
+from search.finish import label
 from search.on_device import OnDevice
 from search.plan import Prepared
 from search.report import doubt, percent, significant, timed
+from search.results import FINAL, results
 from trials.candidate import Trial
 from trials.store import Store
 

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +19,14 @@ from search.pareto import ranks
 from search.plan import Prepared
 from search.progress import Listener
 from search.report import significant
+from search.results import FINAL, results
 from trials.bundle import read_bundle
 from trials.candidate import Candidate, Facts, Trial
 from trials.costs import Costs
 from trials.onnx_file import write_onnx
-from trials.run import Request, merit
-from trials.store import Result, Store
+from trials.run import Outcome, Request, merit
+from trials.store import Store
 
-FINAL, EXPORTED, TUNED = "final", "exported", "tuned"
-"""Kinds of results in the store, beside those of measuring."""
 FINALIST_FAILED = "finalist failed"
 """A kind of events in the store."""
 
@@ -52,12 +50,19 @@ def choose_finalists(prepared: Prepared, trials: Sequence[Trial]) -> list[int]:
     the winner must beat.
     """
     done = [trial for trial in trials if trial.facts is not None]
-    ranked_as = dict(zip([trial.number for trial in done], _beaten(prepared, done), strict=True))
+    if not done:
+        return []
+    candidates = [trial.candidate for trial in done]
+    latencies_ms = np.array(
+        [[score.latency_ms for score in on.scorer.score(candidates)] for on in prepared.devices]
+    ).T
+    takes_ms = {trial.number: each for trial, each in zip(done, latencies_ms.tolist(), strict=True)}
+    ranks = beaten([error(prepared, trial) for trial in done], latencies_ms).tolist()
+    ranked_as = {trial.number: rank for trial, rank in zip(done, ranks, strict=True)}
     levels = sorted({trial.target for trial in done})
 
     def looks(trial: Trial) -> tuple[float, ...]:
-        scores = [on.scorer.score([trial.candidate])[0] for on in prepared.devices]
-        return prepared.merit(trial), *(float(significant(score.latency_ms)) for score in scores)
+        return prepared.merit(trial), *(float(significant(each_ms)) for each_ms in takes_ms[trial.number])
 
     def rank(trial: Trial) -> tuple[int, float, float, int]:
         return ranked_as[trial.number], error(prepared, trial), -prepared.merit(trial), trial.number
@@ -78,16 +83,6 @@ def error(prepared: Prepared, trial: Trial) -> float:
     return 1 - merit if prepared.recipe.brief_steps or trial.facts is None else trial.facts.divergence
 
 
-def _beaten(prepared: Prepared, done: Sequence[Trial]) -> list[int]:
-    """The rank of each trial by error and predicted latency on each device."""
-    if not done:
-        return []
-    candidates = [trial.candidate for trial in done]
-    latencies = [[s.latency_ms for s in each.scorer.score(candidates)] for each in prepared.devices]
-    found = beaten([error(prepared, trial) for trial in done], np.array(latencies).T)
-    return [int(rank) for rank in found]
-
-
 def beaten(errors: Sequence[float], latencies: NDArray[np.float64]) -> NDArray[np.int64]:
     """(trials,) non-dominated ranks, 0 on the front, where latencies that nearly agree are the same.
 
@@ -97,9 +92,17 @@ def beaten(errors: Sequence[float], latencies: NDArray[np.float64]) -> NDArray[n
     return ranks(np.column_stack([errors, np.rint(np.log(latencies) / ALIKE)]))
 
 
-def final_request(prepared: Prepared, trial: Trial) -> Request:
-    folder = prepared.place.finalist(trial.number)
-    return Request(candidate=trial.candidate, seed=trial.seed, final=True, folder=folder)
+def final_request(trial: Trial) -> Request:
+    return Request(candidate=trial.candidate, seed=trial.seed, final=True)
+
+
+def keep_final(prepared: Prepared, store: Store, number: int, outcome: Outcome) -> None:
+    """Keep what a final request gave: its network on disk, then in the store that it is there."""
+    assert outcome.network is not None
+    folder = prepared.place.finalist(number)
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before the store knew
+    outcome.network.write(folder)
+    store.add_result(prepared.job.name, number, FINAL, outcome.to_json())
 
 
 def train_finalists(
@@ -117,9 +120,7 @@ def train_finalists(
             number = todo.pop(0)
             begun_s[number] = time.monotonic()
             attempts[number] += 1
-            # What an attempt that was killed has left is not this attempt's.
-            shutil.rmtree(prepared.place.finalist(number), ignore_errors=True)
-            pool.submit(number, final_request(prepared, trials[number]))
+            pool.submit(number, final_request(trials[number]))
         done, names = total - len(missing), ", ".join(label(trials[number]) for number in begun_s)
         under_way = done_of([time.monotonic() - begin_s for begin_s in begun_s.values()], took_s)
         text = f"{done} of {total} done, {final_work(prepared)} {names}"
@@ -136,7 +137,7 @@ def train_finalists(
                 reason = finished.error or f"its worker died {MAX_DEATHS} times"
                 store.add_event(job, FINALIST_FAILED, f"trial {ended}: {reason}")
                 continue
-            store.add_result(job, ended, FINAL, finished.value.to_json())
+            keep_final(prepared, store, ended, finished.value)
             took_s.append(finished.busy_s)
     baselines = sum(trials[number].origin == "uniform" for number in numbers)
     listener.update(1.0, f"finalists: {len(numbers) - baselines}, uniform baselines: {baselines}")
@@ -241,12 +242,6 @@ def final_work(prepared: Prepared) -> str:
 def label(trial: Trial) -> str:
     """What a finalist or baseline is called."""
     return f"{'uniform' if trial.origin == 'uniform' else 'trial'} {trial.number}"
-
-
-def results(store: Store, job: str, kind: str) -> dict[int, Mapping[str, Any]]:
-    """Trial number → data of its result of one kind."""
-    found: list[Result] = store.results(job)
-    return {result.trial: result.data for result in found if result.kind == kind}
 
 
 def choose_winner(prepared: Prepared, store: Store) -> int | None:

@@ -17,14 +17,14 @@ from hwprofiles.foreign import parse_json
 from latency_models import LatencyTable, validate
 from latency_models.stairs import NOTICEABLE
 from search.devices import disturbed
-from search.job import DeviceChoice, Job
+from search.job import Job
 from search.model import open_coupling, open_model, open_splits
-from search.on_device import OnDevice, describe, open_on
+from search.on_device import OnDevice, describe, open_devices
 from search.place import Place
-from search.plan import features, recipe_of
+from search.plan import recipe_of
 from search.profiling import known_profile, make_space, open_device, profile_file, told
-from search.progress import Listener, Part, Silent
-from search.score import Scorer
+from search.progress import Listener, Silent
+from search.score import Scorer, features
 from trials.bundle import Bundle
 from trials.candidate import Candidate, Space, as_counts
 from trials.costs import Costs
@@ -107,13 +107,13 @@ def _space(job: Job, place: Place, coupling: Coupling) -> Space:
     return make_space(job, coupling, describe(place, job, planned=place.bundle.exists()))
 
 
-def _on_device(
-    job: Job, place: Place, choice: DeviceChoice, bundle: Bundle, coupling: Coupling, listener: Listener
-) -> OnDevice:
-    """One of a job's devices, measured if need be."""
-    costs, space, planned = Costs(coupling), _space(job, place, coupling), place.bundle.exists()
+def _on_devices(
+    job: Job, place: Place, space: Space, bundle: Bundle, coupling: Coupling, listener: Listener
+) -> tuple[OnDevice, ...]:
+    """A job's devices, measured if need be."""
+    planned = place.bundle.exists()
     with nullcontext() if planned else place.lock():
-        return open_on(place, job, choice, bundle, costs, space, listener, planned=planned)
+        return open_devices(place, job, bundle, Costs(coupling), space, listener, planned=planned)
 
 
 def profile_job(job: Job, place: Place, listener: Listener) -> list[dict[str, Any]]:
@@ -121,10 +121,9 @@ def profile_job(job: Job, place: Place, listener: Listener) -> list[dict[str, An
     listener.stage("exporting")
     bundle, coupling = _model(job)
     listener.stage("profiling")
+    opened = _on_devices(job, place, _space(job, place, coupling), bundle, coupling, listener)
     facts = []
-    for number, choice in enumerate(job.devices):
-        part = Part(listener, number, len(job.devices))
-        on = _on_device(job, place, choice, bundle, coupling, part)
+    for choice, on in zip(job.devices, opened, strict=True):
         found = validate(on.profile)
         facts.append(
             {
@@ -154,7 +153,8 @@ def try_candidates(
     space = _space(job, place, coupling)
     candidates = [space.parse(item) for item in read_widths(widths)]
     splits = open_splits(job, bundle)
-    on = _on_device(job, place, job.device, bundle, coupling, Silent())
+    first = job.model_copy(update={"devices": job.devices[:1]})
+    [on] = _on_devices(first, place, space, bundle, coupling, Silent())
     refused = {item.name: item.reason for item in coupling.frozen}
     recipe = recipe_of(job, refused, "float32")
     if rung == 1:

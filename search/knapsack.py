@@ -9,28 +9,29 @@ that helps, and then exactly.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from itertools import zip_longest
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.budget import Cost, about, project
-from search.sensitivity import parts
+from search.budget import Cost, Grid, about, project
+from search.sensitivity import Losses
 from trials.candidate import Candidate, Counts, Space
 
 PARTS = 1_024
 """Of a budget, in which costs are counted by the exact solution, rounded."""
 ROUNDS = 8
-PRICES, HALVINGS = (1e-24, 1e24), 32
-"""Of a unit of cost, in losses, and how often the range of them is halved."""
+SLOPES = 64
+"""Prices that are tried at most; some ten are."""
+ROUNDING = 1e-9
 
 Values = NDArray[np.float64]
-Solver = Callable[[Sequence[Values], Sequence[Values], float], list[int]]
+Solver = Callable[[Values, Values, float], Counts]
 
 
-def allocate(space: Space, losses: Sequence[Values], cost: Cost, target: float) -> Candidate:
+def allocate(
+    space: Space, losses: Losses, cost: Cost, target: float, start: Candidate | None = None
+) -> Candidate:
     """The candidate that costs at most `target` with the least sum of losses.
 
     Where costs add up it is the best there is, but for the rounding to `PARTS`; elsewhere the best of the
@@ -39,92 +40,136 @@ def allocate(space: Space, losses: Sequence[Values], cost: Cost, target: float) 
     Args:
         losses: of each axis, (allowed counts,).
         target: in the unit of `cost`.
+        start: what the rounds start from, which must cost at most `target` and have no step left; else that
+            is the dense model in proportion.
 
     Raises:
         RequestError: the smallest candidate costs more than `target`.
     """
-    axes, near = [axis.allowed for axis in space.axes], about(cost, target)
+    grid, near = Grid.of(space), about(cost, target)
+    loss = grid.spread(np.concatenate(losses))
 
-    def solved(candidate: Candidate, solve: Solver) -> Candidate:
-        levels = solve(losses, *beside(candidate, axes, near, target))
-        wanted = np.array([allowed[level] for allowed, level in zip(axes, levels, strict=True)])
-        return project(space, wanted.astype(np.float64), cost, target)
+    def solved(solve: Solver, choices: tuple[Values, float]) -> Candidate:
+        wanted = grid.counts(solve(loss, *choices)).astype(np.float64)
+        return project(space, wanted, cost, target)
 
-    def loss(candidate: Candidate) -> float:
-        return float(parts(space, losses, candidate).sum())
+    def lost(candidate: Candidate) -> float:
+        return float(_of_each(loss, grid.levels(candidate)).sum())
 
-    best = project(space, space.sizes.astype(np.float64), cost, target)
+    best = start or project(space, space.sizes.astype(np.float64), cost, target)
     for _ in range(ROUNDS):
-        found = solved(best, priced)
-        if loss(found) >= loss(best):
+        choices = beside(best, grid, near, target)
+        found = solved(cheapest, choices)
+        if lost(found) >= lost(best):
             break
         best = found
-    return min(best, solved(best, exact), key=loss)
+    else:
+        choices = beside(best, grid, near, target)
+    return min(best, solved(exact, choices), key=lost)
 
 
-def priced(losses: Sequence[Values], costs: Sequence[Values], budget: float) -> list[int]:
-    """Which choice each axis takes at the least price on cost at which all of them fit the budget.
+def cheapest(loss: Values, cost: Values, budget: float) -> Counts:
+    """(axes,) the choices of `priced`."""
+    levels, _ = priced(loss, cost, budget)
+    return levels
+
+
+def priced(loss: Values, cost: Values, budget: float) -> tuple[Counts, float]:
+    """(axes,) which choice each axis takes at the least price on cost at which all fit; and that price.
 
     The Lagrangian relaxation: no choices of that cost in sum have less loss, but a little of the budget may
     be left. What is cheapest is taken where nothing else fits.
 
+    Of two sets of choices, one that fits and one that does not, the price at which they come to the same is
+    tried next, until nothing comes to less at it than they do (Handler and Zang, Networks 10, 1980).
+
     Args:
-        losses: of each axis, (choices,).
-        costs: the same; they may be negative.
+        loss: (axes, choices), infinite where there is no such choice.
+        cost: the same; they may be negative.
     """
-    loss, cost = (np.array(list(zip_longest(*values, fillvalue=np.inf))) for values in (losses, costs))
-    axes = np.arange(loss.shape[1])
 
-    def at(price: float) -> NDArray[np.int64]:
-        return np.asarray((loss + price * cost).argmin(axis=0))
+    def sums(levels: Counts) -> tuple[float, float]:
+        return float(_of_each(loss, levels).sum()), float(_of_each(cost, levels).sum())
 
-    fitting = cost.argmin(axis=0)
-    low, high = PRICES
-    for _ in range(HALVINGS):
-        price = math.sqrt(low * high)
-        found = at(price)
-        if cost[found, axes].sum() <= budget:
-            fitting, high = found, price
+    fitting, over = np.where(np.isfinite(loss), cost, np.inf).argmin(axis=1), loss.argmin(axis=1)
+    (lost, spent), (least, most) = sums(fitting), sums(over)
+    if most <= budget:
+        return over, 0.0
+    if spent > budget:
+        return cost.argmin(axis=1), 0.0
+    price = 0.0
+    for _ in range(SLOPES):
+        price = (lost - least) / (most - spent)
+        found = (loss + price * cost).argmin(axis=1) if price else fitting
+        loses, costs = sums(found)
+        if loses + price * costs >= lost + price * spent:
+            break
+        if costs <= budget:
+            fitting, lost, spent = found, loses, costs
         else:
-            low = price
-    return [int(choice) for choice in fitting]
+            least, most = loses, costs
+    return fitting, price
 
 
-def exact(losses: Sequence[Values], costs: Sequence[Values], budget: float) -> list[int]:
-    """Which choice each axis takes, for the least loss in sum that fits the budget, but for the rounding.
+def exact(loss: Values, cost: Values, budget: float) -> Counts:
+    """(axes,) which choice each axis takes, for the least loss in sum that fits, but for the rounding.
 
-    By dynamic programming over the axes and the `PARTS` of what the budget is above the cheapest choices.
+    By dynamic programming over the axes and the `PARTS` of what the budget is above the cheapest choices, of
+    which only those are looked at that can be part of an answer as good as the relaxation's.
+
+    Args:
+        loss: (axes, choices), infinite where there is no such choice.
+        cost: the same; they may be negative.
     """
-    cheapest = [float(each.min()) for each in costs]
-    spare = budget - sum(cheapest)
+    lowest = cost.min(axis=1, keepdims=True)
+    spare = budget - float(lowest.sum())
     if spare <= 0:
-        return [int(each.argmin()) for each in costs]
+        return np.asarray(cost.argmin(axis=1))
+    parts = np.rint(np.minimum(cost - lowest, 2 * spare) / spare * PARTS)
+    options = [np.flatnonzero(row) for row in (parts <= PARTS) & _hopeful(loss, parts)]
     least = [np.zeros(PARTS + 1)]  # what is lost at least with so many parts, by how many axes have chosen
-    parted = []
-    for loss, cost, lowest in zip(losses, costs, cheapest, strict=True):
-        parts = np.rint(np.minimum(cost - lowest, 2 * spare) / spare * PARTS).astype(np.int64)
+    taken = [row[levels].astype(np.int64) for row, levels in zip(parts, options, strict=True)]
+    losses = [row[levels] for row, levels in zip(loss, options, strict=True)]
+    for needed, lost in zip(taken, losses, strict=True):
         reached = np.full(PARTS + 1, np.inf)
-        for part, lost in zip(parts.tolist(), loss.tolist(), strict=True):
-            if part <= PARTS:
-                np.minimum(reached[part:], least[-1][: PARTS + 1 - part] + lost, out=reached[part:])
+        for part, more in zip(needed.tolist(), lost.tolist(), strict=True):
+            np.minimum(reached[part:], least[-1][: PARTS + 1 - part] + more, out=reached[part:])
         least.append(reached)
-        parted.append(parts)
-    left, levels = PARTS, list[int]()
-    for before, loss, parts in zip(least[-2::-1], losses[::-1], parted[::-1], strict=True):
-        fitting = np.flatnonzero(parts <= left)
-        levels.append(int(fitting[(before[left - parts[fitting]] + loss[fitting]).argmin()]))
-        left -= parts[levels[-1]]
-    return levels[::-1]
+    left, found = PARTS, list[int]()
+    for before, levels, needed, lost in zip(
+        least[-2::-1], options[::-1], taken[::-1], losses[::-1], strict=True
+    ):
+        ends = np.where(needed <= left, before[left - needed] + lost, np.inf)
+        choice = int(ends.argmin())
+        found.append(int(levels[choice]))
+        left -= int(needed[choice])
+    return np.array(found[::-1])
 
 
-def beside(
-    candidate: Candidate, axes: Sequence[Counts], cost: Cost, target: float
-) -> tuple[list[Values], float]:
-    """What the candidate costs more with each allowed count of an axis in place of its own, and how much more
-    it may."""
-    kept = np.array(candidate.kept)
-    lengths = [len(allowed) for allowed in axes]
-    counts = np.tile(kept, (sum(lengths), 1))
-    counts[np.arange(len(counts)), np.repeat(np.arange(len(axes)), lengths)] = np.concatenate(axes)
-    [own] = cost(kept[None])
-    return np.split(cost(counts) - own, np.cumsum(lengths)[:-1]), target - float(own)
+def _hopeful(loss: Values, cost: Values) -> NDArray[np.bool_]:
+    """(axes, choices) True where a choice may be part of what loses no more than the relaxation's answer.
+
+    By how much more a choice comes to at its price than the best one of that axis is lost at least beyond the
+    relaxation's bound (Kellerer, Pferschy and Pisinger, section 11.4).
+    """
+    fitting, price = priced(loss, cost, PARTS)
+    values = loss + price * cost
+    least = values.min(axis=1, keepdims=True)
+    bound = float(least.sum()) - price * PARTS
+    gap = float(_of_each(loss, fitting).sum()) - bound
+    return np.asarray(values - least <= gap + ROUNDING * float(np.abs(least).sum()))
+
+
+def beside(candidate: Candidate, grid: Grid, cost: Cost, target: float) -> tuple[Values, float]:
+    """(axes, choices) what the candidate costs more with each allowed count of an axis in place of its own,
+    infinite where there is no such choice; and how much more it may."""
+    axes = grid.choice_axis
+    counts = np.tile(np.array(candidate.kept), (1 + len(axes), 1))
+    counts[np.arange(1, len(counts)), axes] = grid.allowed[axes, grid.choice_level]
+    own, *_ = costs = cost(counts)
+    return grid.spread(costs[1:] - own), target - float(own)
+
+
+def _of_each(values: Values, levels: Counts) -> Values:
+    """(axes,) of (axes, choices) those at the levels."""
+    return np.asarray(values[np.arange(len(levels)), levels])

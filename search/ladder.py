@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from latency_models.validate import spearman
 from search.finish import error
 from search.plan import Prepared
 from search.report import Trust
@@ -55,21 +55,7 @@ def _trust(rung: str, early: Errors, later: str, late: Errors) -> Trust | None:
     both = [number for number in sorted(early.keys() & late.keys()) if np.isfinite(early[number])]
     if len(both) < LEAST:
         return None
-    correlation = spearman(np.array([early[n] for n in both]), np.array([late[n] for n in both]))
-    if correlation is None:
+    first, second = (np.array([errors[number] for number in both]) for errors in (early, late))
+    if np.ptp(first) == 0 or np.ptp(second) == 0:  # says nothing of any order
         return None
-    return Trust(rung=rung, later=later, correlation=correlation, candidates=len(both))
-
-
-def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
-    """The correlation of ranks, equal values sharing theirs; None where one says the same of all.
-
-    Source: Spearman, The Proof and Measurement of Association between Two Things, 1904.
-    """
-    ranks = [
-        np.searchsorted(np.sort(values), values) + np.searchsorted(np.sort(values), values, "right")
-        for values in (first, second)
-    ]
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return None
-    return float(np.corrcoef(ranks)[0, 1])
+    return Trust(rung=rung, later=later, correlation=spearman(first, second), candidates=len(both))

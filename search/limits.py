@@ -8,7 +8,7 @@ import numpy as np
 
 from hwprofiles.errors import RequestError
 from search.budget import Cost, Limit
-from search.job import Asked, Budget, Job
+from search.job import Asked, Budget, DeviceChoice, Job
 from search.on_device import OnDevice
 from search.profiling import narrowest
 from search.score import counted
@@ -53,24 +53,29 @@ def budget_limits(job: Job, devices: Sequence[OnDevice]) -> tuple[Limit, ...]:
         RequestError: energy is limited on a device that told none, or a device has less to give at a level
             at which [budget] has more.
     """
-    leading, batch = job.budget.leading, max(on.device.batch for on in devices)
+    batch = max(on.device.batch for on in devices)
     limits = list(_counted_limits(job.budget, devices[0].scorer.costs, batch).values())
     for choice, on in zip(job.devices, devices, strict=True):
-        limits += [
-            limit_of(
-                asked,
-                on.scorer.cost(asked.kind),
-                levels=len(leading.levels),
-                dense=on.scorer.dense(asked.kind, on.dense_ms),
-                device=on.device.name,
-                where="" if on is devices[0] else f" on {on.device.name}",
-            )
-            for asked in job.measured_on(choice)
-        ]
+        limits += _limits_on(job, choice, on).values()
     kinds = [asked.kind for asked in job.budget.asked]
     limits.sort(key=lambda limit: kinds.index(limit.kind) if limit.kind in kinds else len(kinds))
     _check_order(limits)
     return tuple(limits)
+
+
+def _limits_on(job: Job, choice: DeviceChoice, on: OnDevice) -> dict[Asked, Limit]:
+    """What a job limits of that which one of its devices is measured for."""
+    return {
+        asked: limit_of(
+            asked,
+            on.scorer.cost(asked.kind),
+            levels=len(job.budget.leading.levels),
+            dense=on.scorer.dense(asked.kind, on.dense_ms),
+            device=choice.name,
+            where="" if choice == job.device else f" on {choice.name}",
+        )
+        for asked in job.measured_on(choice)
+    }
 
 
 def _check_order(limits: Sequence[Limit]) -> None:
@@ -108,6 +113,19 @@ def check_counted(budget: Budget, costs: Costs, batch: int, space: Space) -> Non
     _check_reachable(limits, space)
 
 
+def check_on(job: Job, choice: DeviceChoice, on: OnDevice, space: Space) -> None:
+    """Refuse what no candidate can meet on one device, which is known before other devices are measured.
+
+    Raises:
+        RequestError: as `budget_limits` and `check`.
+    """
+    may_have_own = choice != job.device and not choice.own_latency
+    for asked, limit in _limits_on(job, choice, on).items():
+        own = may_have_own and asked.kind == "latency_ms"
+        remedy = f"give {choice.name!r} {asked.key} of its own under [[devices]], " if own else ""
+        _check_reachable([limit], space, remedy)
+
+
 def check(limits: Sequence[Limit], space: Space) -> None:
     """Refuse what no candidate can meet, and a level all of whose limits the dense model meets as it is.
 
@@ -128,17 +146,21 @@ def check(limits: Sequence[Limit], space: Space) -> None:
             )
 
 
-def _check_reachable(limits: Sequence[Limit], space: Space) -> None:
+def _check_reachable(limits: Sequence[Limit], space: Space, remedy: str = "") -> None:
     """The narrowest candidate costs least of every kind, so limits that can be met one by one can be met
-    together."""
+    together.
+
+    Args:
+        remedy: what else than raising the limit a message suggests.
+    """
     for limit in limits:
         [least] = limit.cost(as_counts([narrowest(space)]))
         for level, most in enumerate(limit.most):
             if most < least:
                 raise RequestError(
                     f"the budget {_told(limit, level)} cannot be met: the smallest reachable is {least:.6g} "
-                    f"{UNITS[limit.kind]} ({least / limit.dense:.0%} of dense); raise it, or lower "
-                    "search.lowest_keep"
+                    f"{UNITS[limit.kind]} ({least / limit.dense:.0%} of dense); raise it, {remedy}or "
+                    "lower search.lowest_keep"
                 )
 
 

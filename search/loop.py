@@ -9,11 +9,11 @@ controller was kept last, if it is one that can be.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from hwprofiles.errors import InvariantError
 from search.budget import Cost
@@ -22,6 +22,7 @@ from search.controllers.state import Keeper, State
 from search.progress import Listener
 from trials.candidate import Candidate, Facts, Space, Trial, TrialState, as_counts
 from trials.pool import Finished
+from trials.steering import Wish, Wishes, nothing_wished
 from trials.store import Store
 
 MAX_DEATHS = 3
@@ -99,6 +100,9 @@ class Loop:
         self.requests, self.add_to_front, self.listener = requests, add_to_front, listener
         store.requeue_running(job)
         self.trials: list[Trial] = store.trials(job)
+        self._unsaved: list[Trial] = []
+        """What is to be stored next, in this order."""
+        self._ends = Counter(trial.state for trial in self.trials if trial.state.finished)
         self._tried: set[Candidate] = set()
         self._deaths: Counter[int] = Counter()
         self._asked = self._told = 0
@@ -108,29 +112,39 @@ class Loop:
         """Target → the best merits told so far, as many as there will be finalists."""
         self._needed: list[float] = []
         self._front = ""
-        self._memory = memory
+        self._memory, self._history = memory, _History()
         self._known_asked, self._known_told = self._recall()
 
-    def run(self, workers: Workers) -> list[Trial]:
-        """Search to the end; returns all trials by number.
+    def run(self, workers: Workers, wish: Wishes = nothing_wished) -> list[Trial]:
+        """Search to the end, or until it is told to stop; returns all trials by number.
+
+        Args:
+            wish: what its owner asks of the search now. Once that is to pause or to stop, no trial is begun,
+                and those that run are waited for.
 
         Raises:
             InvariantError: the controller does not ask again for what is stored.
+            KeyboardInterrupt: it is to pause, and no trial runs any more.
         """
-        waiting, running = self._advance(), set[int]()
-        while waiting or running:
-            self._start(waiting, running, workers)
-            self._report()
-            for finished in workers.wait(1.0):
+        waiting, running, moved = deque[int](), set[int](), True
+        while moved or waiting or running:
+            # Where the controller has something to learn or to ask for, it does not wait for workers.
+            for finished in workers.wait(0.0 if moved else 1.0) if running else []:
                 number = self._settle(finished)
                 running.discard(number)
                 if not self.trials[number].state.finished:
-                    waiting.insert(0, number)
-            # Workers get what is waiting before the controller takes its time to learn and to ask.
-            self._start(waiting, running, workers)
-            waiting += self._advance()
+                    waiting.appendleft(number)
+            wished = wish()
+            if wished is Wish.STOP:
+                self.total = len(self.trials)
+                waiting.clear()
+            self._start(waiting, running, workers, at_most=0 if wished else workers.free)
+            if wished is Wish.PAUSE and not running:
+                raise KeyboardInterrupt
             self._keep()
-        self._report()
+            self._report()
+            moved = self._advance(waiting)
+        self._store()
         if len(self.trials) < self.total:
             self.listener.note(
                 f"the search is over after {len(self.trials)} of {self.total} trials: "
@@ -138,27 +152,39 @@ class Loop:
             )
         return self.trials
 
-    def _start(self, waiting: list[int], running: set[int], workers: Workers) -> None:
-        """Give every free worker a trial."""
-        while waiting and workers.free > 0:
-            number = waiting.pop(0)
-            trial = self._save(self.trials[number].start())
-            workers.submit(number, self.requests.request(trial, self._needed[number]))
+    def _start(self, waiting: deque[int], running: set[int], workers: Workers, at_most: int) -> None:
+        """Give workers so many trials, once all that has changed is stored.
+
+        What is only asked for can wait for what changes next: lost, it would be asked for again.
+        """
+        started = [waiting.popleft() for _ in range(min(len(waiting), at_most))]
+        for number in started:
+            self._change(self.trials[number].start())
+        if not all(trial.is_new for trial in self._unsaved):
+            self._store()
+        for number in started:
+            workers.submit(number, self.requests.request(self.trials[number], self._needed[number]))
             running.add(number)
 
-    def _advance(self) -> list[int]:
-        """Ask and tell as far as finished trials allow; returns the numbers of new trials to run."""
-        to_run = []
-        while True:
-            while not self._ended and self._asked < self.total and self._asked - self._told < self.in_flight:
-                if self._ask() and not self.trials[self._asked - 1].state.finished:
-                    to_run.append(self._asked - 1)
-            if self._told == self._asked or not self.trials[self._told].state.finished:
-                return to_run
-            self._tell(self.trials[self._told])
+    def _store(self) -> None:
+        """Store all that has changed, in one transaction."""
+        if self._unsaved:
+            self.store.save(self.job, *self._unsaved)
+            self._unsaved.clear()
+
+    def _advance(self, waiting: deque[int]) -> bool:
+        """Ask for one trial, or tell one, if finished trials allow it; what is to be run waits then."""
+        if not self._ended and self._asked < self.total and self._asked - self._told < self.in_flight:
+            if self._ask() and not self.trials[self._asked - 1].state.finished:
+                waiting.append(self._asked - 1)
+            return True
+        if self._told == self._asked or not self.trials[self._told].state.finished:
+            return False
+        self._tell(self.trials[self._told])
+        return True
 
     def _ask(self) -> bool:
-        """Ask for the next trial and store it, or compare it with the stored one; False ends the search."""
+        """Ask for the next trial, or compare it with the stored one; False ends the search."""
         proposal = self._next()
         if proposal is None:
             self._ended = True
@@ -174,29 +200,36 @@ class Loop:
                 target=proposal.target,
                 origin="uniform" if number < len(self.baselines) else self.name,
             )
-            self.store.add_trials(self.job, [trial])
             self.trials.append(trial)
+            self._unsaved.append(trial)
         self._tried.add(proposal.candidate)
         best = self._merits[proposal.target]
         self._needed.append(best[-1] if len(best) == self.finalists else 0.0)
         self._asked += 1
+        self._history.asked(self.trials[number])
         return True
 
     def _tell(self, trial: Trial) -> None:
-        merit = None if trial.facts is None else self.requests.merit(trial.facts)
-        proposal = Proposal(candidate=trial.candidate, target=trial.target)
-        cost = float(self.cost(as_counts([trial.candidate]))[0])
-        divergence = None if trial.facts is None else trial.facts.divergence
-        scored = ScoredTrial(proposal=proposal, accuracy=merit, divergence=divergence, cost=cost)
+        scored = self._scored(trial)
         if self._told >= self._known_told:
             self.controller.tell([scored])
         self._told += 1
+        self._history.told(trial)
+        merit = scored.accuracy
         if merit is not None:
             self._best = merit if self._best is None else max(self._best, merit)
             if trial.number >= len(self.baselines):  # which take no finalist's place
                 best = self._merits[trial.target]
                 self._merits[trial.target] = sorted({*best, merit}, reverse=True)[: self.finalists]
             self._front = self.add_to_front(trial, merit)
+
+    def _scored(self, trial: Trial) -> ScoredTrial:
+        return ScoredTrial(
+            proposal=Proposal(candidate=trial.candidate, target=trial.target),
+            accuracy=None if trial.facts is None else self.requests.merit(trial.facts),
+            divergence=None if trial.facts is None else trial.facts.divergence,
+            cost=float(self.cost(as_counts([trial.candidate]))[0]),
+        )
 
     def _next(self) -> Proposal | None:
         if self._asked < len(self.baselines):
@@ -217,39 +250,37 @@ class Loop:
         kept = State.read(self._memory)
         if kept is None:
             return 0, 0
-        asked, told = kept.values["asked"], kept.values["told"]
-        if kept.values["history"] != self._history(asked, told):
+        asked, told = self.trials[: kept.values["asked"]], self.trials[: kept.values["told"]]
+        if kept.values["history"] != _History.of(asked, told).digest:
             return 0, 0
-        self.controller.load(State(kept.arrays, kept.values["controller"]))
-        return asked, told
+        known = State(kept.arrays, kept.values["controller"])
+        proposed = [
+            Proposal(candidate=trial.candidate, target=trial.target) for trial in asked[len(self.baselines) :]
+        ]
+        self.controller.load(known, proposed, [self._scored(trial) for trial in told])
+        return len(asked), len(told)
 
     def _keep(self) -> None:
         """Keep what the controller knows, unless it was kept a short while ago or its search is over."""
-        if self._memory is None or not isinstance(self.controller, Keeper) or self._ended:
+        if self._memory is None or not isinstance(self.controller, Keeper) or self._ended or self._unsaved:
             return
-        if self._told >= self._known_told + KEPT_EVERY:
-            state, history = self.controller.state(), self._history(self._asked, self._told)
-            place = {"asked": self._asked, "told": self._told, "history": history}
+        if self._told >= max(self._known_told + KEPT_EVERY, len(self.baselines)):
+            state = self.controller.state()
+            place = {"asked": self._asked, "told": self._told, "history": self._history.digest}
             State(state.arrays, {**place, "controller": dict(state.values)}).write(self._memory)
             self._known_asked, self._known_told = self._asked, self._told
-
-    def _history(self, asked: int, told: int) -> str:
-        """Of so many trials that were asked for, and what the controller was told of so many."""
-        asked_for = [trial.candidate.kept for trial in self.trials[:asked]]
-        facts = [trial.facts for trial in self.trials[:told]]
-        found = [each and (float(each.accuracy), float(each.divergence)) for each in facts]
-        return sha256(repr((asked_for, found)).encode()).hexdigest()
 
     def _check_replay(self, stored: Trial, proposal: Proposal) -> None:
         if stored.candidate != proposal.candidate:
             raise InvariantError(
                 f"trial {stored.number} of job {self.job!r} was {self.space.named(stored.candidate)} but its "
-                f"replay asks for {self.space.named(proposal.candidate)}; prunefront, a library or a file "
-                "in the job's folder has changed since: run the job under another name"
+                f"replay asks for {self.space.named(proposal.candidate)}; prunefront, a library or a "
+                "file in the folder of its run, such as sensitivity.json, has changed since: run the job "
+                "under another name"
             )
 
     def _settle(self, finished: Finished) -> int:
-        """Store how a trial ended, or that it has to run again; returns its number."""
+        """Take in how a trial ended, or that it has to run again; returns its number."""
         number = finished.key
         assert isinstance(number, int)
         trial = self.trials[number]
@@ -257,27 +288,53 @@ class Loop:
             self._deaths[number] += 1
             self.store.add_event(self.job, "worker died", f"trial {number}, attempt {trial.attempts}")
             if self._deaths[number] < MAX_DEATHS:
-                self._save(trial.requeue())
+                self._change(trial.requeue())
             else:
-                self._save(trial.fail(f"its worker died {MAX_DEATHS} times"))
+                self._change(trial.fail(f"its worker died {MAX_DEATHS} times"))
         elif finished.error:
-            self._save(trial.fail(finished.error))
+            self._change(trial.fail(finished.error))
         else:
-            self._save(trial.finish(self.requests.facts(finished.value)))
+            self._change(trial.finish(self.requests.facts(finished.value)))
         return number
 
-    def _save(self, trial: Trial) -> Trial:
-        self.store.save(self.job, trial)
+    def _change(self, trial: Trial) -> None:
+        self._ends.update([trial.state] * trial.state.finished)
         self.trials[trial.number] = trial
-        return trial
+        self._unsaved.append(trial)
 
     def _report(self) -> None:
-        finished = sum(trial.state.finished for trial in self.trials)
-        failed = sum(trial.state is TrialState.FAILED for trial in self.trials)
+        finished, failed = self._ends.total(), self._ends[TrialState.FAILED]
         parts = [
             f"trial {finished} of {self.total}",
             "" if self._best is None else f"best {self._best:.1%}",
             self._front,
             f"{failed} failed" if failed else "",
         ]
-        self.listener.update(finished / self.total, ", ".join(filter(None, parts)))
+        self.listener.update(finished / max(1, self.total), ", ".join(filter(None, parts)))
+
+
+class _History:
+    """A digest of what a controller was asked for and told; it costs the same however much that is."""
+
+    def __init__(self) -> None:
+        self._asked, self._told = sha256(), sha256()
+
+    @classmethod
+    def of(cls, asked: Iterable[Trial], told: Iterable[Trial]) -> Self:
+        history = cls()
+        for trial in asked:
+            history.asked(trial)
+        for trial in told:
+            history.told(trial)
+        return history
+
+    def asked(self, trial: Trial) -> None:
+        self._asked.update(repr(trial.candidate.kept).encode())
+
+    def told(self, trial: Trial) -> None:
+        found = trial.facts and (float(trial.facts.accuracy), float(trial.facts.divergence))
+        self._told.update(repr(found).encode())
+
+    @property
+    def digest(self) -> str:
+        return self._asked.hexdigest() + self._told.hexdigest()

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hwprofiles import Device, Profile, lowering_of, read_profile, write_profile
+from hwprofiles.board import tells_energy
 from hwprofiles.errors import NotMeasuredError
-from latency_models import uncovered
+from latency_models import LatencyTable, uncovered
 from search.devices import calibrating, find_profile, open_table
 from search.job import DeviceChoice, Job
 from search.place import Place
 from search.profiling import (
     DENSE,
     dense_latency_ms,
+    kept_profile,
     kernels_to_measure,
+    new_profile,
     open_device,
-    open_profile,
     profile_file,
 )
-from search.progress import Listener
-from search.score import Scorer
+from search.progress import Listener, Part
+from search.results import MEASURED, measured_on
+from search.score import Scorer, no_energy
 from trials.bundle import Bundle
 from trials.candidate import Space
 from trials.costs import Costs
 
-MEASURED = "measured"
-"""The kind of the results, in the store, of measuring on the first device of a job."""
 NAMED = 3
 """Operators that a message names at most."""
 
@@ -43,6 +45,10 @@ class OnDevice:
     known_dense_ms: float | None
     measured: str
     is_here: bool
+
+    def __str__(self) -> str:
+        error = self.scorer.table.calibration.relative_error
+        return f"dense {self.dense_ms:.3g} ms, predictions within ±{error:.1%}"
 
     @property
     def device(self) -> Device:
@@ -67,7 +73,71 @@ def describe(place: Place, job: Job, *, planned: bool) -> list[Device]:
     ]
 
 
-def open_on(
+def open_devices(
+    place: Place,
+    job: Job,
+    bundle: Bundle,
+    costs: Costs,
+    space: Space,
+    listener: Listener,
+    *,
+    planned: bool,
+    check: Callable[[DeviceChoice, OnDevice], object] = lambda choice, on: None,
+) -> tuple[OnDevice, ...]:
+    """A job's devices in its order, each with the job's own profile of it, measured or copied if need be.
+
+    Args:
+        check: refuses the job for what it asks of a device. What is known comes first, so that nothing is
+            measured for a job that is refused anyway, nor more than it takes to refuse it.
+
+    Raises:
+        RequestError: as `kept_profile`, `elsewhere` and `check`, or energy is limited and none is told here.
+    """
+    found, missing = dict[str, OnDevice](), list[DeviceChoice]()
+    named = {choice.name: choice.name if len(job.devices) > 1 else "" for choice in job.devices}
+    for choice in job.devices:
+        of_it = Part(listener, 0, 1, named[choice.name])
+        if on := known_on(place, job, choice, costs, space, of_it, planned=planned):
+            check(choice, on)
+            found[choice.name] = on
+        else:
+            missing.append(choice)
+    for choice in missing:
+        _check_energy(job, choice)
+    for number, choice in enumerate(missing):
+        part = Part(listener, number, len(missing), named[choice.name])
+        on = found[choice.name] = measure_on(place, job, choice, bundle, costs, space, part)
+        check(choice, on)
+    opened = tuple(found[choice.name] for choice in job.devices)
+    listener.update(1.0, "; ".join(f"{named[on.device.name]} {on}".strip() for on in opened))
+    return opened
+
+
+def known_on(
+    place: Place,
+    job: Job,
+    choice: DeviceChoice,
+    costs: Costs,
+    space: Space,
+    listener: Listener,
+    *,
+    planned: bool,
+) -> OnDevice | None:
+    """One of a job's devices; None where this machine has to be measured for it.
+
+    Raises:
+        RequestError: as `kept_profile` and `elsewhere`.
+    """
+    if not choice.profile:
+        profile = kept_profile(place, job, choice, costs, space, listener, planned=planned)
+        return _here(job, choice, costs, profile) if profile else None
+    on = elsewhere(_given(place, job, choice, planned), costs, space, place)
+    if not planned:
+        write_profile(on.profile, profile_file(place, job, choice))
+    return replace(on, measured=_measured(job, choice))
+
+
+def measure_on(
     place: Place,
     job: Job,
     choice: DeviceChoice,
@@ -75,35 +145,35 @@ def open_on(
     costs: Costs,
     space: Space,
     listener: Listener,
-    *,
-    planned: bool,
 ) -> OnDevice:
-    """One of a job's devices, with the job's own profile of it, which is measured or copied if need be.
+    """This machine as one of a job's devices, measured now."""
+    return _here(job, choice, costs, new_profile(place, job, choice, bundle, costs.coupling, space, listener))
+
+
+def _here(job: Job, choice: DeviceChoice, costs: Costs, profile: Profile) -> OnDevice:
+    return OnDevice(
+        profile=profile,
+        scorer=Scorer(costs, LatencyTable.from_profile(profile)),
+        known_dense_ms=dense_latency_ms(profile),
+        measured=_measured(job, choice),
+        is_here=True,
+    )
+
+
+def _measured(job: Job, choice: DeviceChoice) -> str:
+    """The kind of the results of measuring on one of a job's devices."""
+    return MEASURED if choice == job.device else measured_on(choice.name)
+
+
+def _check_energy(job: Job, choice: DeviceChoice) -> None:
+    """Refuse a limit on energy before minutes of measuring that would tell none.
 
     Raises:
-        RequestError: as `open_profile` and `elsewhere`.
+        RequestError: the job has one, and this machine tells no energy, or is not what runs.
     """
-    if choice.profile:
-        on = elsewhere(_given(place, job, choice, planned), costs, space, place)
-        if not planned:
-            write_profile(on.profile, profile_file(place, job, choice))
-    else:
-        profile, table = open_profile(
-            place, job, choice, bundle, costs.coupling, space, listener, planned=planned
-        )
-        on = OnDevice(
-            profile=profile,
-            scorer=Scorer(costs, table),
-            known_dense_ms=dense_latency_ms(profile),
-            measured=measured_on(choice.name),
-            is_here=True,
-        )
-    return replace(on, measured=MEASURED) if choice == job.device else on
-
-
-def measured_on(name: str) -> str:
-    """The kind of the results of measuring on a device that is not the first of its job."""
-    return f"measured on {name}"
+    limited = any(asked.kind == "energy_mj" for asked in job.measured_on(choice))
+    if limited and (open_device(choice)[1].modelled or not tells_energy()):
+        raise no_energy(f"{choice.name!r} tells no energy here")
 
 
 def _given(place: Place, job: Job, choice: DeviceChoice, planned: bool) -> Profile:

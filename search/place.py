@@ -60,6 +60,10 @@ class Place:
     def export(self) -> Path:
         return self.folder / "export"
 
+    def export_of(self, trial: int) -> Path:
+        """Of a trial that was asked for, beside the winner's."""
+        return self.folder / "exports" / f"trial-{trial}"
+
     @property
     def report(self) -> Path:
         return self.folder / "report.html"
@@ -70,6 +74,14 @@ class Place:
 
     def finalist(self, trial: int) -> Path:
         return self.folder / "finalists" / f"trial-{trial}"
+
+    def remove_if_empty(self) -> bool:
+        """Remove the folder if there is nothing in it; says whether that is so."""
+        try:
+            self.folder.rmdir()
+        except OSError:
+            return False
+        return True
 
     def is_held(self) -> bool:
         """Whether a process works on this job now."""

@@ -11,21 +11,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hwprofiles import Profile, read_profile
 from hwprofiles.disk import file_sha256
 from hwprofiles.errors import InvariantError, RequestError, TrialError
 from search.budget import Cost, Limit, combined
-from search.devices import find_profile
-from search.job import Job
-from search.limits import budget_limits, check, check_counted
+from search.devices import find_profile, name_in_file
+from search.job import DeviceChoice, Job
+from search.limits import budget_limits, check, check_counted, check_on
 from search.model import open_coupling, open_model, open_regularised, open_splits
-from search.on_device import OnDevice, describe, elsewhere, open_on
+from search.on_device import OnDevice, describe, elsewhere, open_devices
 from search.place import Place
 from search.profiling import make_space, profile_file
-from search.progress import Listener, Part
+from search.progress import Listener
 from search.score import Scorer
 from trials.bundle import Bundle, read_bundle
 from trials.candidate import Space, Trial
@@ -142,7 +139,9 @@ class Prepared:
                 return device
         path = find_profile(self.place.devices, name)
         profile = read_profile(path)
-        profile = replace(profile, device=replace(profile.device, name=path.stem))
+        own = [device.device.name for device in self.devices]
+        called = name_in_file(profile, path, own) if name.endswith(".parquet") else name
+        profile = replace(profile, device=replace(profile.device, name=called))
         return elsewhere(profile, self.scorer.costs, self.space, self.place)
 
     def merit(self, trial: Trial) -> float:
@@ -190,29 +189,26 @@ def prepare(
         # Refused before minutes of measuring, if it is to be refused.
         check_counted(job.budget, costs, max(device.batch for device in described), space)
     listener.stage("profiling")
-    devices = []
-    for number, choice in enumerate(job.devices):
-        part = Part(listener, number, len(job.devices))
-        on = open_on(place, job, choice, bundle, costs, space, part, planned=planned)
-        devices.append(on)
-        name, error = on.device.name, on.scorer.table.calibration.relative_error
-        of = f"{name}: " if len(job.devices) > 1 else ""
-        part.update(1.0, f"{of}dense {on.dense_ms:.3g} ms, predictions within ±{error:.1%}")
+
+    def check_device(choice: DeviceChoice, on: OnDevice) -> None:
+        if before is None and not shared:
+            check_on(job, choice, on, space)
+
+    devices = open_devices(place, job, bundle, costs, space, listener, planned=planned, check=check_device)
     profiles = tuple(file_sha256(profile_file(place, job, choice)) for choice in job.devices)
-    if before is None:
-        targets = tuple[float, ...]()
-        if not shared:
-            limits = budget_limits(job, devices)
-            check(limits, space)
-            targets = limits[0].most
-        before = _plan(job, bundle, splits, coupling, targets, devices[0].dense_ms, profiles)
-        shutil.rmtree(place.bundle, ignore_errors=True)  # of a start that was killed right here
-        bundle.write(place.bundle)
-    elif (before.bundle_sha256, before.profiles) != (bundle.sha256, profiles):
+    if before and (before.bundle_sha256, before.profiles) != (bundle.sha256, profiles):
         raise InvariantError(
             f"the files in {place.folder} are not those that the job was planned with; restore them, or run "
             "the job under another name"
         )
+    limits = budget_limits(job, devices)
+    if before is None:
+        if not shared:
+            check(limits, space)
+        targets = () if shared else limits[0].most
+        before = _plan(job, bundle, splits, coupling, targets, devices[0].dense_ms, profiles)
+        shutil.rmtree(place.bundle, ignore_errors=True)  # of a start that was killed right here
+        bundle.write(place.bundle)
     if before.dense_accuracy < CHANCE_FACTOR / len(splits.classes):
         listener.note(
             f"warning: the dense model gets {before.dense_accuracy:.1%} right, hardly more than guessing; "
@@ -221,7 +217,7 @@ def prepare(
     recipe = recipe_of(job, before.frozen, before.execution, before.training)
     return Prepared(
         job=job, place=place, plan=before, bundle=bundle, splits=splits, coupling=coupling,
-        devices=tuple(devices), limits=budget_limits(job, devices), space=space, recipe=recipe,
+        devices=devices, limits=limits, space=space, recipe=recipe,
     )  # fmt: skip
 
 
@@ -283,21 +279,4 @@ def _plan(
         dense_test=test,
         dense_calibration_error=evaluation.calibration_error,
         training=training,
-    )
-
-
-def features(scorer: Scorer) -> NDArray[np.float64]:
-    """(groups, 5) what a controller is told of each group: place, size, width, shares of MACs and latency."""
-    groups = scorer.costs.coupling.groups
-    breakdown = scorer.table.breakdown(scorer.costs.op_graph)
-    latency_share = scorer.costs.touched @ breakdown / breakdown.sum()
-    sizes = np.log([group.size * group.width for group in groups])
-    return np.column_stack(
-        [
-            np.linspace(-1, 1, len(groups)),
-            sizes / sizes.max(initial=1.0),
-            [float(group.kind == "heads") for group in groups],
-            scorer.costs.macs_shares(),
-            latency_share,
-        ]
     )

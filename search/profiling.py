@@ -169,19 +169,24 @@ def profile_file(place: Place, job: Job, choice: DeviceChoice) -> Path:
     return place.profile if choice == job.device else place.profile_on(choice.name)
 
 
-def open_profile(
+def is_measured(place: Place, job: Job) -> bool:
+    """Whether a job keeps a profile of this machine."""
+    here = [choice for choice in job.devices if not choice.profile]
+    return any(profile_file(place, job, choice).exists() for choice in here)
+
+
+def kept_profile(
     place: Place,
     job: Job,
     choice: DeviceChoice,
-    bundle: Bundle,
-    coupling: Coupling,
+    costs: Costs,
     space: Space,
     listener: Listener,
     *,
     planned: bool,
-) -> tuple[Profile, LatencyTable]:
-    """The job's profile of this machine if it is there and fits, else a new one: from the device's own, or
-    measured.
+) -> Profile | None:
+    """The job's profile of this machine if it is there and fits, else what the device's own holds of the
+    model, which is the job's from then on; None where it has to be measured.
 
     Args:
         choice: the one of the job's devices that it is of.
@@ -195,25 +200,38 @@ def open_profile(
     if planned or path.exists():
         try:
             profile = read_profile(path)
-            table = LatencyTable.from_profile(profile)
-            table.check(device)
+            LatencyTable.from_profile(profile).check(device)
             if not planned:
-                _check_model(profile, Costs(coupling), space, runtime)
-            return profile, table
+                _check_model(profile, costs, space, runtime)
+            return profile
         except ProfileError as error:
             if planned:
                 raise ProfileError(f"{error}; or run job {job.name!r} under another name") from None
             listener.note(f"measuring this device again: {error}")
-    journal = path.with_suffix(".journal")
-    known = _from_device(place, Costs(coupling), space, runtime, device)
+    known = _from_device(place, costs, space, runtime, device)
     if known:
         listener.note(f"not measured: {place.devices} has a profile of this device that knows this model")
-    profile = known or measure_profile(
-        bundle, coupling, space, runtime, device, job.search.seed, journal, listener
-    )
+        write_profile(known, path)
+    return known
+
+
+def new_profile(
+    place: Place,
+    job: Job,
+    choice: DeviceChoice,
+    bundle: Bundle,
+    coupling: Coupling,
+    space: Space,
+    listener: Listener,
+) -> Profile:
+    """Measure this machine, run as a job asks, for its model, and keep that as the job's profile."""
+    path = profile_file(place, job, choice)
+    runtime, device = open_device(choice)
+    journal = path.with_suffix(".journal")
+    profile = measure_profile(bundle, coupling, space, runtime, device, job.search.seed, journal, listener)
     write_profile(profile, path)
     journal.unlink(missing_ok=True)
-    return profile, LatencyTable.from_profile(profile)
+    return profile
 
 
 def _from_device(place: Place, costs: Costs, space: Space, rules: Lowering, device: Device) -> Profile | None:

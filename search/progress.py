@@ -67,19 +67,24 @@ class Prefixed:
 
 
 class Part:
-    """Tells another listener of one of several equal parts of a stage, as that much of the stage."""
+    """Tells another listener of one of several equal parts of a stage, as that much of the stage.
 
-    def __init__(self, listener: Listener, number: int, parts: int) -> None:
+    Args:
+        name: what all that is said of it begins with; "" where that is clear.
+    """
+
+    def __init__(self, listener: Listener, number: int, parts: int, name: str = "") -> None:
         self._listener, self._number, self._parts = listener, number, parts
+        self._of = f"{name}: " if name else ""
 
     def stage(self, name: str) -> None:
         self._listener.stage(name)
 
     def update(self, share: float, text: str = "") -> None:
-        self._listener.update((self._number + share) / self._parts, text)
+        self._listener.update((self._number + share) / self._parts, text and self._of + text)
 
     def note(self, text: str) -> None:
-        self._listener.note(text)
+        self._listener.note(self._of + text)
 
 
 class Bars:
@@ -135,7 +140,7 @@ class Bars:
                 self._line(f"  {min(1.0, share):.0%}{left}  {self._last_text}")
 
     def note(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _finish(self) -> None:
         if self._task is not None:

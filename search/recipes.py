@@ -29,7 +29,7 @@ from trials.bundle import Bundle
 from trials.candidate import Trial
 from trials.data import Splits
 from trials.finetune import LABEL_RATE, PUPIL_RATE
-from trials.pool import session
+from trials.pool import session, threads_each
 from trials.run import LOOKS, Recipe, Workbench, merit
 
 RATES = 4.0
@@ -138,7 +138,7 @@ def _tune(
     network = Workbench(prepared.bundle, prepared.splits, prepared.recipe).repaired(trial.candidate)
     repaired = Bundle(network.graph, {name: each.detach() for name, each in network.state_dict().items()})
     workers = prepared.job.search.workers
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = threads_each(workers)
     os.environ |= OF_TUNE
     address = Settings().ray_address
     with TemporaryDirectory() as folder, session(address, cpus=workers * threads):

@@ -180,14 +180,27 @@ class Report:
         return tuple(sorted((self.dense, *self.rows), key=lambda row: -row.latency_ms))
 
     @property
+    def decisive(self) -> Report:
+        """The same on that device on which the winner gains least, which is what it was chosen by."""
+        return min(self.on_devices, key=lambda each: each.speedup(each.winner or each.dense))
+
+    @property
     def headline(self) -> str:
-        """The result in one sentence."""
+        """The result in one sentence; of several devices, on the one that decided."""
+        return self.decisive._result(", where it gains least" if self.others else "")
+
+    @property
+    def result(self) -> str:
+        """The result on this device, whatever came out on others."""
+        return self._result()
+
+    def _result(self, where: str = "") -> str:
         device = self.device.name + (" (modelled)" if self.device.modelled else "")
         winner = self.winner
         if winner is not None:
             factor = self.speedup(winner)
             speed = f"{factor:.2f}× faster" if factor >= 1 else f"{1 / factor:.2f}× slower"
-            return f"{speed} {_points(self.accuracy_change(winner))} on {device}: {winner.label}"
+            return f"{speed} {_points(self.accuracy_change(winner))} on {device}{where}: {winner.label}"
         on_front = sum(row.on_front for row in self.rows)
         if on_front:
             return f"{on_front} network{'s' * (on_front > 1)} on the front of {device}; none exported yet"

@@ -114,6 +114,23 @@ class Scorer:
         return np.column_stack([1 - np.asarray(merits), latency_ms])
 
 
+def features(scorer: Scorer) -> NDArray[np.float64]:
+    """(groups, 5) what a controller is told of each group: place, size, width, shares of MACs and latency."""
+    groups = scorer.costs.coupling.groups
+    breakdown = scorer.table.breakdown(scorer.costs.op_graph)
+    latency_share = scorer.costs.touched @ breakdown / breakdown.sum()
+    sizes = np.log([group.size * group.width for group in groups])
+    return np.column_stack(
+        [
+            np.linspace(-1, 1, len(groups)),
+            sizes / sizes.max(initial=1.0),
+            [float(group.kind == "heads") for group in groups],
+            scorer.costs.macs_shares(),
+            latency_share,
+        ]
+    )
+
+
 def counted(costs: Costs, batch: int) -> Mapping[CostKind, Cost]:
     """The kinds that shapes alone tell, before anything is measured.
 
@@ -143,11 +160,20 @@ def told_energy(table: LatencyTable) -> EnergyModel:
         RequestError: its device told no energy.
     """
     if table.energy is None:
-        raise RequestError(
-            f"{table.device.name!r} told no energy while it was measured, so no budget can be in it; leave "
-            "energy out of [budget], or measure on a board that has power rails this user may read"
-        )
+        raise no_energy(f"{table.device.name!r} told no energy while it was measured")
     return table.energy
+
+
+def no_energy(found: str) -> RequestError:
+    """The error where energy is limited and none is told.
+
+    Args:
+        found: that, in words.
+    """
+    return RequestError(
+        f"{found}, so nothing can be limited by it; leave energy out, or measure on a board that has power "
+        "rails this user may read"
+    )
 
 
 class FrontSoFar:
@@ -156,13 +182,20 @@ class FrontSoFar:
     def __init__(self, scorer: Scorer, dense_ms: float) -> None:
         self.scorer, self.dense_ms = scorer, dense_ms
         self.trials: list[Trial] = []
-        self.merits: list[float] = []
+        self._points = np.zeros((0, 2))
+        """(trials, 2) what merit lacks, and latency over that of the dense model."""
+        self._told = ""
 
     def add(self, trial: Trial, merit: float) -> str:
         """Take in one more trial; returns how many are on the front now, and its hypervolume."""
-        trials, merits = [*self.trials, trial], [*self.merits, merit]
-        on_front = self.scorer.front(trials, merits)
-        self.trials = [trial for trial, on in zip(trials, on_front, strict=True) if on]
-        self.merits = [merit for merit, on in zip(merits, on_front, strict=True) if on]
-        volume = self.scorer.hypervolume(self.trials, self.merits, self.dense_ms)
-        return f"{len(self.trials)} on the front (hypervolume {volume:.3f})"
+        [latency_ms], _ = self.scorer.latency(as_counts([trial.candidate]))
+        point = np.array([1 - merit, latency_ms / self.dense_ms])
+        beaten = (self._points <= point).all(axis=1) & (self._points < point).any(axis=1)
+        if not beaten.any():
+            points = np.vstack([self._points, point])
+            on_front = front_mask(points)
+            self._points = points[on_front]
+            self.trials = [one for one, on in zip([*self.trials, trial], on_front, strict=True) if on]
+            volume = hypervolume(self._points, np.ones(2))
+            self._told = f"{len(self.trials)} on the front (hypervolume {volume:.3f})"
+        return self._told

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hwprofiles.disk import is_full
 from hwprofiles.errors import RequestError, one_line
 from search import controllers
 from search.budget import count_within
@@ -17,16 +17,13 @@ from search.controllers.protocol import Proposal
 from search.export import write_export
 from search.exported import export_config
 from search.finish import (
-    EXPORTED,
-    FINAL,
-    TUNED,
     choose_finalists,
     choose_winner,
     final_request,
     final_work,
+    keep_final,
     label,
     measure_finalists,
-    results,
     train_finalists,
 )
 from search.job import Job
@@ -34,54 +31,82 @@ from search.job.submission import Submission
 from search.loop import Loop, Workers
 from search.on_device import OnDevice
 from search.place import Place
-from search.plan import Prepared, features, prepare
+from search.plan import Prepared, prepare
+from search.profiling import is_measured
 from search.progress import Listener, Silent
 from search.report import Report, draw_front, render_html
-from search.score import FrontSoFar
+from search.results import EXPORTED, FINAL, TUNED, results
+from search.score import FrontSoFar, features
 from search.sensing import sense
 from search.sensitivity import Losses
 from search.settings import Settings
 from search.summary import make_report, report_on
 from trials.bundle import read_bundle
 from trials.candidate import Facts, Trial
-from trials.pool import Pool
+from trials.pool import Pool, threads_each
 from trials.run import Outcome, Request, Workbench, merit
+from trials.steering import Wishes, nothing_wished
 from trials.store import JobRecord, JobState, Store
 
 
-def run_job(job: Job, place: Place, store: Store, listener: Listener) -> Report:
+def run_job(
+    job: Job,
+    place: Place,
+    store: Store,
+    listener: Listener,
+    *,
+    wish: Wishes = nothing_wished,
+    forget: bool = True,
+) -> Report:
     """Run a job to its end, from wherever it is; a job that is done is only reported.
 
+    Args:
+        wish: what its owner asks of the search.
+        forget: whether a new job is forgotten that cannot be run as asked, or of which nothing has come when
+            it is stopped; else it has failed, or is interrupted.
+
     Raises:
-        RequestError: the job cannot be run as asked; a new one leaves nothing behind, an old one stays as it
-            was.
+        RequestError: the job cannot be run as asked; a new one leaves nothing behind but what was measured,
+            an old one stays as it was.
         TransientError: another process works on this job.
-        KeyboardInterrupt: the user stopped it; it is marked as interrupted and can be resumed.
+        KeyboardInterrupt: the user stopped it; it is marked as interrupted and can be resumed, or it leaves
+            nothing behind where nothing has come of it yet.
     """
     with place.lock():
         record = open_job(job, place, store)
         if record.state is JobState.DONE:
             return finished_report(job, place, record.plan, store)
         try:
-            prepared = _prepare(job, place, record.plan, store, listener)
-            return _search_and_finish(prepared, store, listener)
+            prepared = _prepare(job, place, record.plan, store, listener, forget=forget)
+            return _search_and_finish(prepared, store, listener, wish)
         except KeyboardInterrupt:
-            store.requeue_running(job.name)
-            store.set_job_state(job.name, JobState.INTERRUPTED)
+            if forget and not store.job(job.name).plan and place.remove_if_empty():
+                store.remove_job(job.name)
+            else:
+                store.requeue_running(job.name)
+                store.set_job_state(job.name, JobState.INTERRUPTED)
             raise
 
 
-def _prepare(job: Job, place: Place, stored: Mapping[str, Any], store: Store, listener: Listener) -> Prepared:
-    """Prepare a job and keep its plan; one that turns out wrong before it has one leaves nothing behind."""
-    profiled_before = place.profile.exists()
+def _prepare(
+    job: Job, place: Place, stored: Mapping[str, Any], store: Store, listener: Listener, *, forget: bool
+) -> Prepared:
+    """Prepare a job and keep its plan; one that turns out wrong before it has one can be forgotten, but for
+    profiles of this machine, with which another job of its name goes on."""
     if not stored:
         store.set_job_state(job.name, JobState.PLANNING)
     try:
         prepared = prepare(job, place, stored, listener)
-    except RequestError:
-        if not stored:
+    except RequestError as error:
+        if is_full(error):
+            raise
+        if not stored and not forget:
+            _fail(job, store, error)
+        elif not stored:
             store.remove_job(job.name)
-            if not profiled_before:
+            if is_measured(place, job):
+                listener.note(f"what was measured stays in {place.folder}, for this job as it is asked next")
+            else:
                 shutil.rmtree(place.folder, ignore_errors=True)
         raise
     if not stored:
@@ -89,7 +114,12 @@ def _prepare(job: Job, place: Place, stored: Mapping[str, Any], store: Store, li
     return prepared
 
 
-def _search_and_finish(prepared: Prepared, store: Store, listener: Listener) -> Report:
+def _fail(job: Job, store: Store, error: Exception) -> None:
+    store.set_job_state(job.name, JobState.FAILED)
+    store.add_event(job.name, "failed", one_line(f"{type(error).__name__}: {error}"))
+
+
+def _search_and_finish(prepared: Prepared, store: Store, listener: Listener, wish: Wishes) -> Report:
     job = prepared.job
     try:
         store.set_job_state(job.name, JobState.SEARCHING)
@@ -98,7 +128,7 @@ def _search_and_finish(prepared: Prepared, store: Store, listener: Listener) -> 
         listener.update(0.0, f"starting {job.search.workers} workers")
         with open_pool(prepared) as pool:
             losses = _losses(prepared, pool, listener)
-            trials = make_loop(prepared, store, listener, losses).run(pool)
+            trials = make_loop(prepared, store, listener, losses).run(pool, wish)
             store.set_job_state(job.name, JobState.FINISHING)
             listener.stage("finishing")
             train_finalists(prepared, store, pool, choose_finalists(prepared, trials), listener)
@@ -110,8 +140,8 @@ def _search_and_finish(prepared: Prepared, store: Store, listener: Listener) -> 
         store.set_job_state(job.name, JobState.DONE)
         return report
     except Exception as error:
-        store.set_job_state(job.name, JobState.FAILED)
-        store.add_event(job.name, "failed", one_line(f"{type(error).__name__}: {error}"))
+        if not is_full(error):  # what has no room goes on once there is some
+            _fail(job, store, error)
         raise
 
 
@@ -119,8 +149,8 @@ def open_pool(prepared: Prepared) -> Pool:
     """The workers of a job, to be closed by whoever asked for them."""
     shared = {"bundle": prepared.bundle, "splits": prepared.splits, "recipe": prepared.recipe}
     workers = prepared.job.search.workers
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    return Pool(Workbench, shared, workers=workers, threads=threads, address=Settings().ray_address)
+    address = Settings().ray_address
+    return Pool(Workbench, shared, workers=workers, threads=threads_each(workers), address=address)
 
 
 def _note_small_space(prepared: Prepared, listener: Listener) -> None:
@@ -162,19 +192,6 @@ def _differences(stored: Any, given: Any, key: str = "") -> Iterator[str]:
         yield f"{key} was {json.dumps(stored)} and is {json.dumps(given)}"
 
 
-def remove_job(place: Place, store: Store) -> None:
-    """Forget a job and all of its files.
-
-    Raises:
-        RequestError: the store has no such job.
-        TransientError: another process works on it.
-    """
-    store.job(place.job)
-    with place.lock():
-        store.remove_job(place.job)
-        shutil.rmtree(place.folder, ignore_errors=True)
-
-
 class TrialRequests:
     """Trials as requests to `trials.run.Workbench`."""
 
@@ -204,6 +221,8 @@ def make_loop(prepared: Prepared, store: Store, listener: Listener, losses: Loss
     """The job's search: uniform baselines, then its controller."""
     job, cost = prepared.job, prepared.cost
     space = prepared.space
+    # What tells groups apart is of the first device, which leads; what they may cost, by `cost`, of all.
+    told = features(prepared.scorer)
 
     def controller(name: str) -> controllers.Controller:
         return controllers.make(
@@ -213,7 +232,7 @@ def make_loop(prepared: Prepared, store: Store, listener: Listener, losses: Loss
             targets=prepared.plan.targets,
             seed=job.search.seed,
             trials=job.search.trials,
-            features=features(prepared.scorer),
+            features=told,
             losses=losses,
             reward=job.search.reward,
         )
@@ -276,13 +295,11 @@ def finish_trial(prepared: Prepared, store: Store, number: int, listener: Listen
     """
     if number not in results(store, prepared.job.name, FINAL):
         trial = {trial.number: trial for trial in store.trials(prepared.job.name)}[number]
-        shutil.rmtree(prepared.place.finalist(number), ignore_errors=True)  # what a killed attempt left
         listener.update(0.0, f"{final_work(prepared)} {label(trial)}")
         tuned = results(store, prepared.job.name, TUNED).get(number, {"recipe": {}})
         recipe = replace(prepared.recipe, **tuned["recipe"])
         bench = Workbench(prepared.bundle, prepared.splits, recipe)
-        outcome = bench(final_request(prepared, trial))
-        store.add_result(prepared.job.name, number, FINAL, outcome.to_json())
+        keep_final(prepared, store, number, bench(final_request(trial)))
     measure_finalists(prepared, store, listener)
 
 

@@ -13,7 +13,7 @@ from search.job import Budget, DeviceChoice
 from search.place import Place
 from search.wording import UNITS, budget_text
 from trials.candidate import Trial, TrialState
-from trials.store import JobRecord, JobState, Result, Store
+from trials.store import STATE_EVENT, TRIAL_EVENT, JobRecord, JobState, Result, Store
 
 FATES = {"exported": "exported", "final": "finalist"}
 """Kind of a trial's result → what became of the trial; the first that it has counts."""
@@ -45,7 +45,11 @@ def job_facts(store: Store, place: Place) -> dict[str, Any]:
         "budget": budget_text(_budget(record), _devices(record)),
         "failed": sum(trial.state is TrialState.FAILED for trial in trials),
         "best": None if best is None else round(best, 4),
-        "events": [f"{event.kind}: {event.message}" for event in store.events(name)],
+        "events": [
+            f"{event.kind}: {event.message}"
+            for event in store.events(name)
+            if event.kind not in (STATE_EVENT, TRIAL_EVENT)
+        ],
     }
 
 

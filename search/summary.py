@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from search.exported import versions
-from search.finish import EXPORTED, FINAL, FINALIST_FAILED, is_close, label, results
+from search.finish import FINALIST_FAILED, is_close, label
 from search.ladder import ladder
 from search.on_device import OnDevice
 from search.pareto import front_mask, hypervolumes
-from search.plan import Prepared, features
+from search.plan import Prepared
 from search.report import GroupRow, Point, Report, Row
+from search.results import EXPORTED, FINAL, results
+from search.score import features
 from search.sensing import known
 from search.wording import UNITS, budget_text, drop_text
 from trials.candidate import Candidate, Facts, Trial, TrialState, as_counts
@@ -90,7 +92,7 @@ def report_on(prepared: Prepared, store: Store, on: OnDevice) -> Report:
         export_folder=str(prepared.place.export) if exported else "",
         choice=_choice(prepared, on, [finals[number] for number in exported]),
         commands={
-            "look at the front again": f"prunefront front {job}",
+            "look at the front again": f"prunefront pareto {job}",
             "export another trial": f"prunefront export {job} --trial N",
             "see one trial": f"prunefront show {job} --trial N",
         },

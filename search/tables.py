@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from search.report import Report, Row, count, percent, significant, timed
+from search.wording import NAMES, quantity
 
 BAR = 20
 """Characters of a bar that stands for a whole group."""
@@ -166,9 +167,14 @@ def picked(found: Mapping[str, Any]) -> list[str]:
     predicted = latency(found["predicted"]["latency_ms"], found["predicted"]["error_ms"])
     timed_ms = found["measured_ms"]
     how = f", {timed(found['modelled'])} {significant(timed_ms)} ms" if timed_ms else ""
+    held = [
+        f"{NAMES[kind]} {quantity(float(significant(cost)), kind)}"
+        for kind, cost in found["held"].items()
+        if kind not in ("latency_ms", "macs", "parameters")
+    ]
     return [
         f"{found['label']}: {found['then'] or 'as the search saw it, before it is fine-tuned'}",
-        ", ".join(shown),
+        ", ".join([*shown, *held]),
         f"predicted {predicted} ms on {device}{how}",
         f"export it with: {found['next']}",
     ]

@@ -20,6 +20,11 @@ settings.register_profile("prunefront", deadline=None)
 settings.load_profile("prunefront")
 
 
+def pytest_runtest_setup() -> None:
+    """Sessions of ONNX Runtime leave their thread taking denormals for zero; properties of floats see that."""
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data and checkpoints that may lie beside the repository."""

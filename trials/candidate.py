@@ -220,6 +220,11 @@ class Trial:
         if (self.state is TrialState.FAILED) != bool(self.reason):
             raise InvariantError(f"trial {self.number} is {self.state} with reason={self.reason!r}")
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it was never attempted."""
+        return self.state is TrialState.QUEUED and not self.attempts
+
     def start(self) -> Self:
         return replace(self, state=TrialState.RUNNING, attempts=self.attempts + 1)
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Row
 
-from hwprofiles.errors import RequestError
+from hwprofiles.errors import ConflictError
 from trials.store import Store, metadata
 
 MAX_CLAIMS = 10
@@ -75,7 +75,7 @@ class MeasurementState(StrEnum):
     FAILED = "failed"
 
 
-class NotHeldError(RequestError):
+class NotHeldError(ConflictError):
     """Whoever wants to change a job does not hold it, or no longer."""
 
 

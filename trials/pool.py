@@ -74,6 +74,11 @@ class Finished:
     busy_s: float = 0.0
 
 
+def threads_each(workers: int) -> int:
+    """Torch threads of each worker, where they share this machine's cores."""
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
 class Pool:
     """Workers that keep model and data loaded; one request at a time each, the rest waits here in order.
 

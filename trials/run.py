@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One candidate to make real; a `final` one to the end: trained in full, tested, kept in `folder`.
+    """One candidate to make real; a `final` one to the end: trained in full, tested, its network handed back.
 
     `needed` is an accuracy short of which it is of no use: no more images are looked at than it takes to see
     that it falls short. A `probe`, of which one group is pruned, is not trained, keeps all its weights, and
@@ -85,16 +84,20 @@ class Request:
     needed: float = 0.0
     probe: bool = False
     final: bool = False
-    folder: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a request found out. `test` is the one look at the test split, of a final request alone."""
+    """What a request found out.
+
+    Of a final request alone: `test`, the one look at the test split, and `network`, to be kept by whoever
+    asked: a worker may be on a machine whose disk nobody else sees.
+    """
 
     facts: Facts
     kept: Mapping[str, Sequence[int]]
     test: Mapping[str, float] | None = None
+    network: Bundle | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {"facts": self.facts.to_json(), "kept": dict(self.kept), "test": self.test}
@@ -170,11 +173,11 @@ class Workbench:
             seconds=seconds,
             notes=tuple(dict.fromkeys(notes)),
         )
-        test = self._test(network) if request.final else None
-        if request.folder is not None and not request.folder.exists():
-            state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-            Bundle(network.graph, state).write(request.folder)
-        return Outcome(facts=facts, kept={name: units.tolist() for name, units in kept.items()}, test=test)
+        outcome = Outcome(facts=facts, kept={name: units.tolist() for name, units in kept.items()})
+        if not request.final:
+            return outcome
+        state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        return replace(outcome, test=self._test(network), network=Bundle(network.graph, state))
 
     def dense(self) -> tuple[Evaluation, Mapping[str, float] | None]:
         """The dense model on the validation and the test split."""

@@ -1,6 +1,6 @@
 """The store: jobs, trials, results and events in one database.
 
-Its companions for the service, `trials.tokens` and `trials.measurements`, are the only others that know SQL.
+Its companions for the service, such as `trials.tokens`, are the only others that know SQL.
 
 Execution at least once, accounting exactly once: a finished trial is never lost and never counted twice.
 Every call that changes something is one transaction, on disk when the call returns, and every transition
@@ -13,9 +13,11 @@ import fcntl
 import json
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -51,10 +53,20 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, ExceptionContext, Row
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, StatementError
 
-from hwprofiles.errors import InvariantError, RequestError, TransientError, nearest
+from hwprofiles.errors import (
+    InvariantError,
+    NoRoomError,
+    NotFoundError,
+    RequestError,
+    TransientError,
+    nearest,
+    one_line,
+)
 from trials.candidate import Candidate, Facts, Trial, TrialState
 
 FACTS_VERSION = 2
+STATE_EVENT, TRIAL_EVENT = "state", "trial"
+"""Kinds of the lines that a job's log gets with each state of the job and with each trial that ends."""
 READABLE_FACTS = (1, FACTS_VERSION)
 """Facts of version 1 lack what was not found out then."""
 
@@ -66,7 +78,7 @@ metadata = MetaData(
     }
 )
 
-_jobs = Table(
+JOBS = Table(
     "jobs",
     metadata,
     Column("name", String, primary_key=True),
@@ -76,7 +88,7 @@ _jobs = Table(
     Column("created_s", Float, nullable=False),
 )
 
-_trials = Table(
+TRIALS = Table(
     "trials",
     metadata,
     Column("job", ForeignKey("jobs.name"), primary_key=True),
@@ -120,12 +132,12 @@ _COMES_FROM = {
 }
 
 _SAVE_TRIAL = (
-    update(_trials)
+    update(TRIALS)
     .where(
-        _trials.c.job == bindparam("of_job"),
-        _trials.c.number == bindparam("of_number"),
-        _trials.c.state == bindparam("old_state"),
-        _trials.c.attempts == bindparam("old_attempts"),
+        TRIALS.c.job == bindparam("of_job"),
+        TRIALS.c.number == bindparam("of_number"),
+        TRIALS.c.state == bindparam("old_state"),
+        TRIALS.c.attempts == bindparam("old_attempts"),
     )
     .values(
         state=bindparam("state"),
@@ -136,10 +148,14 @@ _SAVE_TRIAL = (
 )
 
 
+Guard = Callable[[Connection], None]
+
+
 class JobState(StrEnum):
     """Where a job stands; DONE is final, every other state can be resumed.
 
-    A job whose process was killed keeps the state it was killed in; INTERRUPTED is a job stopped on request.
+    A job whose process was killed keeps the state it was killed in. INTERRUPTED is one whose process was
+    asked to end; PAUSED one that its owner lets wait, CANCELLED one that its owner gave up.
     """
 
     QUEUED = "queued"
@@ -147,6 +163,8 @@ class JobState(StrEnum):
     SEARCHING = "searching"
     FINISHING = "finishing"
     INTERRUPTED = "interrupted"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
     FAILED = "failed"
     DONE = "done"
 
@@ -183,6 +201,20 @@ class Event:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outline:
+    """What a front shows of a trial; its accuracy and the error of that are None unless it is done."""
+
+    number: int
+    candidate: Candidate
+    state: TrialState
+    origin: str
+    target: float
+    reason: str
+    accuracy: float | None
+    accuracy_error: float | None
+
+
 class Store:
     """All jobs of one database. One process writes to a job; any number of processes read.
 
@@ -190,9 +222,14 @@ class Store:
     was refused leaves nothing behind.
     """
 
-    def __init__(self, engine: Engine, file: _File | None = None) -> None:
-        self._engine, self._file = engine, file
+    def __init__(
+        self, engine: Engine, file: _File | None = None, guard: Guard = lambda connection: None
+    ) -> None:
+        self._engine, self._file, self._guard = engine, file, guard
         self._reader = engine.execution_options(reads_only=True)
+        # Whoever waits for the one writer of an SQLite file looks again and again, at last every 100 ms, and
+        # whoever comes later may be lucky before. So the threads of a process queue up for it here.
+        self._turn = threading.Lock() if engine.dialect.name == "sqlite" else nullcontext()
 
     @classmethod
     def open(cls, path_or_url: str | Path) -> Self:
@@ -238,9 +275,23 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def writing(self) -> AbstractContextManager[Connection]:
-        """One transaction that may change something; for the store's companions, such as `trials.tokens`."""
-        return self._engine.begin()
+    def under(self, guard: Guard) -> Self:
+        """The same store for someone who may lose the right to change it: who holds a lease, say.
+
+        Args:
+            guard: called in each transaction that may change something, before anything is; what it raises
+                ends the transaction.
+        """
+        guarded = copy(self)
+        guarded._file, guarded._guard = None, guard
+        return guarded
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction that may change something, for the store's companions, too."""
+        with self._turn, self._engine.begin() as connection:
+            self._guard(connection)
+            yield connection
 
     def reading(self) -> AbstractContextManager[Connection]:
         """One transaction that changes nothing, and waits for no writer."""
@@ -259,8 +310,8 @@ class Store:
         """
         row = {"name": name, "state": JobState.QUEUED, "spec": spec, "plan": plan, "created_s": time.time()}
         try:
-            with self._engine.begin() as connection:
-                connection.execute(insert(_jobs), row)
+            with self.writing() as connection:
+                connection.execute(insert(JOBS), row)
         except IntegrityError:
             raise RequestError(
                 f"a job named {name!r} is already in the store; resume it, or choose another name"
@@ -272,16 +323,16 @@ class Store:
         Raises:
             RequestError: no job has this name.
         """
-        with self._reader.begin() as connection:
-            row = connection.execute(select(_jobs).where(_jobs.c.name == name)).one_or_none()
+        with self.reading() as connection:
+            row = connection.execute(select(JOBS).where(JOBS.c.name == name)).one_or_none()
             if row is None:
                 raise _unknown_job(connection, name)
-        return _job_record(row)
+        return job_record(row)
 
     def jobs(self) -> list[JobRecord]:
         """Return all jobs, oldest first."""
-        with self._reader.begin() as connection:
-            return [_job_record(row) for row in connection.execute(select(_jobs).order_by(_jobs.c.created_s))]
+        with self.reading() as connection:
+            return [job_record(row) for row in connection.execute(select(JOBS).order_by(JOBS.c.created_s))]
 
     def set_job_state(self, name: str, state: JobState) -> None:
         """Move a job to another state.
@@ -290,23 +341,29 @@ class Store:
             RequestError: no job has this name.
             InvariantError: the job is done.
         """
-        unfinished = (_jobs.c.name == name) & (_jobs.c.state != JobState.DONE)
-        with self._engine.begin() as connection:
-            if connection.execute(update(_jobs).where(unfinished).values(state=state)).rowcount == 0:
+        unfinished = (JOBS.c.name == name) & (JOBS.c.state != JobState.DONE)
+        with self.writing() as connection:
+            if connection.execute(update(JOBS).where(unfinished).values(state=state)).rowcount == 0:
                 _require_job(connection, name)
                 raise InvariantError(f"job {name!r} is done and cannot become {state}")
+            note(connection, name, STATE_EVENT, state)
 
     def remove_job(self, name: str) -> None:
         """Forget a job with all of its trials, results and events.
 
         Raises:
-            RequestError: no job of that name.
+            RequestError: no job of that name, or it is one of a service.
         """
-        with self._engine.begin() as connection:
+        with self.writing() as connection:
             _require_job(connection, name)
-            for table in (_events, _results, _trials):
+            for table in (_events, _results, TRIALS):
                 connection.execute(delete(table).where(table.c.job == name))
-            connection.execute(delete(_jobs).where(_jobs.c.name == name))
+            try:
+                connection.execute(delete(JOBS).where(JOBS.c.name == name))
+            except IntegrityError:
+                raise RequestError(
+                    f"job {name!r} is one of a service, which alone can forget it: DELETE /api/v1/jobs/{name}"
+                ) from None
 
     def set_plan(self, name: str, plan: Mapping[str, Any]) -> None:
         """Replace a job's plan.
@@ -314,66 +371,33 @@ class Store:
         Raises:
             RequestError: no job has this name.
         """
-        with self._engine.begin() as connection:
-            if connection.execute(update(_jobs).where(_jobs.c.name == name).values(plan=plan)).rowcount == 0:
+        with self.writing() as connection:
+            if connection.execute(update(JOBS).where(JOBS.c.name == name).values(plan=plan)).rowcount == 0:
                 raise _unknown_job(connection, name)
 
-    def add_trials(self, job: str, trials: Sequence[Trial]) -> None:
-        """Add queued trials, all or none.
+    def save(self, job: str, *trials: Trial) -> None:
+        """Record how trials stand, in this order and in one transaction, or none.
+
+        One that was never attempted is new and queued. Any other has made one transition: start, requeue,
+        finish or fail. What is stored must be in the state that it comes from, at the same attempt: the
+        result of an attempt that was given up and started again is refused.
 
         Raises:
             RequestError: no such job.
-            InvariantError: a trial is not QUEUED, or its number is taken.
+            InvariantError: a number is taken, or a stored trial does not fit; nothing changes.
         """
-        started = [trial.number for trial in trials if trial.state is not TrialState.QUEUED]
-        if started:
-            raise InvariantError(f"trials {started} cannot be added to job {job!r}: they are not queued")
-        if not trials:
-            return
-        rows = [{"job": job, **_trial_row(trial)} for trial in trials]
-        with self._engine.begin() as connection:
-            _require_job(connection, job)
-            try:
-                connection.execute(insert(_trials), rows)
-            except IntegrityError:
-                numbers = [trial.number for trial in trials]
-                raise InvariantError(f"job {job!r} has one of the trials {numbers} already") from None
-
-    def save(self, job: str, trial: Trial) -> None:
-        """Record one transition: start, requeue, finish or fail.
-
-        The stored trial must be in the state that this one comes from, at the same attempt: the result of an
-        attempt that was given up and started again is refused.
-
-        Raises:
-            RequestError: no such job.
-            InvariantError: the stored trial does not fit; nothing changes.
-        """
-        old_state = _COMES_FROM[trial.state]
-        old_attempts = trial.attempts - (trial.state is TrialState.RUNNING)
-        change = {
-            "of_job": job,
-            "of_number": trial.number,
-            "old_state": old_state,
-            "old_attempts": old_attempts,
-            "state": trial.state,
-            "attempts": trial.attempts,
-            "facts": _facts_json(trial.facts),
-            "reason": trial.reason,
-        }
-        with self._engine.begin() as connection:
-            if connection.execute(_SAVE_TRIAL, change).rowcount == 0:
+        new = [{"job": job, **_trial_row(trial)} for trial in trials if trial.is_new]
+        with self.writing() as connection:
+            if new:
                 _require_job(connection, job)
-                stored = connection.execute(
-                    select(_trials.c.state, _trials.c.attempts).where(
-                        _trials.c.job == job, _trials.c.number == trial.number
-                    )
-                ).one_or_none()
-                found = f"{stored.state} at attempt {stored.attempts}" if stored else "unknown"
-                raise InvariantError(
-                    f"trial {trial.number} of job {job!r} cannot become {trial.state}: it is {found}, not "
-                    f"{old_state} at attempt {old_attempts}"
-                )
+                try:
+                    connection.execute(insert(TRIALS), new)
+                except IntegrityError:
+                    numbers = [row["number"] for row in new]
+                    raise InvariantError(f"job {job!r} has one of the trials {numbers} already") from None
+            for trial in trials:
+                if not trial.is_new:
+                    _move(connection, job, trial)
 
     def trials(self, job: str) -> list[Trial]:
         """Return a job's trials by number.
@@ -381,12 +405,40 @@ class Store:
         Raises:
             RequestError: no such job.
         """
-        with self._reader.begin() as connection:
+        with self.reading() as connection:
             _require_job(connection, job)
             rows = connection.execute(
-                select(_trials).where(_trials.c.job == job).order_by(_trials.c.number)
+                select(TRIALS).where(TRIALS.c.job == job).order_by(TRIALS.c.number)
             ).all()
         return [_trial(row) for row in rows]
+
+    def outlines(self, job: str) -> list[Outline]:
+        """Return a job's trials by number, and of their facts two: in a fourth of the time of all.
+
+        Raises:
+            RequestError: no such job.
+        """
+        facts = TRIALS.c.facts
+        columns = [TRIALS.c[name] for name in ("number", "kept", "state", "origin", "target", "reason")]
+        found = [facts[name].as_float().label(name) for name in ("accuracy", "accuracy_error")]
+        with self.reading() as connection:
+            _require_job(connection, job)
+            rows = connection.execute(
+                select(*columns, *found).where(TRIALS.c.job == job).order_by(TRIALS.c.number)
+            ).all()
+        return [
+            Outline(
+                number=row.number,
+                candidate=Candidate(tuple(row.kept)),
+                state=TrialState(row.state),
+                origin=row.origin,
+                target=row.target,
+                reason=row.reason,
+                accuracy=row.accuracy,
+                accuracy_error=row.accuracy_error,
+            )
+            for row in rows
+        ]
 
     def requeue_running(self, job: str) -> int:
         """Put the trials that a dead process left running back into the queue; return how many.
@@ -394,10 +446,10 @@ class Store:
         Raises:
             RequestError: no such job.
         """
-        running = (_trials.c.job == job) & (_trials.c.state == TrialState.RUNNING)
-        with self._engine.begin() as connection:
+        running = (TRIALS.c.job == job) & (TRIALS.c.state == TrialState.RUNNING)
+        with self.writing() as connection:
             _require_job(connection, job)
-            return connection.execute(update(_trials).where(running).values(state=TrialState.QUEUED)).rowcount
+            return connection.execute(update(TRIALS).where(running).values(state=TrialState.QUEUED)).rowcount
 
     def add_result(self, job: str, trial: int, kind: str, data: Mapping[str, Any]) -> None:
         """Add what the final stage found out; once per job, trial and kind.
@@ -406,7 +458,7 @@ class Store:
             RequestError: no such job.
             InvariantError: the job has no such trial, or this result is there already.
         """
-        with self._engine.begin() as connection:
+        with self.writing() as connection:
             _require_job(connection, job)
             try:
                 connection.execute(insert(_results), {"job": job, "trial": trial, "kind": kind, "data": data})
@@ -422,7 +474,7 @@ class Store:
         Raises:
             RequestError: no such job.
         """
-        with self._engine.begin() as connection:
+        with self.writing() as connection:
             _require_job(connection, job)
             connection.execute(delete(_results).where(_results.c.job == job, _results.c.trial == trial))
 
@@ -433,7 +485,7 @@ class Store:
             RequestError: no such job.
         """
         columns = _results.c.trial, _results.c.kind, _results.c.data
-        with self._reader.begin() as connection:
+        with self.reading() as connection:
             _require_job(connection, job)
             rows = connection.execute(
                 select(*columns).where(_results.c.job == job).order_by(_results.c.trial, _results.c.kind)
@@ -446,23 +498,30 @@ class Store:
         Raises:
             RequestError: no such job.
         """
-        with self._engine.begin() as connection:
+        with self.writing() as connection:
             _require_job(connection, job)
-            connection.execute(
-                insert(_events), {"job": job, "time_s": time.time(), "kind": kind, "message": message}
-            )
+            note(connection, job, kind, message)
 
-    def events(self, job: str) -> list[Event]:
+    def events(
+        self, job: str, *, after: int = 0, limit: int | None = None, newest: bool = False
+    ) -> list[Event]:
         """Return a job's log, oldest first.
+
+        Args:
+            after: only those of larger numbers,
+            limit: and not more of them than this,
+            newest: which are the last of them, and not the first.
 
         Raises:
             RequestError: no such job.
         """
-        with self._reader.begin() as connection:
+        wanted = select(_events).where(_events.c.job == job, _events.c.number > after)
+        with self.reading() as connection:
             _require_job(connection, job)
-            rows = connection.execute(
-                select(_events).where(_events.c.job == job).order_by(_events.c.number)
-            ).all()
+            order = _events.c.number.desc() if newest else _events.c.number
+            rows = connection.execute(wanted.order_by(order).limit(limit)).all()
+        if newest:
+            rows = rows[::-1]
         return [
             Event(number=row.number, time_s=row.time_s, kind=row.kind, message=row.message) for row in rows
         ]
@@ -509,19 +568,64 @@ class _File:
         os.close(self._folder)
 
 
+def note(connection: Connection, job: str, kind: str, message: str) -> None:
+    """Append a line to the log of a job that is there."""
+    row = {"job": job, "time_s": time.time(), "kind": kind, "message": message}
+    connection.execute(insert(_events), row)
+
+
+def _move(connection: Connection, job: str, trial: Trial) -> None:
+    """Record one transition.
+
+    Raises:
+        RequestError: no such job.
+        InvariantError: the stored trial is not where it starts from.
+    """
+    old_state = _COMES_FROM[trial.state]
+    old_attempts = trial.attempts - (trial.state is TrialState.RUNNING)
+    change = {
+        "of_job": job,
+        "of_number": trial.number,
+        "old_state": old_state,
+        "old_attempts": old_attempts,
+        "state": trial.state,
+        "attempts": trial.attempts,
+        "facts": _facts_json(trial.facts),
+        "reason": trial.reason,
+    }
+    if connection.execute(_SAVE_TRIAL, change).rowcount == 0:
+        _require_job(connection, job)
+        stored = connection.execute(
+            select(TRIALS.c.state, TRIALS.c.attempts).where(
+                TRIALS.c.job == job, TRIALS.c.number == trial.number
+            )
+        ).one_or_none()
+        found = f"{stored.state} at attempt {stored.attempts}" if stored else "unknown"
+        raise InvariantError(
+            f"trial {trial.number} of job {job!r} cannot become {trial.state}: it is {found}, not "
+            f"{old_state} at attempt {old_attempts}"
+        )
+    if trial.state.finished:
+        note(connection, job, TRIAL_EVENT, f"{trial.number} {trial.state}")
+
+
 def _require_job(connection: Connection, name: str) -> None:
-    if connection.execute(select(_jobs.c.name).where(_jobs.c.name == name)).one_or_none() is None:
+    if connection.execute(select(JOBS.c.name).where(JOBS.c.name == name)).one_or_none() is None:
         raise _unknown_job(connection, name)
 
 
-def _unknown_job(connection: Connection, name: str) -> RequestError:
-    names = list(connection.scalars(select(_jobs.c.name)))
-    return RequestError(
+def _unknown_job(connection: Connection, name: str) -> NotFoundError:
+    return unknown_job(name, connection.scalars(select(JOBS.c.name)).all())
+
+
+def unknown_job(name: str, names: Sequence[str]) -> NotFoundError:
+    """What to raise where a job is asked for that is none of `names`."""
+    return NotFoundError(
         f"the store has no job {name!r}; {nearest(name, names) if names else 'it has none at all'}"
     )
 
 
-def _job_record(row: Row[Any]) -> JobRecord:
+def job_record(row: Row[Any]) -> JobRecord:
     return JobRecord(
         name=row.name, state=JobState(row.state), spec=row.spec, plan=row.plan, created_s=row.created_s
     )
@@ -609,14 +713,28 @@ def _translate_error(context: ExceptionContext) -> None:
     """Raise our own error for a database error, except for a broken constraint, which each call explains."""
     error, original = context.sqlalchemy_exception, context.original_exception
     where = f"the store {context.engine.url if context.engine else ''}"
+    if error is None and isinstance(original, ValueError):  # drivers that write JSON themselves
+        raise InvariantError(f"{where} was given what it cannot hold: {original}") from original
     match error:
         case IntegrityError():
             return
         case OperationalError() if "locked" in str(original):
             raise TransientError(f"{where} is locked by another process; try again") from original
+        case OperationalError() if _is_full(original):
+            raise NoRoomError(f"{where} is on a disk that is full; make room there") from original
+        case OperationalError() if context.dialect.name != "sqlite":
+            raise TransientError(
+                f"{where} cannot be reached now: {one_line(str(original))}; check that its server runs"
+            ) from original
         case DatabaseError():
             raise RequestError(
                 f"{where} cannot be used: {original}; check the path, its permissions and the free space"
             ) from original
         case StatementError():
             raise InvariantError(f"{where} was given what it cannot hold: {original}") from original
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a database says that its disk is full, for a file of its own as well."""
+    sqlite_code, sqlstate = getattr(error, "sqlite_errorcode", None), getattr(error, "sqlstate", None)
+    return sqlite_code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE) or sqlstate == "53100"

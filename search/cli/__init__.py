@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from hwprofiles.errors import InvariantError, PrunefrontError, RequestError, TransientError
-from search.cli import devices, jobs, results
+from search.cli import devices, jobs, results, service
 from search.cli.terminal import err, exit_code, fail, heeding_sigterm, say
 
 
@@ -47,7 +47,7 @@ for command in (
     devices.predict,
     jobs.bundle,
     jobs.trial,
-    results.front,
+    results.pareto,
     results.pick,
     results.rescore,
     results.export,
@@ -55,10 +55,20 @@ for command in (
     results.show,
     results.ls,
     results.rm,
+    service.submit,
+    service.watch,
+    service.logs,
+    service.pause,
+    service.stop,
+    service.cancel,
+    service.retry,
+    service.diff,
+    service.login,
     devices.serve,
     devices.agent,
 ):
     app.command()(command)
+app.add_typer(service.token, name="token")
 app.add_typer(devices.lut, name="lut")
 
 

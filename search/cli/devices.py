@@ -32,25 +32,30 @@ if TYPE_CHECKING:
 
 Server = Annotated[
     str | None,
-    typer.Option(help="A server, whose agents are devices, too (env: PRUNEFRONT_SERVER)."),
+    typer.Option(
+        "--server",
+        "-s",
+        help="A server, by name or URL, whose agents are devices, too (env: PRUNEFRONT_SERVER).",
+    ),
 ]
-Token = Annotated[str | None, typer.Option(help="A submitter's token (env: PRUNEFRONT_TOKEN).")]
+Token = Annotated[
+    str | None, typer.Option(help="A submitter's, in place of the login's (env: PRUNEFRONT_TOKEN).")
+]
 
 
 @contextmanager
 def _remote(server: str | None, token: str | None) -> Iterator[Remote | None]:
     """The server that was named here or in the environment, if one was; an empty name is none."""
     from hwprofiles.remote import Remote
+    from search.servers import find_server
     from search.settings import Settings
 
-    settings = Settings()
-    url = settings.server if server is None else server
-    if not url:
+    named = Settings().server if server is None else server
+    if not named:
         yield None
         return
-    if not (token or settings.token):
-        raise RequestError(f"{url} wants a submitter's token; give --token, or set PRUNEFRONT_TOKEN")
-    with Remote(url, token or settings.token) as remote:
+    found = find_server(named, token or "")
+    with Remote(found.url, found.token) as remote:
         yield remote
 
 
@@ -331,9 +336,10 @@ def serve(
     new_token: Annotated[
         bool, typer.Option("--new-token", help="Make a new admin's token, when the first is lost.")
     ] = False,
+    jobs: Annotated[int, typer.Option(min=0, help="Jobs that are worked on at once; 0 only takes them.")] = 1,
     runs: Runs = None,
 ) -> None:
-    """Serve measurements to agents on other boards; docs/agent.md explains how to set them up."""
+    """Take jobs from many users and work on them, and measurements for agents on other boards."""
     from search.service import serve as run_service
 
     folder = runs_folder(runs)
@@ -344,6 +350,7 @@ def serve(
         port=port,
         names=host_name or [],
         new_token=new_token,
+        jobs=jobs,
         say=lambda line: say(out, line),
     )
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli import sets
+from search.cli import remote, sets
+from search.cli.remote import ServerName, only_here, service_instead
 from search.cli.stored import JobName, open_store, place_of, run_at
 from search.cli.terminal import (
     AsJson,
@@ -49,7 +50,7 @@ def run(
     from search.sets.asked import load
 
     if run_at(job_file):
-        return resume(str(job_file), workers, runs, as_json)
+        return resume(str(job_file), workers, server="", runs=runs, as_json=as_json)
     asked = load(job_file)
     if name:
         asked = asked.from_json({**asked.to_json(), "name": name})
@@ -59,11 +60,16 @@ def run(
 def resume(
     job: JobName,
     workers: Annotated[int | None, typer.Option(min=1, max=64, help="Trials at once.")] = None,
+    server: ServerName = None,
     runs: Runs = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with an interrupted or failed job, from its last finished trial."""
+    """Go on with an interrupted or failed job, from its last finished trial; at a server a paused one."""
     from search.sets.asked import read
+
+    if service := service_instead(server, runs):
+        only_here("resume", workers=workers)
+        return remote.steer(service, job, "resume", as_json)
 
     place = place_of(job, runs)
     with open_store(place) as store:
@@ -120,8 +126,10 @@ def _run(job: Job | ModelSet, place: Place, workers: int | None, as_json: bool) 
 def _show_run(report: Report, place: Place) -> None:
     for each in report.on_devices:
         if report.others:
-            say(out, f"\n{each.headline}")
+            say(out, f"\n{each.result}")
         print_networks(each)
+    if report.others:
+        say(out, report.headline)
     say(out, f"report   {place.report}")
     if report.export_folder:
         say(out, f"export   {report.export_folder}")

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hwprofiles.errors import RequestError
-from search.cli import sets
+from search.cli import remote, sets
+from search.cli.remote import ServerName, only_here, service_instead
 from search.cli.stored import JobName, is_set, open_planned, open_store, place_of
 from search.cli.terminal import (
     AsJson,
@@ -30,21 +30,24 @@ from search.place import Place
 
 if TYPE_CHECKING:
     from search.job import CostKind
-    from search.picking import Limits
     from search.report import Report
 
 
-def front(
+def pareto(
     job: JobName,
     device: Annotated[str, typer.Option(help="Another of the job's devices than the first.")] = "",
+    server: ServerName = None,
     runs: Runs = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a job's Pareto front as far as it has come, and write its picture and report."""
     from search.session import write_report
 
+    if service := service_instead(server, runs):
+        remote.pareto(service, job, device, as_json)
+        return
     if is_set(job, runs):
-        sets.front(job, runs, as_json)
+        sets.pareto(job, runs, as_json)
         return
     with open_planned(job, runs) as (prepared, store):
         whole = write_report(prepared, store)
@@ -64,12 +67,16 @@ def rescore(
     device: Annotated[
         str, typer.Option(help="A device that has a profile (see `prunefront devices`), or a profile's file.")
     ],
+    server: ServerName = None,
     runs: Runs = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the front of a job's trials on a device that it did not search for; runs no trial."""
     from search.session import rescore
 
+    if service := service_instead(server, runs):
+        remote.pareto(service, job, device, as_json)
+        return
     with open_planned(job, runs) as (prepared, store):
         on = prepared.on(device)
         report = rescore(prepared, store, on)
@@ -101,27 +108,38 @@ def _print_front(report: Report) -> None:
 def pick(
     job: JobName,
     latency_ms: Annotated[float | None, typer.Option(min=0, help="At most, with its error bar.")] = None,
+    latency_p99_ms: Annotated[float | None, typer.Option(min=0, help="At most, of 99 runs in 100.")] = None,
     macs: Annotated[float | None, typer.Option(min=0, help="At most.")] = None,
     parameters: Annotated[float | None, typer.Option(min=0, help="At most.")] = None,
+    size_bytes: Annotated[float | None, typer.Option(min=0, help="At most, of all weights.")] = None,
+    memory_bytes: Annotated[
+        float | None, typer.Option(min=0, help="At most, of weights and activations.")
+    ] = None,
+    energy_mj: Annotated[float | None, typer.Option(min=0, help="At most, of one run.")] = None,
     device: Annotated[
-        str, typer.Option(help="Where latency counts: another device of the job, or one that has a profile.")
+        str, typer.Option(help="What it is for: another device of the job, or one that has a profile.")
     ] = "",
     runs: Runs = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which trial is the most accurate within what it may cost, and how to export it."""
     from search import tables
-    from search.picking import pick, picked
+    from search.picking import limits_of, pick, picked
 
-    asked: dict[CostKind, float | None] = {"latency_ms": latency_ms, "macs": macs, "parameters": parameters}
-    limits = {kind: limit for kind, limit in asked.items() if limit is not None}
-    if not limits or not all(0 < limit < inf for limit in limits.values()):
-        raise RequestError(
-            "pick takes one or more of --latency-ms, --macs and --parameters; give each a number above 0"
-        )
+    asked: dict[CostKind, float | None] = {
+        "latency_ms": latency_ms,
+        "latency_p99_ms": latency_p99_ms,
+        "macs": macs,
+        "parameters": parameters,
+        "size_bytes": size_bytes,
+        "memory_bytes": memory_bytes,
+        "energy_mj": energy_mj,
+    }
+    options = ", ".join(f"--{kind.replace('_', '-')}" for kind in asked)
+    limits = limits_of(asked, f"pick takes one or more of {options}")
     with open_planned(job, runs) as (prepared, store):
         on = prepared.on(device)
-        found = picked(prepared, store, on, pick(prepared, store, on, limits))
+        found = picked(prepared, store, on, pick(prepared, store, on, limits), limits)
     if as_json:
         print_json(found)
         return
@@ -133,27 +151,33 @@ def export(
     job: JobName,
     trial: Annotated[int | None, typer.Option(help="Number of the trial to export.")] = None,
     budget: Annotated[
-        str, typer.Option(help="latency_ms=5: the most accurate trial predicted to hold it.")
-    ] = "",
+        list[str] | None,
+        typer.Option(help="latency_ms=5 or the like: the most accurate trial that holds it, and all others."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to write.")] = None,
+    server: ServerName = None,
     runs: Runs = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a trial, by default the winner; one that is no finalist is trained and measured first."""
     from search.export import holds_whole
     from search.exported import export_line
-    from search.finish import EXPORTED, choose_winner, results
-    from search.picking import pick
+    from search.finish import choose_winner
+    from search.picking import parse_limits, pick
     from search.progress import Bars, Silent
+    from search.results import EXPORTED, results
     from search.session import export_trial, finish_trial, write_report
 
     if trial is not None and budget:
         raise RequestError("export takes --trial or --budget, not both; leave one out")
+    if service := service_instead(server, runs):
+        only_here("export", budget=budget)
+        remote.export(service, job, trial, output, as_json)
+        return
     with open_planned(job, runs) as (prepared, store), prepared.place.lock():
         number = trial
         if budget:
-            limits: Limits = {"latency_ms": _latency_budget(budget)}
-            number = pick(prepared, store, prepared.devices[0], limits).number
+            number = pick(prepared, store, prepared.devices[0], parse_limits(budget)).number
         if number is None:
             exported = results(store, prepared.job.name, EXPORTED)
             number = next(iter(exported), choose_winner(prepared, store))
@@ -177,8 +201,8 @@ def export(
     if as_json:
         print_json({"trial": number, "folder": str(folder)})
     else:
-        rule = "the most accurate on validation that is predicted to hold it, finalists before other trials"
-        say(out, f"{line}; of {budget}: {rule}" if budget else line)
+        rule = "the most accurate on validation that holds it, finalists before other trials"
+        say(out, f"{line}; of {' and '.join(budget)}: {rule}" if budget else line)
         say(out, f"trial {number} is in {folder}")
 
 
@@ -220,26 +244,19 @@ def tune(
         say(out, line)
 
 
-def _latency_budget(text: str) -> float:
-    key, _, value = text.partition("=")
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if key != "latency_ms" or not 0 < number < float("inf"):
-        raise RequestError(f"--budget {text!r} is not of the form latency_ms=5; give milliseconds above 0")
-    return number
-
-
 def show(
     job: JobName,
     trial: Annotated[int | None, typer.Option(help="One trial instead of the job.")] = None,
+    server: ServerName = None,
     runs: Runs = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a job's state and trials, or everything about one trial."""
     from search.status import job_facts, set_facts, trial_facts, trial_rows
 
+    if service := service_instead(server, runs):
+        remote.show(service, job, trial, as_json)
+        return
     place = place_of(job, runs)
     with open_store(place) as store:
         if trial is not None:
@@ -292,11 +309,14 @@ def _show_trial(found: Mapping[str, Any]) -> None:
         say(out, f"exported to {found['results']['exported']['folder']}")
 
 
-def ls(runs: Runs = None, as_json: AsJson = False) -> None:
-    """List all jobs of the runs folder."""
+def ls(server: ServerName = None, runs: Runs = None, as_json: AsJson = False) -> None:
+    """List all jobs of the runs folder, or yours at a server."""
     from search import tables
     from search.status import job_facts
 
+    if service := service_instead(server, runs):
+        remote.ls(service, as_json)
+        return
     place = Place(runs_folder(runs), "")
     found = []
     if place.store.exists():
@@ -313,7 +333,7 @@ def ls(runs: Runs = None, as_json: AsJson = False) -> None:
 
 def rm(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
     """Forget a job: its trials, its profile and everything it exported into its run folder."""
-    from search.sets.run import remove
+    from search.removal import remove
 
     place = place_of(job, runs)
     with open_store(place) as store:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from search.sets.report import SetReport
 
 
-def front(job: str, runs: Path | None, as_json: bool) -> None:
+def pareto(job: str, runs: Path | None, as_json: bool) -> None:
     """Print the report of a set that is done."""
     from search.sets.run import finished_set
 

@@ -47,6 +47,8 @@ Cost is counted in billionths of the dense model's, so that milliseconds and MAC
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +58,7 @@ from torch import Tensor
 
 from search.budget import Cost
 from search.controllers.learner import Learner, one_thread
-from search.controllers.proposals import Proposals
+from search.controllers.proposals import Proposals, Wanted
 from search.controllers.protocol import Proposal, Reward, ScoredTrial
 from search.controllers.state import State
 from search.knapsack import allocate
@@ -107,8 +109,7 @@ class AmcController:
         self._features = np.hstack([features, np.eye(groups)])
         self._lowest = _float([axis.allowed[0] / axis.size or DROPPED for axis in space.axes])
         self._cost_share = _float(_cost_shares(space, cost))
-        self._estimated: dict[float, Tensor] = {}
-        """Budget level -> (groups,) keep ratios of the knapsack's answer."""
+        self._estimated: dict[float, tuple[Candidate, Tensor]] = {}
 
         state = self._features.shape[1] + 5
         self._actor = Learner(state, self._generator, silent=True)
@@ -118,36 +119,42 @@ class AmcController:
         self._keeps: list[Tensor] = []  # (groups,)
         self._goods: list[float] = []  # what is better is higher
         self._targets: list[float] = []
+        self._ranked: defaultdict[float, list[float]] = defaultdict(list)
+        """Budget level -> how good its trials were, ascending."""
 
     def ask(self, count: int) -> Sequence[Proposal]:
-        with one_thread():
-            return self._proposals.take(count, self._wanted)
+        return self._proposals.take(count, self._wanted)
 
     def tell(self, scored: Sequence[ScoredTrial]) -> None:
         with one_thread():
             for trial in scored:
-                self._proposals.seen.add(trial.proposal.candidate)
-                if trial.found:
-                    self._remember(trial.proposal, self._goodness(*trial.found, trial.cost))
+                if self._take_in(trial):
                     self._learn()
+
+    def _take_in(self, trial: ScoredTrial) -> bool:
+        """Remember a trial; returns whether there is something to learn from it."""
+        self._proposals.seen.add(trial.proposal.candidate)
+        if trial.found:
+            self._remember(trial.proposal, self._goodness(*trial.found, trial.cost))
+        return bool(trial.found)
 
     def _goodness(self, accuracy: float, divergence: float, cost: float) -> float:
         if self._trades_off:
             return -(1 - accuracy) * math.log(COST_UNITS * cost / self._dense_cost)
         return -divergence
 
-    def _wanted(self, target: float) -> NDArray[np.float64]:
-        """Choose (groups,) counts: the knapsack's answer once for each level, then by the actor's walk."""
+    def _wanted(self, target: float) -> Wanted:
+        """The knapsack's answer once for each level, then (groups,) counts by the actor's walk."""
         if target in self._begun:
             return self._walk(target)
         self._begun.add(target)
-        return self._start(target).numpy() * self._space.sizes
+        return self._estimate(target)[0]
 
-    def _start(self, target: float) -> Tensor:
-        """(groups,) keep ratios that the actor starts from."""
+    def _estimate(self, target: float) -> tuple[Candidate, Tensor]:
+        """The knapsack's answer, and (groups,) its keep ratios, which the actor starts from."""
         if target not in self._estimated:
-            kept = allocate(self._space, self._losses, self._cost, target)
-            self._estimated[target] = self._keep(kept)
+            answer = allocate(self._space, self._losses, self._cost, target)
+            self._estimated[target] = answer, self._keep(answer)
         return self._estimated[target]
 
     def _keep(self, candidate: Candidate) -> Tensor:
@@ -161,17 +168,17 @@ class AmcController:
         if self._trades_off:
             noise *= math.exp(spread * self._rng.standard_normal())
         wanted, counts = self._space.sizes.astype(np.float64), self._space.sizes
-        start = self._start(target)
-        for group, axis in enumerate(self._space.axes):
-            state = self._states(np.array([group]), counts[None], target)
-            with torch.no_grad():
-                keep = self._act(state, start[group], self._lowest[group]).item()
+        _, start = self._estimate(target)
+        least = zip(self._space.axes, start.tolist(), self._lowest.tolist(), strict=True)
+        for group, (axis, begin, lowest) in enumerate(least):
+            [state] = self._states(np.array([group]), counts[None], target)
+            keep = min(1.0, max(lowest, begin * math.exp(math.tanh(self._actor.of_one(state)))))
             wanted[group] = np.clip(keep * noise[group] * axis.size, float(not axis.is_block), axis.size)
             # A measured table knows the costs of allowed counts alone.
             counts[group] = axis.round(wanted[group])
         return wanted
 
-    def _states(self, groups: Counts, counts: Counts, target: float) -> Tensor:
+    def _states(self, groups: Counts, counts: Counts, target: float) -> NDArray[np.float32]:
         """Describe steps of walks.
 
         Args:
@@ -189,9 +196,10 @@ class AmcController:
         keep_before = np.where(
             groups > 0, counts[np.arange(len(groups)), before] / self._space.sizes[before], 1.0
         )
-        start = np.log(self._start(target).numpy()[groups])
+        _, begin = self._estimate(target)
+        start = np.log(begin.numpy()[groups])
         dynamic = np.stack([1 - cost, cost - level, keep_before, level, start], axis=1)
-        return _float(np.hstack([self._features[groups], dynamic]))
+        return np.hstack([self._features[groups], dynamic]).astype(np.float32)
 
     def _act(self, states: Tensor, start: Tensor, lowest: Tensor) -> Tensor:
         """The actor: (..., state) and (...) starts -> (...) keep ratios from `lowest` to 1."""
@@ -210,67 +218,64 @@ class AmcController:
         kept = np.array(proposal.candidate.kept)
         groups = np.arange(len(kept))
         so_far = np.where(groups < groups[:, None], kept, self._space.sizes)
-        self._walks.append(self._states(groups, so_far, proposal.target))
+        self._walks.append(_float(self._states(groups, so_far, proposal.target)))
         self._keeps.append(self._keep(proposal.candidate))
         self._goods.append(good)
         self._targets.append(proposal.target)
+        insort(self._ranked[proposal.target], good)
 
     def _learn(self) -> None:
         """Fit the critic to replayed rewards and move the actor uphill on it, a fixed number of times."""
-        rewards = _normal_scores(np.array(self._goods), np.array(self._targets))
+        told = len(self._goods)
         for _ in range(UPDATES_PER_TRIAL):
-            size = min(len(rewards), WALKS_PER_BATCH)
-            batch = torch.randint(len(rewards), (size,), generator=self._generator)
+            size = min(told, WALKS_PER_BATCH)
+            batch = torch.randint(told, (size,), generator=self._generator).tolist()
             states = torch.stack([self._walks[walk] for walk in batch])
             keep = torch.stack([self._keeps[walk] for walk in batch])
-            start = torch.stack([self._start(self._targets[walk]) for walk in batch])
-            error = self._value(states, keep) - rewards[batch]
+            start = torch.stack([self._estimate(self._targets[walk])[1] for walk in batch])
+            error = self._value(states, keep) - self._rewards(batch)
             self._critic.descend(error.square().mean())
             value = self._value(states, self._act(states, start, self._lowest))
             self._actor.descend(-value.mean())
 
+    def _rewards(self, batch: Sequence[int]) -> Tensor:
+        """(batch,) the normal quantile of each walk's rank among all of its level."""
+        shares = []
+        for walk in batch:
+            ranked, good = self._ranked[self._targets[walk]], self._goods[walk]
+            shares.append((bisect_left(ranked, good) + bisect_right(ranked, good)) / 2 / len(ranked))
+        scores: Tensor = torch.special.ndtri(_float(shares))
+        return scores
+
     def state(self) -> State:
-        """All that a controller made alike needs to go on bit for bit."""
+        """All that a controller made alike needs to go on bit for bit, but for what its trials tell."""
         learners = {"actor": self._actor, "critic": self._critic}
         arrays = {
             f"{of}.{name}": array
             for of, learner in learners.items()
             for name, array in learner.state().items()
         }
-        replay = {"walks": np.array(self._walks), "keeps": np.array(self._keeps)}
         values = {
             "random": self._rng.bit_generator.state,
-            "proposals": self._proposals.state(),
+            "turn": self._proposals.turn,
             "begun": sorted(self._begun),
             "walked": self._walked,
-            "goods": self._goods,
-            "targets": self._targets,
         }
-        return State({**arrays, **replay, "generator": self._generator.get_state().numpy()}, values)
+        return State({**arrays, "generator": self._generator.get_state().numpy()}, values)
 
-    def load(self, state: State) -> None:
-        """Go on where `state` was taken."""
+    def load(self, state: State, asked: Sequence[Proposal], told: Sequence[ScoredTrial]) -> None:
+        """Go on where `state` was taken, after these."""
         for of, learner in (("actor.", self._actor), ("critic.", self._critic)):
             learner.load(
                 {name.removeprefix(of): array for name, array in state.arrays.items() if name.startswith(of)}
             )
-        self._walks, self._keeps = (
-            [_float(each) for each in state.arrays[name]] for name in ("walks", "keeps")
-        )
         self._generator.set_state(torch.from_numpy(state.arrays["generator"].copy()))
         self._rng.bit_generator.state = state.values["random"]
-        self._proposals.load(state.values["proposals"])
         self._begun, self._walked = set(state.values["begun"]), state.values["walked"]
-        self._goods, self._targets = list(state.values["goods"]), list(state.values["targets"])
-
-
-def _normal_scores(accuracy: NDArray[np.float64], target: NDArray[np.float64]) -> Tensor:
-    """Return (trials,) rewards: the normal quantile of each accuracy's rank among the trials of its level."""
-    same_level = target[:, None] == target
-    below = (same_level & (accuracy < accuracy[:, None])).sum(axis=1)
-    equal = (same_level & (accuracy == accuracy[:, None])).sum(axis=1)
-    scores: Tensor = torch.special.ndtri(_float((below + equal / 2) / same_level.sum(axis=1)))
-    return scores
+        self._proposals.turn = state.values["turn"]
+        self._proposals.seen.update(proposal.candidate for proposal in asked)
+        for trial in told:
+            self._take_in(trial)
 
 
 def _cost_shares(space: Space, cost: Cost) -> NDArray[np.float64]:

@@ -18,16 +18,17 @@ Pattern Recognition and Machine Learning, 2006, section 4.4).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.budget import Cost
+from search.budget import Cost, project
 from search.controllers.proposals import Proposals
 from search.controllers.protocol import Proposal, ScoredTrial
 from search.knapsack import allocate
 from search.sensitivity import Losses, parts
-from trials.candidate import Space
+from trials.candidate import Candidate, Space
 
 OFFSET_SPREAD, POWER_SPREAD, WEIGHT_SPREAD = 1.0, 0.3, 0.5
 """Standard deviations of the priors, of the logarithm but for the power."""
@@ -52,6 +53,8 @@ class AutoController:
         self._proposals = Proposals(space, cost, targets, self._rng)
         self.estimate = Estimate(len(space.axes))
         self._begun: set[float] = set()
+        self._start = cache(lambda target: project(space, space.sizes.astype(np.float64), cost, target))
+        """Where each level's allocations start from, which no weights change."""
 
     def ask(self, count: int) -> Sequence[Proposal]:
         return self._proposals.take(count, self._wanted)
@@ -63,12 +66,12 @@ class AutoController:
                 _, divergence = trial.found
                 self.estimate.add(parts(self._space, self._losses, trial.proposal.candidate), divergence)
 
-    def _wanted(self, target: float) -> Values:
+    def _wanted(self, target: float) -> Candidate:
         """The best for the estimate as it is, once for each level, and then for one that may be true."""
         weights = self.estimate.draw(self._rng) if target in self._begun else self.estimate.weights
         self._begun.add(target)
         losses = [weight * loss for weight, loss in zip(weights, self._losses, strict=True)]
-        return np.array(allocate(self._space, losses, self._cost, target).kept, dtype=np.float64)
+        return allocate(self._space, losses, self._cost, target, self._start(target))
 
 
 class Estimate:

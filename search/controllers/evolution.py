@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.budget import Cost
-from search.controllers.proposals import Proposals
+from search.controllers.proposals import Proposals, Wanted
 from search.controllers.protocol import Proposal, ScoredTrial
 from search.knapsack import allocate
 from search.sensitivity import Losses
@@ -57,11 +57,11 @@ class EvolutionController:
                 _, divergence = trial.found
                 self._alive[trial.proposal.target].append((divergence, trial.proposal.candidate))
 
-    def _wanted(self, target: float) -> NDArray[np.float64]:
+    def _wanted(self, target: float) -> Wanted:
         alive = self._alive[target]
         if target not in self._begun or not alive:
             self._begun.add(target)
-            return np.array(allocate(self._space, self._losses, self._cost, target).kept, dtype=np.float64)
+            return allocate(self._space, self._losses, self._cost, target)
         rivals = self._rng.integers(len(alive), size=max(2, round(TOURNAMENT * len(alive))))
         _, parent = min((alive[rival] for rival in rivals), key=lambda each: each[0])
         return self._mutated(parent)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from search.budget import Cost, about
+from search.budget import Cost, Grid, about
 from search.controllers.proposals import Proposals
 from search.controllers.protocol import Proposal, ScoredTrial
 from search.knapsack import beside
@@ -54,17 +54,17 @@ def descend(space: Space, losses: Losses, cost: Cost, target: float) -> NDArray[
 
     Above it where no group alone can save anything more.
     """
-    axes, cost = [axis.allowed for axis in space.axes], about(cost, target)
-    levels = [len(allowed) - 1 for allowed in axes]
+    grid, cost = Grid.of(space), about(cost, target)
+    levels = grid.top.copy()
     step = SAVED * float(cost(space.sizes[None])[0])
     for _ in range(HALVINGS):
         while True:
-            kept = [int(allowed[level]) for allowed, level in zip(axes, levels, strict=True)]
-            costs, left = beside(Candidate(tuple(kept)), axes, cost, target)
+            kept = grid.counts(levels)
+            costs, left = beside(Candidate(tuple(kept.tolist())), grid, cost, target)
             if left >= 0:
-                return np.array(kept, dtype=np.float64)
+                return kept.astype(np.float64)
             falls = []  # of each group that can: what the step loses, the group and the level it falls to
-            for group, (level, loss, saved) in enumerate(zip(levels, losses, costs, strict=True)):
+            for group, (level, loss, saved) in enumerate(zip(levels.tolist(), losses, costs, strict=True)):
                 enough = (-saved[:level] >= min(step, -left)) & np.isfinite(loss[:level])
                 if enough.any():
                     lower = int(np.flatnonzero(enough)[-1])
@@ -73,4 +73,4 @@ def descend(space: Space, losses: Losses, cost: Cost, target: float) -> NDArray[
                 break
             _, group, levels[group] = min(falls)
         step /= 2
-    return np.array(kept, dtype=np.float64)
+    return kept.astype(np.float64)

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search.budget import Cost
 from search.controllers.proposals import Proposals
 from search.controllers.protocol import Proposal, ScoredTrial
 from search.knapsack import allocate
 from search.sensitivity import Losses
-from trials.candidate import Space
+from trials.candidate import Candidate, Space
 
 
 class KnapsackController:
@@ -37,5 +36,5 @@ class KnapsackController:
     def tell(self, scored: Sequence[ScoredTrial]) -> None:
         self._proposals.seen.update(trial.proposal.candidate for trial in scored)
 
-    def _wanted(self, target: float) -> NDArray[np.float64]:
-        return np.array(allocate(self._space, self._losses, self._cost, target).kept, dtype=np.float64)
+    def _wanted(self, target: float) -> Candidate:
+        return allocate(self._space, self._losses, self._cost, target)

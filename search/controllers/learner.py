@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -38,6 +39,12 @@ class Learner:
             nn.init.zeros_(linear.bias)
             layers += [linear, nn.ReLU()]
         self._network = nn.Sequential(*layers[:-1])
+        # The same memory as arrays: they follow what is learned.
+        self._plain = [
+            (layer.weight.detach().numpy(), layer.bias.detach().numpy())
+            for layer in layers
+            if isinstance(layer, nn.Linear)
+        ]
         self._optimizer = torch.optim.Adam(
             self._network.parameters(), LEARNING_RATE, weight_decay=weight_decay, fused=True
         )
@@ -46,6 +53,13 @@ class Learner:
         """(..., inputs) -> (...)."""
         outputs: Tensor = self._network(inputs)
         return outputs[..., 0]
+
+    def of_one(self, inputs: NDArray[np.float32]) -> float:
+        """(inputs,) -> its output, without what torch takes to call a layer."""
+        *hidden, (weight, bias) = self._plain
+        for weights, biases in hidden:
+            inputs = np.maximum(weights @ inputs + biases, 0)
+        return float((weight @ inputs + bias)[0])
 
     def descend(self, loss: Tensor) -> None:
         """Take one step, this network's alone: the loss may run through others."""

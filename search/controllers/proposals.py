@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,9 @@ from search.budget import Cost, project
 from search.controllers.protocol import Proposal
 from trials.candidate import Candidate, Space
 
+Wanted = Candidate | NDArray[np.float64]
+"""A candidate to be proposed as it is, or (groups,) counts of which only the proportions matter."""
+
 _TRIES = 24
 """Perturbations of one proposal before its level loses its turn."""
 
@@ -19,7 +21,8 @@ _TRIES = 24
 class Proposals:
     """Turns wanted proportions into proposals that nobody has made, one budget level after another.
 
-    `seen` holds all candidates ever proposed; add to it what others have proposed.
+    `seen` holds all candidates ever proposed; add to it what others have proposed. `turn` counts the levels
+    that had theirs.
 
     Args:
         fill: whether a proposal uses its budget up; else what is wanted is proposed where it fits.
@@ -38,21 +41,21 @@ class Proposals:
         self._space = space
         self._cost = cost
         self._targets = tuple(targets)
-        self._turn = 0
+        self.turn = 0
         self._rng = rng
         self._fill = fill
 
-    def take(self, count: int, wanted: Callable[[float], NDArray[np.float64]]) -> list[Proposal]:
+    def take(self, count: int, wanted: Callable[[float], Wanted]) -> list[Proposal]:
         """Return `count` new proposals, fewer when no level seems to have one left.
 
         Args:
-            wanted: budget target -> (groups,) wanted counts, of which only the proportions matter.
+            wanted: of a budget target.
         """
         taken: list[Proposal] = []
         turns_lost = 0
         while len(taken) < count and turns_lost < len(self._targets):
-            target = self._targets[self._turn % len(self._targets)]
-            self._turn += 1
+            target = self._targets[self.turn % len(self._targets)]
+            self.turn += 1
             candidate = self._unseen(wanted(target), target)
             if candidate is None:
                 turns_lost += 1
@@ -62,11 +65,13 @@ class Proposals:
                 taken.append(Proposal(candidate=candidate, target=target))
         return taken
 
-    def _unseen(self, wanted: NDArray[np.float64], target: float) -> Candidate | None:
+    def _unseen(self, wanted: Wanted, target: float) -> Candidate | None:
         """Project `wanted`; while the result has been seen, perturb it, more with each try."""
+        ready = wanted if isinstance(wanted, Candidate) else None
+        counts = np.array(wanted.kept, dtype=np.float64) if isinstance(wanted, Candidate) else wanted
         for spread in np.linspace(0, 1.5, _TRIES):
-            noise = np.exp(spread * self._rng.standard_normal(wanted.shape))
-            candidate = self._fitted(wanted * noise, target)
+            noise = np.exp(spread * self._rng.standard_normal(counts.shape))
+            candidate = ready if ready and not spread else self._fitted(counts * noise, target)
             if candidate not in self.seen:
                 return candidate
         return None
@@ -77,11 +82,3 @@ class Proposals:
             if self._cost(rounded)[0] <= target:
                 return Candidate(tuple(rounded[0].tolist()))
         return project(self._space, wanted, self._cost, target)
-
-    def state(self) -> dict[str, Any]:
-        """What `load` needs, for JSON; the random generator is its owner's to keep."""
-        return {"turn": self._turn, "seen": sorted(candidate.kept for candidate in self.seen)}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self._turn = state["turn"]
-        self.seen = {Candidate(tuple(kept)) for kept in state["seen"]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, numpy
 
 from hwprofiles.disk import write_whole
+from search.controllers.protocol import Proposal, ScoredTrial
 
-VERSION = 2
+VERSION = 3
 """To be raised when a controller keeps something else or learns otherwise: jobs then replay their trials."""
 _JSON, _SHA256 = "controller", "sha256"
 
@@ -61,8 +62,17 @@ def _sha256(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
 
 @runtime_checkable
 class Keeper(Protocol):
-    """A controller whose state may be kept; one that is made alike and loads it goes on bit for bit."""
+    """A controller whose state may be kept; one that is made alike and loads it goes on bit for bit.
+
+    What is kept holds nothing that the trials tell, so it does not grow with them.
+    """
 
     def state(self) -> State: ...
 
-    def load(self, state: State) -> None: ...
+    def load(self, state: State, asked: Sequence[Proposal], told: Sequence[ScoredTrial]) -> None:
+        """
+        Args:
+            asked: all that it had proposed when `state` was taken.
+            told: all that it had been told by then.
+        """
+        ...

@@ -6,7 +6,6 @@ and what is allowed. docs/job.md explains every key.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +15,7 @@ from pydantic import model_validator
 from hwprofiles.errors import RequestError
 from search.job.budget import MEASURED_KINDS, Asked, Budget, CostKind, Level
 from search.job.submission import Submission, files_of, read_toml
-from search.job.table import NAME, NAME_TOLD, Name, Table
+from search.job.table import Name, Table
 from search.job.tables import (
     Data,
     DeviceChoice,
@@ -49,11 +48,13 @@ class _JobFile(Table):
         names = [device.name for device in self.devices]
         if not names:
             raise ValueError("has no [[devices]]; leave the key out for this machine's CPU, or name one")
-        for name in names[1:]:  # files of all but the first go by their names
-            if names.count(name) > 1:
-                raise ValueError(f"has two [[devices]] called {name!r}; give each a name of its own")
-            if not re.fullmatch(NAME, name):
-                raise ValueError(f"has a second device called {name!r}; allowed: {NAME_TOLD}")
+        alike = {name.lower(): name for name in names}  # files go by them, and not all disks tell case apart
+        for name in names:
+            if (other := alike[name.lower()]) != name or names.count(name) > 1:
+                raise ValueError(
+                    f"has [[devices]] called {name!r} and {other!r}; give each a name of its own, "
+                    "whatever the case of letters"
+                )
         if self.devices[0].own_latency:
             raise ValueError("has a latency of its own for its first device; write it under [budget]")
         levels = len(self.budget.leading.levels)

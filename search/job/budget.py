@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
@@ -15,10 +15,12 @@ from search.job.table import Table
 CostKind = Literal[
     "latency_ms", "latency_p99_ms", "macs", "parameters", "size_bytes", "memory_bytes", "energy_mj"
 ]
-MEASURED_KINDS: Mapping[str, str] = {
+MEASURED_KINDS: Mapping[str, CostKind] = {
     "latency": "latency_ms", "latency_p99": "latency_p99_ms", "energy": "energy_mj",
 }  # fmt: skip
 """Keys of percentages → the key, and the kind, of what a device is measured for; it takes only numbers."""
+_KINDS: Mapping[str, CostKind] = {**{kind: kind for kind in get_args(CostKind)}, **MEASURED_KINDS}
+"""Of every key."""
 RANGE_LEVELS = 6
 WINNER_DROP = 1.0
 """In points of accuracy, where the job does not say how much of it the winner may lose."""
@@ -48,20 +50,42 @@ def _read_levels(value: object) -> tuple[Level, ...]:
 
 
 def _range(lowest: float, highest: float) -> tuple[Level, ...]:
-    """`RANGE_LEVELS` percentages from the lowest to the highest, to a tenth; 100 itself asks for nothing."""
+    """`RANGE_LEVELS` percentages from the lowest to the highest, to a tenth; 100 itself asks for nothing.
+
+    Raises:
+        ValueError: that is no range, or a level comes to 0 or 100 %.
+    """
+    written = f"{lowest:.15g}%..{highest:.15g}%"
+    if lowest >= highest:
+        raise ValueError(f'has the range "{written}", which does not rise; write the lower percentage first')
     if not 0 < lowest < highest <= 100:
-        raise PydanticCustomError("levels", "no range of percentages")
+        raise ValueError(
+            f'has the range "{written}"; allowed: from above 0% up to 100%, which is all of dense'
+        )
     steps = RANGE_LEVELS - (highest < 100)
     percentages = [round(lowest + (highest - lowest) * step / steps, 1) for step in range(RANGE_LEVELS)]
+    if not 0 < percentages[0] <= percentages[-1] < 100:
+        end = 0 if percentages[0] == 0 else 100
+        raise ValueError(
+            f'has the range "{written}", of which a level comes to {end}%, as those of ranges are tenths of '
+            "percents; write levels so near to that one by one, in a list"
+        )
     return tuple(_read_level(f"{percentage}%") for percentage in dict.fromkeys(percentages))
 
 
 def _read_level(value: object) -> Level:
+    """
+    Raises:
+        ValueError: it is a percentage that no candidate can have, or one that is no budget.
+        PydanticCustomError: it is nothing of the kind.
+    """
     if isinstance(value, str) and (match := re.fullmatch(_PERCENTAGE, value)):
         level = Level(float(match[1]) / 100, relative=True)
         if 0 < level.value < 1:
             return level
-    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**63:
+        why = "no network costs nothing" if level.value == 0 else "the dense model costs 100% as it is"
+        raise ValueError(f'has the level "{value}", but {why}; allowed: percentages above 0% and below 100%')
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**63:
         return Level(float(value), relative=False)
     raise PydanticCustomError("level", "neither a cost nor a percentage")
 
@@ -75,8 +99,8 @@ Levels = Annotated[
     PlainValidator(_read_levels),
     PlainSerializer(_write_levels),
     Field(
-        description='a number above 0, a percentage below "100%", a list of different ones, or a range such '
-        'as "20%..100%"'
+        description='a number above 0, a percentage above "0%" and below "100%", a list of different ones, '
+        'or a range such as "20%..100%"'
     ),
 ]
 Points = Annotated[
@@ -94,8 +118,7 @@ class Asked:
     @property
     def kind(self) -> CostKind:
         """What the levels count, in the unit of a level that is not relative."""
-        kind: CostKind = MEASURED_KINDS.get(self.key, self.key)  # type: ignore[assignment]
-        return kind
+        return _KINDS[self.key]
 
     def check_unit(self) -> None:
         """Of what is measured one key takes percentages, and another numbers.

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import tomllib
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,6 +18,9 @@ from search.job.tables import Data, Model
 
 FORMAT_VERSION = 1
 """Of the JSON that the store holds; the file itself has no version."""
+
+REFERENCES = ("sha256:", "source:")
+"""What begins so is no file of this machine, but something that a service has; only a service can run it."""
 
 _MAX_BYTES = 2**20
 _DEEP_KEY = re.compile(
@@ -44,7 +48,9 @@ class Submission(Table):
         name = dict(written)["name"] or _default_name(folder.name if path.stem == "job" else path.stem)
         asked = cls.model_validate({**dict(written), "name": name[: cls.longest_name], "folder": folder})
         for key, file in asked.files():
-            if not os.path.exists(folder / file):  # unlike Path.exists, False for a name that is too long
+            if not (
+                file.startswith(REFERENCES) or os.path.exists(folder / file)
+            ):  # unlike Path.exists, False for a name that is too long
                 given = f"{key} = {json.dumps(file, ensure_ascii=False)}"
                 raise RequestError(f"{path}: {given} does not exist; {_beside(folder / file)}")
         return asked
@@ -73,9 +79,9 @@ class Submission(Table):
         content = self.model_dump(mode="json", exclude={"name": True, "folder": True, "search": {"workers"}})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @abstractmethod
     def files(self) -> Iterator[tuple[str, str]]:
         """Every file or folder that it names, with the key that names it."""
-        raise NotImplementedError
 
 
 def files_of(model: Model, data: Data, within: str = "") -> Iterator[tuple[str, str]]:

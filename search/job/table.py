@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from hwprofiles.errors import RequestError, nearest
+from hwprofiles.errors import RequestError, near, nearest
 
 NESTED = "lists or tables lie in one another too deep to be a job; mend that first"
 
@@ -31,6 +31,7 @@ Checkpoint = Annotated[
 ]
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 NAME_TOLD = "up to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
+FileName = Annotated[str, Field(pattern=f"^{NAME}$", description=NAME_TOLD)]
 Name = Annotated[str, Field(pattern=f"^({NAME})?$", description=NAME_TOLD)]
 
 
@@ -68,7 +69,8 @@ def _sentence(table: type[Table], problem: ErrorDetails) -> str:
         case "json_invalid":  # of what was valid TOML, only how deep it goes
             return NESTED
         case "literal_error":
-            return f"{given} is none of {allowed}; {nearest(str(problem['input']), options)}"
+            meant = near(str(problem["input"]), options)
+            return f"{given} is none of {allowed}{meant and f'; {meant}'}"
         case _:
             return f"{given} is not allowed; allowed: {allowed}"
 

@@ -9,7 +9,17 @@ from pydantic import Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from search.job.budget import Asked, Levels
-from search.job.table import Arguments, Checkpoint, Count, CountOrZero, Function, Positive, Table, Text
+from search.job.table import (
+    Arguments,
+    Checkpoint,
+    Count,
+    CountOrZero,
+    FileName,
+    Function,
+    Positive,
+    Table,
+    Text,
+)
 from trials import graph
 
 Criterion = Literal[
@@ -140,7 +150,7 @@ class Data(Table):
 class DeviceChoice(Table):
     """What latency is measured on, and how it is run."""
 
-    name: Text = "this-cpu"
+    name: FileName = "this-cpu"
     runtime: Literal[
         "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "synthetic", "tensorrt", "torch"
     ] = "onnxruntime"

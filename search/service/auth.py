@@ -1,56 +1,85 @@
-"""Who may do what: a token in every call, whose role allows it; and only calls made to a host of ours."""
+"""Who calls, and may they: a token or a session in every call, and a role for every route."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hmac
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
-from fastapi import Depends, HTTPException, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.datastructures import Headers
+from fastapi import HTTPException, Request, Security
+from fastapi.security import APIKeyCookie, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from hwprofiles.wire import API
+from search.service.doors import SAFE
 from search.service.errors import problem
-from trials.tokens import Role, Token, Tokens
+from trials.store import Store
+from trials.tokens import Role, Sessions, Token, Tokens
 
+COOKIE = "prunefront"
+CSRF = "X-CSRF-Token"
+"""The header by which a call with our cookie shows that it was made by a page that may read the session."""
+OPEN = frozenset({("GET", f"{API}/openapi.json"), ("POST", f"{API}/session")})
+"""What of the API is for everybody."""
+
+# These describe the API; `Identified` has looked at what they would find.
 _bearer = HTTPBearer(auto_error=False)
+_cookie = APIKeyCookie(name=COOKIE, auto_error=False)
 
 
-def needs(*roles: Role) -> Callable[..., Token]:
+def needs(*roles: Role) -> Callable[..., Awaitable[Token]]:
     """A dependency that lets a call pass if its token has one of `roles`, or is an admin's."""
 
-    def check(
-        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    async def check(
+        request: Request, _: Annotated[object, Security(_bearer)], __: Annotated[object, Security(_cookie)]
     ) -> Token:
-        tokens: Tokens = request.app.state.tokens
-        token = tokens.check(credentials.credentials) if credentials else None
-        if token is None:
-            raise HTTPException(
-                401,
-                "the token of this call is not known, has expired or was revoked"
-                if credentials
-                else "this call needs a token, and comes without one",
-                {"WWW-Authenticate": "Bearer"},
-            )
+        token: Token = request.state.caller
         if token.role not in (*roles, Role.ADMIN):
             wanted = " or ".join((*roles, Role.ADMIN))
-            raise HTTPException(403, f"token {token.id} is for an {token.role}; this call needs {wanted}")
+            raise HTTPException(403, f"token {token.id} has the role {token.role}; this call needs {wanted}")
         return token
 
     return check
 
 
-class OnlyToHosts:
-    """Refuses calls whose Host header names another machine, such as those of a rebound DNS name."""
+def csrf_token(session: str) -> str:
+    """What the header `CSRF` of a session's calls holds; the session cannot be told from it."""
+    return hmac.digest(session.encode(), b"csrf", "sha256").hex()
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
-        self._app, self._hosts = app, hosts
+
+class Identified:
+    """Finds out who calls, and turns away from the API whom it does not know, before any body is read.
+
+    A route finds the token in `request.state.caller`; outside of the API that may be None.
+    """
+
+    def __init__(self, app: ASGIApp, store: Store) -> None:
+        self._app, self._tokens, self._sessions = app, Tokens(store), Sessions(store)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            host = Headers(scope=scope).get("host", "")
-            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-            if name.strip("[]").lower() not in self._hosts:
-                said = f"host {host!r} is none of {', '.join(sorted(self._hosts))}; allow it with --host-name"
-                return await problem(421, said)(scope, receive, send)
+        if scope["type"] != "http" or (scope["method"], scope["path"]) in OPEN:
+            return await self._app(scope, receive, send)
+        call = Request(scope)
+        header, session = call.headers.get("authorization"), call.cookies.get(COOKIE)
+        if header is not None:
+            caller = await run_in_threadpool(self._tokens.check, header.removeprefix("Bearer "))
+        elif session is not None:
+            caller = await run_in_threadpool(self._sessions.check, session)
+        else:
+            caller = None
+        call.state.caller = caller
+        if caller is None and scope["path"].startswith(f"{API}/"):
+            sentence = (
+                "this call needs a token, and comes without one"
+                if header is None and session is None
+                else "the token of this call is not known, has expired or was revoked"
+            )
+            refusal = problem(401, sentence, {"WWW-Authenticate": "Bearer"})
+            return await refusal(scope, receive, send)
+        if caller and header is None and session and call.method not in SAFE:
+            shown = call.headers.get(CSRF, "")
+            if not hmac.compare_digest(shown.encode(), csrf_token(session).encode()):
+                sentence = f"a call with a session changes something only with the session's {CSRF}"
+                return await problem(403, sentence)(scope, receive, send)
         await self._app(scope, receive, send)

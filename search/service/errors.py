@@ -9,9 +9,25 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hwprofiles.errors import PrunefrontError, RequestError, TransientError
+from hwprofiles.errors import (
+    ConflictError,
+    NoRoomError,
+    NotFoundError,
+    PrunefrontError,
+    RequestError,
+    TransientError,
+)
 from hwprofiles.foreign import first_fault
-from trials.measurements import NotHeldError
+
+_STATUS = {
+    NotFoundError: 404,
+    ConflictError: 409,
+    RequestError: 422,
+    NoRoomError: 507,
+    TransientError: 503,
+    PrunefrontError: 500,
+}
+"""By kind of error, the first that fits."""
 
 
 def problem(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -23,25 +39,25 @@ def answer_with_problems(app: FastAPI) -> None:
     """Make every error of `app` a problem."""
 
     @app.exception_handler(PrunefrontError)
-    def ours(request: Request, error: PrunefrontError) -> JSONResponse:
-        return problem(_status(error), str(error))
+    @app.exception_handler(RequestValidationError)
+    def ours(request: Request, error: PrunefrontError | RequestValidationError) -> JSONResponse:
+        return problem(*status_and_sentence(error))
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: HTTPException) -> JSONResponse:
-        return problem(error.status_code, str(error.detail), dict(error.headers or {}))
-
-    @app.exception_handler(RequestValidationError)
-    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return problem(422, first_fault(error.errors()))
+        return problem(*status_and_sentence(error), dict(error.headers or {}))
 
     @app.exception_handler(Exception)
     def bug(request: Request, error: Exception) -> JSONResponse:
         return problem(500, "prunefront's service failed at this; its own output says how")
 
 
-def _status(error: PrunefrontError) -> int:
-    if isinstance(error, NotHeldError):
-        return 409
-    if isinstance(error, RequestError):
-        return 422
-    return 503 if isinstance(error, TransientError) else 500
+def status_and_sentence(error: PrunefrontError | HTTPException | RequestValidationError) -> tuple[int, str]:
+    """What an error is answered with."""
+    match error:
+        case HTTPException():
+            return error.status_code, str(error.detail)
+        case RequestValidationError():
+            return 422, first_fault(error.errors())
+        case PrunefrontError():
+            return next(status for kind, status in _STATUS.items() if isinstance(error, kind)), str(error)

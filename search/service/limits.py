@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
@@ -10,20 +10,31 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hwprofiles.foreign import parse_json
-from hwprofiles.wire import API, MAX_FILE_BYTES
+from hwprofiles.wire import API
 
-MAX_JSON_BYTES = 256 * 2**20
+MAX_JSON_BYTES = 2**20
+MAX_MEASURED_BYTES = 256 * 2**20
+"""Of what is measured: times of thousands of kernels."""
+MEASURED = (f"{API}/measurements", f"{API}/agents")
+SESSION, MAX_SESSION_BYTES = f"{API}/session", 4096
+"""Everybody may send that."""
+FILE = {"requestBody": {"required": True, "content": {"application/octet-stream": {}}}}
+"""How a route describes that it takes bytes."""
 
 
 class AtMost:
     """Ends a call with 413 as soon as more of it has arrived than a file, or JSON, can be."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, files: Mapping[str, int]) -> None:
+        """Args:
+        files: how many bytes a file can have that is sent to a path that begins so.
+        """
+        self._app, self._files = app, files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_file = scope["type"] == "http" and scope["path"].startswith(f"{API}/files/")
-        left = MAX_FILE_BYTES if is_file else MAX_JSON_BYTES
+        path = scope.get("path", "")
+        sizes = {**self._files, **dict.fromkeys(MEASURED, MAX_MEASURED_BYTES), SESSION: MAX_SESSION_BYTES}
+        left = next((n for start, n in sizes.items() if path.startswith(start)), MAX_JSON_BYTES)
 
         async def counted() -> Message:
             nonlocal left

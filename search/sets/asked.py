@@ -31,8 +31,8 @@ MemberName = Annotated[
 ]
 
 
-ADDING_UP = ("latency_ms", "macs", "parameters")
-"""Kinds of budgets that models share: one runs after another, and each says in its report what it takes."""
+ADDING_UP = ("latency_ms", "macs", "parameters", "size_bytes", "energy_mj")
+"""Kinds of budgets that models share: as one runs after another, all take the sum of what each does."""
 
 
 class Member(Table):
@@ -94,7 +94,8 @@ class SetFile(Table):
             raise ValueError(f"has a budget of {keys}; allowed: one key, whose level all [[models]] share")
         if (kind := self.budget.leading.kind) not in ADDING_UP:
             raise ValueError(
-                f"has a budget of {kind}; allowed for [[models]]: what adds up, latency, macs or parameters"
+                f"has a budget of {kind}, which is no sum of what each of [[models]] takes; allowed: "
+                "latency, macs, parameters, size_bytes or energy"
             )
         if (levels := len(self.budget.leading.levels)) != 1:
             raise ValueError(f"has a budget of {levels} levels; allowed: one, which all [[models]] share")

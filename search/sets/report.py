@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
 
+from search.job import CostKind
 from search.report import Row, amount, percent, signed, timed
+from search.wording import UNITS
 
 FORMAT_VERSION = 1
 """Of the JSON that `SetReport.to_json` makes."""
+GAINS: Mapping[CostKind, str] = {"latency_ms": "faster", "size_bytes": "smaller", "energy_mj": "less energy"}
+"""What is said of models that cost less; of others, such as MACs, that there are fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +61,8 @@ class Total:
 class SetReport:
     """Everything a user should see after the search of a set.
 
-    `budget` is as the file has it, `limit` the same in `unit`. Costs are in that unit, and latencies measured
-    where that could be done.
+    `budget` is as the file has it, one of `kind`, and `limit` the same in its unit. Costs are in that unit,
+    and latencies measured where that could be done.
     """
 
     name: str
@@ -67,10 +71,14 @@ class SetReport:
     modelled: bool
     budget: str
     limit: float
-    unit: str
+    kind: CostKind
     models: tuple[ModelRow, ...]
     export_folder: str
     warnings: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        return UNITS[self.kind]
 
     @property
     def timed(self) -> str:
@@ -78,7 +86,7 @@ class SetReport:
         return timed(self.modelled)
 
     def cost(self, row: Row) -> float:
-        return cost_of(row, self.unit)
+        return cost_of(row, self.kind)
 
     def said(self, cost: float) -> str:
         """A cost as people say it, without its unit."""
@@ -124,7 +132,7 @@ class SetReport:
         kept = ", ".join(
             f"{model.name} {self.cost(model.taken) / self.cost(model.dense):.0%}" for model in self.models
         )
-        gain = f"{factor:.2f}× {'faster' if self.unit == 'ms' else f'fewer {self.unit}'}"
+        gain = f"{factor:.2f}× {GAINS.get(self.kind, f'fewer {self.unit}')}"
         return f"{gain} together at {points}: {kept} of dense"
 
     @property
@@ -157,13 +165,18 @@ class SetReport:
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = TypeAdapter(SetReport).dump_python(self, mode="json")
         totals = TypeAdapter(tuple[Total, ...]).dump_python(self.totals, mode="json")
-        told = {"headline": self.headline, "totals": totals, "doubts": list(self.doubts)}
+        told = {"headline": self.headline, "unit": self.unit, "totals": totals, "doubts": list(self.doubts)}
         return {"version": FORMAT_VERSION, **told, **content}
 
 
-def cost_of(row: Row, unit: str) -> float:
-    """What a network costs; its latency is measured where that could be done."""
-    return {"ms": row.latency_ms, "MACs": float(row.macs), "parameters": float(row.parameters)}[unit]
+def cost_of(row: Row, kind: CostKind) -> float:
+    """What a network costs of the kind that is limited; its latency is measured where that could be done."""
+    own: Mapping[CostKind, float] = {
+        "latency_ms": row.latency_ms,
+        "macs": row.macs,
+        "parameters": row.parameters,
+    }
+    return own[kind] if kind in own else row.limited[kind]
 
 
 def render_html(report: SetReport) -> str:

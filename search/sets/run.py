@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
+from hwprofiles.disk import is_full
 from hwprofiles.errors import RequestError, one_line
 from search.export import write_export
 from search.exported import export_config
@@ -16,7 +17,7 @@ from search.place import Place
 from search.plan import prepare
 from search.progress import Listener, Prefixed, Silent
 from search.report import Report
-from search.session import open_job, remove_job, run_job
+from search.session import open_job, run_job
 from search.sets.asked import ModelSet
 from search.sets.plan import OpenSet, SetPlan
 from search.sets.report import SetReport, cost_of
@@ -24,34 +25,54 @@ from search.sets.shares import limit, plan_shares
 from search.sets.split import Choice, choose
 from search.sets.summary import rows, write_report
 from search.status import jobs_of
-from search.wording import UNITS
 from trials.bundle import read_bundle
+from trials.steering import Wishes, nothing_wished
 from trials.store import JobState, Store
 
 
-def run_set(asked: ModelSet, place: Place, store: Store, listener: Listener) -> SetReport:
+def run_set(
+    asked: ModelSet,
+    place: Place,
+    store: Store,
+    listener: Listener,
+    *,
+    wish: Wishes = nothing_wished,
+    forget: bool = True,
+) -> SetReport:
     """Run a set to its end, from wherever it is; one that is done is only reported.
 
+    Args:
+        wish: what its owner asks of the searches.
+        forget: whether a new one that cannot be run as asked, or of which nothing has come when it is
+            stopped, leaves nothing behind but profiles; else it has failed, or is interrupted.
+
     Raises:
-        RequestError: it cannot be run as asked; a new one leaves nothing behind but profiles.
+        RequestError: it cannot be run as asked.
         TransientError: another process works on it, or on the job of one of its models.
-        KeyboardInterrupt: the user stopped it; it is marked as interrupted and can be resumed.
+        KeyboardInterrupt: the user stopped it; it is marked as interrupted and can be resumed, or it leaves
+            nothing behind where nothing has come of it yet.
     """
     with place.lock():
         is_new = asked.name not in {record.name for record in store.jobs()}
         state = _open(asked, place, store)
         opened = OpenSet(asked, place, store, SetPlan.of(store, asked.name))
         if state is JobState.DONE:
-            return write_report(opened, _searched(opened, Silent()))
+            return write_report(opened, _searched(opened, Silent(), nothing_wished))
         try:
-            return _run(opened, listener)
+            return _run(opened, listener, wish)
         except KeyboardInterrupt:
-            store.set_job_state(asked.name, JobState.INTERRUPTED)
+            begun = any(opened.place_of(member).folder.exists() for member in asked.models)
+            if forget and not begun and place.remove_if_empty():
+                store.remove_job(asked.name)
+            else:
+                store.set_job_state(asked.name, JobState.INTERRUPTED)
             raise
         except Exception as error:
-            if isinstance(error, RequestError) and is_new and not opened.plan.shares:
+            if isinstance(error, RequestError) and is_new and forget and not opened.plan.shares:
                 store.remove_job(asked.name)
                 shutil.rmtree(place.folder, ignore_errors=True)
+                raise
+            if is_full(error):
                 raise
             store.set_job_state(asked.name, JobState.FAILED)
             store.add_event(asked.name, "failed", one_line(f"{type(error).__name__}: {error}"))
@@ -84,12 +105,12 @@ def finished_set(place: Place, store: Store) -> SetReport:
     return run_set(ModelSet.from_json(record.spec), place, store, Silent())
 
 
-def _run(opened: OpenSet, listener: Listener) -> SetReport:
+def _run(opened: OpenSet, listener: Listener, wish: Wishes) -> SetReport:
     name, store, plan = opened.asked.name, opened.store, opened.plan
     store.set_job_state(name, JobState.PLANNING)
     plan_shares(opened, listener)
     store.set_job_state(name, JobState.SEARCHING)
-    reports = _searched(opened, listener)
+    reports = _searched(opened, listener, wish)
     store.set_job_state(name, JobState.FINISHING)
     listener.stage("choosing")
     if not plan.taken:
@@ -101,10 +122,16 @@ def _run(opened: OpenSet, listener: Listener) -> SetReport:
     return report
 
 
-def _searched(opened: OpenSet, listener: Listener) -> list[Report]:
+def _searched(opened: OpenSet, listener: Listener, wish: Wishes) -> list[Report]:
     """What came of each model's job; runs those that are not done."""
     return [
-        run_job(opened.job(member), opened.place_of(member), opened.store, Prefixed(listener, member.name))
+        run_job(
+            opened.job(member),
+            opened.place_of(member),
+            opened.store,
+            Prefixed(listener, member.name),
+            wish=wish,
+        )
         for member in opened.asked.models
     ]
 
@@ -112,20 +139,20 @@ def _searched(opened: OpenSet, listener: Listener) -> list[Report]:
 def _chosen(asked: ModelSet, reports: Sequence[Report]) -> dict[str, int | None]:
     """The trial that each model becomes, None for the dense model: by accuracies on validation, and by costs
     as they were measured."""
-    unit, choices = UNITS[asked.budget.leading.kind], []
+    kind, choices = asked.budget.leading.kind, []
     for member, report in zip(asked.models, reports, strict=True):
         floor = member.least_accuracy(report.dense.validation_accuracy)
         choices.append(
             [
                 Choice(
-                    cost_of(row, unit),
+                    cost_of(row, kind),
                     member.weight * (1 - row.validation_accuracy),
                     max(0.0, floor - row.validation_accuracy),
                 )
                 for row in rows(report)
             ]
         )
-    numbers = choose(choices, limit(asked, [cost_of(report.dense, unit) for report in reports]))
+    numbers = choose(choices, limit(asked, [cost_of(report.dense, kind) for report in reports]))
     taken = [rows(report)[number].trial for report, number in zip(reports, numbers, strict=True)]
     return dict(zip([member.name for member in asked.models], taken, strict=True))
 
@@ -145,26 +172,3 @@ def export(opened: OpenSet, listener: Listener) -> None:
             )
         write_export(folder, bundle=bundle, config=config)
         shutil.copy(place.report, folder)
-
-
-def remove(place: Place, store: Store) -> None:
-    """Forget a job, or a set with the jobs of its models, and all of their files.
-
-    Raises:
-        RequestError: the store has no such job, or it is one of a set.
-        TransientError: another process works on it, or on one of its jobs.
-    """
-    record, known = store.job(place.job), {each.name: each for each in store.jobs()}
-    of_set, _, model = place.job.rpartition(".")
-    if of_set in known and place.job in jobs_of(known[of_set]):
-        raise RequestError(
-            f"job {place.job!r} is that of {model!r} in the set {of_set!r}, which needs it; remove the "
-            f"whole set with: prunefront rm {of_set}"
-        )
-    with place.lock():
-        for name in jobs_of(record):
-            its = Place(place.runs, name)
-            if name in known:
-                remove_job(its, store)
-            shutil.rmtree(its.folder, ignore_errors=True)  # of a job that was only planned
-    remove_job(place, store)

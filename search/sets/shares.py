@@ -55,6 +55,9 @@ def _tried(opened: OpenSet, member: Member, listener: Listener) -> tuple[Curve, 
             if not place.profile.exists():
                 shutil.rmtree(place.folder, ignore_errors=True)
             raise
+        except KeyboardInterrupt:
+            place.remove_if_empty()
+            raise
         plan.jobs[member.name] = prepared.plan.to_json()
         opened.keep()
 

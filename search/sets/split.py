@@ -55,7 +55,7 @@ def choose(models: Sequence[Sequence[Choice]], budget: float) -> list[int]:
         chosen = np.column_stack([chosen.repeat(len(choices), axis=0), numbers])
         kept = _unbeaten(sums)
         sums, chosen = sums[kept], chosen[kept]
-    excess = np.maximum(0.0, sums[:, 0] - budget)
+    excess = (sums[:, 0] - budget).clip(0.0).round(9)  # nor may a budget be exceeded by one
     best = np.lexsort((sums[:, 0], sums[:, 2], sums[:, 1], excess))[0]
     return [int(number) for number in chosen[best]]
 

@@ -11,7 +11,7 @@ from search.sets.asked import Member
 from search.sets.plan import OpenSet
 from search.sets.report import ModelRow, SetReport, cost_of, render_html
 from search.sets.shares import limit
-from search.wording import UNITS, budget_text
+from search.wording import budget_text
 
 
 def rows(report: Report) -> tuple[Row, ...]:
@@ -29,7 +29,7 @@ def write_report(opened: OpenSet, reports: Sequence[Report]) -> SetReport:
 
 def _report(opened: OpenSet, reports: Sequence[Report]) -> SetReport:
     asked, first = opened.asked, reports[0]
-    unit = UNITS[asked.budget.leading.kind]
+    kind = asked.budget.leading.kind
     created = datetime.fromtimestamp(opened.store.job(asked.name).created_s, UTC)
     models = tuple(
         _model_row(opened, member, report) for member, report in zip(asked.models, reports, strict=True)
@@ -37,7 +37,7 @@ def _report(opened: OpenSet, reports: Sequence[Report]) -> SetReport:
     warnings = [f"{report.job}: {warning}" for report in reports for warning in report.warnings]
     spreads = {f"the dense {model.name}": model.dense.measured_spread for model in models}
     spreads |= {model.name: model.taken.measured_spread for model in models}
-    if unit == "ms" and (disturbed := doubt(spreads)):
+    if kind == "latency_ms" and (disturbed := doubt(spreads)):
         warnings.insert(0, disturbed)
     return SetReport(
         name=asked.name,
@@ -45,8 +45,8 @@ def _report(opened: OpenSet, reports: Sequence[Report]) -> SetReport:
         device=first.device.name,
         modelled=first.device.modelled,
         budget=budget_text(asked.budget),
-        limit=limit(asked, [cost_of(report.dense, unit) for report in reports]),
-        unit=unit,
+        limit=limit(asked, [cost_of(report.dense, kind) for report in reports]),
+        kind=kind,
         models=models,
         export_folder=str(opened.place.export),
         warnings=tuple(warnings),

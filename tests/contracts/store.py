@@ -9,12 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwprofiles.errors import InvariantError, RequestError
 from trials.candidate import Candidate, Facts, Trial, TrialState
 from trials.store import JobState, Store
+
+ONE_OF_EACH_STORE = [HealthCheck.differing_executors]
+"""Each class that inherits a test runs it on its own store, and finds its own examples."""
 
 fractions = st.floats(0, 1)
 facts = st.builds(
@@ -77,7 +80,7 @@ class StoreContract:
             lambda: store.job("digit"),
             lambda: store.set_job_state("digit", JobState.DONE),
             lambda: store.set_plan("digit", {}),
-            lambda: store.add_trials("digit", [queued(0)]),
+            lambda: store.save("digit", queued(0)),
             lambda: store.save("digit", queued(0).start()),
             lambda: store.trials("digit"),
             lambda: store.requeue_running("digit"),
@@ -105,22 +108,34 @@ class StoreContract:
 
     def test_trials_come_back_by_number_and_only_those_of_the_job(self, store: Store) -> None:
         store.create_job("cifar", spec={}, plan={})
-        store.add_trials("digits", [queued(2), queued(0)])
-        store.add_trials("cifar", [queued(0)])
-        store.add_trials("digits", [queued(1)])
+        store.save("digits", queued(2), queued(0))
+        store.save("cifar", queued(0))
+        store.save("digits", queued(1))
         store.save("cifar", queued(0).start())
         assert store.trials("digits") == [queued(0), queued(1), queued(2)]
 
     def test_a_batch_of_trials_is_added_whole_or_not_at_all(self, store: Store) -> None:
-        store.add_trials("digits", [queued(1)])
+        store.save("digits", queued(1))
         with pytest.raises(InvariantError, match="has one of the trials"):
-            store.add_trials("digits", [queued(0), queued(1), queued(2)])
-        with pytest.raises(InvariantError, match="not queued"):
-            store.add_trials("digits", [queued(3), queued(4).start()])
+            store.save("digits", queued(0), queued(1), queued(2))
+        with pytest.raises(InvariantError, match="cannot become running: it is unknown"):
+            store.save("digits", queued(3), queued(4).start())
         assert store.trials("digits") == [queued(1)]
 
+    def test_several_transitions_of_several_trials_are_stored_in_their_order_or_not_at_all(
+        self, store: Store
+    ) -> None:
+        first, second = queued(0), queued(1)
+        store.save("digits", first, first.start())
+        done = first.start().finish(FACTS)
+        with pytest.raises(InvariantError, match=r"trial 1 .* cannot become done: it is queued at attempt 0"):
+            store.save("digits", done, second, second.start().finish(FACTS))
+        assert store.trials("digits") == [first.start()]
+        store.save("digits", done, second, second.start(), second.start().requeue())
+        assert store.trials("digits") == [done, second.start().requeue()]
+
     def test_a_finished_trial_cannot_finish_again(self, store: Store) -> None:
-        store.add_trials("digits", [queued(0)])
+        store.save("digits", queued(0))
         running = queued(0).start()
         store.save("digits", running)
         store.save("digits", running.finish(FACTS))
@@ -129,7 +144,7 @@ class StoreContract:
         assert store.trials("digits") == [running.finish(FACTS)]
 
     def test_the_result_of_an_attempt_that_was_given_up_is_refused(self, store: Store) -> None:
-        store.add_trials("digits", [queued(0)])
+        store.save("digits", queued(0))
         first = queued(0).start()
         store.save("digits", first)
         store.save("digits", first.requeue())
@@ -143,7 +158,7 @@ class StoreContract:
         with pytest.raises(InvariantError, match="cannot become running: it is unknown"):
             store.save("digits", queued(7).start())
 
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=12, deadline=None, suppress_health_check=ONE_OF_EACH_STORE)
     @given(data=st.data())
     def test_a_transition_counts_only_when_it_starts_from_what_is_stored(
         self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -152,7 +167,7 @@ class StoreContract:
         past = [queued(0)]
         with self.make(tmp_path_factory.mktemp("store")) as store:
             store.create_job("digits", spec={}, plan={})
-            store.add_trials("digits", past)
+            store.save("digits", *past)
             for _ in range(data.draw(st.integers(1, 12))):
                 held = data.draw(st.sampled_from([trial for trial in past if not trial.state.finished]))
                 after = data.draw(st.sampled_from(TRANSITIONS[held.state]))(held)
@@ -164,21 +179,21 @@ class StoreContract:
                         store.save("digits", after)
                 assert store.trials("digits") == [past[-1]]
 
-    @settings(max_examples=5, deadline=None)
+    @settings(max_examples=5, deadline=None, suppress_health_check=ONE_OF_EACH_STORE)
     @given(found=st.lists(facts, min_size=1, max_size=8))
     def test_facts_come_back_as_they_went_in(
         self, tmp_path_factory: pytest.TempPathFactory, found: list[Facts]
     ) -> None:
         with self.make(tmp_path_factory.mktemp("store")) as store:
             store.create_job("digits", spec={}, plan={})
-            store.add_trials("digits", [queued(number) for number in range(len(found))])
+            store.save("digits", *map(queued, range(len(found))))
             for number, each in enumerate(found):
                 store.save("digits", queued(number).start())
                 store.save("digits", queued(number).start().finish(each))
             assert [trial.facts for trial in store.trials("digits")] == found
 
     def test_facts_that_are_not_finite_are_refused(self, store: Store) -> None:
-        store.add_trials("digits", [queued(0)])
+        store.save("digits", queued(0))
         running = queued(0).start()
         store.save("digits", running)
         with pytest.raises(InvariantError, match="cannot hold"):
@@ -188,7 +203,7 @@ class StoreContract:
     def test_after_a_crash_running_trials_are_queued_again_and_remember_their_attempts(
         self, store: Store
     ) -> None:
-        store.add_trials("digits", [queued(number) for number in range(4)])
+        store.save("digits", *map(queued, range(4)))
         running = [queued(number).start() for number in range(3)]
         for trial in running:
             store.save("digits", trial)
@@ -203,7 +218,7 @@ class StoreContract:
         assert store.requeue_running("digits") == 0
 
     def test_a_result_is_added_once_per_trial_and_kind(self, store: Store) -> None:
-        store.add_trials("digits", [queued(0)])
+        store.save("digits", queued(0))
         store.add_result("digits", 0, "test", {"accuracy": 0.98})
         store.add_result("digits", 0, "measured", {"latency_ms": 1.5})
         for trial, kind in ((0, "test"), (1, "test")):
@@ -215,7 +230,7 @@ class StoreContract:
         ]
 
     def test_results_of_one_trial_are_forgotten_and_may_be_added_anew(self, store: Store) -> None:
-        store.add_trials("digits", [queued(0), queued(1)])
+        store.save("digits", queued(0), queued(1))
         for trial in (0, 1):
             store.add_result("digits", trial, "final", {"accuracy": 0.5})
         store.remove_results("digits", 0)
@@ -234,9 +249,21 @@ class StoreContract:
         ]
         assert [event.number for event in events] == sorted({event.number for event in events})
 
+    def test_events_tell_each_state_of_a_job_and_each_trial_that_ends(self, store: Store) -> None:
+        store.set_job_state("digits", JobState.SEARCHING)
+        store.save("digits", queued(0), queued(1))
+        for end in (lambda trial: trial.finish(FACTS), Trial.requeue):
+            trial = queued(0 if end is not Trial.requeue else 1).start()
+            store.save("digits", trial)
+            store.save("digits", end(trial))
+        told = [(event.kind, event.message) for event in store.events("digits")]
+        assert told == [("state", "searching"), ("trial", "0 done")]
+        first = store.events("digits", limit=1)
+        assert store.events("digits", after=first[0].number) == store.events("digits")[1:]
+
     def test_another_view_of_the_store_sees_each_change_at_once(self, store: Store, tmp_path: Path) -> None:
         with self.make(tmp_path) as reader:
-            store.add_trials("digits", [queued(0)])
+            store.save("digits", queued(0))
             assert reader.trials("digits") == [queued(0)]
             store.save("digits", queued(0).start())
             assert reader.trials("digits") == [queued(0).start()]
@@ -246,7 +273,7 @@ class StoreContract:
             with self.make(tmp_path) as own:
                 own.create_job(job, spec={}, plan={})
                 for number in range(20):
-                    own.add_trials(job, [queued(number)])
+                    own.save(job, queued(number))
                     own.save(job, queued(number).start())
 
         with ThreadPoolExecutor(3) as threads:

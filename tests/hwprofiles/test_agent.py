@@ -166,7 +166,9 @@ def test_a_call_is_made_until_it_is_answered(flaky: Remote, caplog: pytest.LogCa
     _Flaky.answers = [503, 502, 200]
     assert flaky.call("GET", "/x").status_code == 200
     assert _Flaky.answers == []
-    assert [record.getMessage().partition("cannot")[1] for record in caplog.records] == ["cannot", ""]
+    first, then = (record.getMessage() for record in caplog.records)
+    assert "answers 503 Service Unavailable: no; trying again" in first
+    assert then.endswith("answers again")
 
 
 def test_a_refusal_is_told_in_the_servers_own_words_and_not_tried_again(flaky: Remote) -> None:
@@ -178,7 +180,7 @@ def test_a_refusal_is_told_in_the_servers_own_words_and_not_tried_again(flaky: R
 
 def test_whoever_has_no_patience_is_told_that_nobody_answers(flaky: Remote) -> None:
     _Flaky.answers = [503, 200]
-    with pytest.raises(TransientError, match=r"127\.0\.0\.1.* cannot be reached: it answers 503"):
+    with pytest.raises(TransientError, match=r"127\.0\.0\.1.* answers 503"):
         flaky.call("GET", "/x", patience_s=0)
 
 

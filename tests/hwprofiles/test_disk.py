@@ -54,3 +54,14 @@ def test_what_was_not_finished_leaves_what_stood_there(tmp_path: Path, error: Ba
             spoiled(path, error)
     assert sorted(tmp_path.rglob("*")) == [file, folder]
     assert file.read_bytes() == b"old"
+
+
+def test_folders_that_were_made_to_hold_one_that_was_not_finished_are_gone_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "there" / "new" / "newer" / "folder"
+    (tmp_path / "there").mkdir()
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder):
+        raise KeyboardInterrupt
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+    with whole_folder(folder):
+        pass
+    assert folder.is_dir()

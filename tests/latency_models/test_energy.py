@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,6 +15,10 @@ from hwprofiles.samples import Rounds
 from latency_models.energy import EnergyModel, fit_energy
 
 MACS, LATENCY_MS = np.array([1, 7, 3, 20, 5, 12, 9, 2, 16, 4]) * 1e6, np.linspace(1.0, 4.0, 10)
+NOTHING = OpGraph(
+    operators=(OpSpec(kind="relu", in_channels=1, out_channels=1),), sources=((INPUT,),), outputs=(0,)
+)
+"""A network that multiplies nothing."""
 
 
 def network(macs: float, **energy_mj: float) -> MeasuredNetwork:
@@ -76,3 +83,27 @@ def test_the_rail_that_takes_most_counts_and_networks_without_it_do_not() -> Non
 def test_a_board_that_told_less_than_two_networks_has_no_energy_model() -> None:
     assert fit_energy([network(1e6), network(2e6)], np.ones(2)) is None
     assert fit_energy([network(1e6, VDD_IN=3.0), network(2e6)], np.ones(2)) is None
+
+
+def test_networks_without_macs_have_an_energy_model_all_the_same() -> None:
+    told = [replace(network(1, VDD_IN=5.0 * ms), graph=NOTHING) for ms in LATENCY_MS.tolist()]
+    model = fit_energy(told, LATENCY_MS)
+    assert model
+    assert model.times == pytest.approx((0.0, 5.0, 0.0))
+    assert model.relative_error == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("failed", [0.0, 1e-320, 1e308, math.inf, math.nan])
+def test_what_no_inference_can_take_is_not_fitted_to(failed: float) -> None:
+    good = [network(macs, VDD_IN=5 * ms) for macs, ms in zip(MACS, LATENCY_MS.tolist(), strict=True)]
+    model = fit_energy([network(1e6, VDD_IN=failed), *good], np.array([1.0, *LATENCY_MS]))
+    assert model
+    assert (model.times, model.networks) == (pytest.approx((0.0, 5.0, 0.0), abs=1e-12), 10)
+
+
+def test_a_rail_that_few_networks_were_told_of_counts_behind_one_that_all_were() -> None:
+    networks = [network(macs, CPU=5 * ms) for macs, ms in zip(MACS, LATENCY_MS.tolist(), strict=True)]
+    networks[0] = replace(networks[0], energy_mj=({"CPU": 5.0, "VDD_IN": 1000.0},))
+    model = fit_energy(networks, LATENCY_MS)
+    assert model
+    assert (model.rail, model.networks) == ("CPU", 10)

@@ -6,11 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from hwprofiles import MeasuredNetwork, OpGraph, Profile, Rounds
 from latency_models import validate
-from latency_models.validate import between_halves
+from latency_models.validate import between_halves, spearman
 from tests.latency_models.test_table import PROFILE, network_ms, rounds_of, widened
+
+VALUES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=12)
 
 
 def held_out(*off: float) -> tuple[MeasuredNetwork, ...]:
@@ -76,3 +81,13 @@ def test_the_floor_is_how_far_every_other_round_is_apart() -> None:
     times_ms = np.repeat([[[2.0], [1.0]] * 4], 3, axis=2)
     assert between_halves(Rounds(times_ms)) == pytest.approx(1.0)
     assert between_halves(Rounds(np.ones((1, 1, 3)))) == 0
+
+
+@given(VALUES)
+def test_ranks_are_correlated_as_others_do_it(values: list[tuple[int, int]]) -> None:
+    first, second = np.array(values, dtype=np.float64).T
+    found = spearman(first, second)
+    if min(np.ptp(first), np.ptp(second)) == 0:
+        assert found == 0
+    else:
+        assert found == pytest.approx(spearmanr(first, second).statistic)

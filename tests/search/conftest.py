@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import uvicorn
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -25,8 +22,8 @@ from search.job import Job
 from search.place import Place
 from search.plan import Prepared, prepare
 from search.progress import Silent
-from search.service import create_app
 from search.session import _prepare
+from tests.serving import served
 from trials.data import DataSpec, load
 from trials.factory import call_factory
 from trials.store import Store
@@ -164,7 +161,7 @@ def planned_runs(small_job: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         patch.setattr(profiling, "PASSES", 1)  # a rough profile is a profile
         patch.setattr(profiling, "ROUNDS", 4)
         store.create_job(job.name, job.to_json(), {})
-        _prepare(job, place, {}, store, Silent())
+        _prepare(job, place, {}, store, Silent(), forget=True)
     return place.runs
 
 
@@ -186,12 +183,21 @@ def planned_store(planned_runs: Path, tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
-def finished_runs(planned_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A runs folder in which the small job ran to its end, undisturbed."""
+def finished(
+    small_job: Path, planned_runs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """A runs folder in which the small job ran to its end, undisturbed, and what its command printed."""
     runs = tmp_path_factory.mktemp("finished") / "runs"
     shutil.copytree(planned_runs, runs)
-    ended = finish(start("resume", runs / "small"))
+    ended = finish(start("run", small_job, "--runs", runs))
     assert ended.code == 0, ended.err
+    return runs, ended.out
+
+
+@pytest.fixture(scope="session")
+def finished_runs(finished: tuple[Path, str]) -> Path:
+    """A runs folder in which the small job ran to its end, undisturbed."""
+    runs, _ = finished
     return runs
 
 
@@ -215,12 +221,5 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def address(store: Store, tmp_path: Path) -> Iterator[str]:
-    """A server of the store, on a thread of its own; one that has ended by the end of the test."""
-    app = create_app(store, tmp_path / "service", ["127.0.0.1"])
-    served = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=served.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        served.should_exit = True
-        thread.join()
+    with served(store, tmp_path / "service") as address:
+        yield address

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -31,7 +32,8 @@ from tests.bundles import export_images
 from tests.contracts.runtime import IDENTITY, save_identity
 from tests.search.conftest import Prunefront, written_json
 from tests.search.devices.conftest import network as small_network
-from tests.search.test_service import BOARD, KERNELS, a_pass, ask, client, measurement, token
+from tests.service.test_measuring import BOARD, KERNELS, a_pass, ask, measurement
+from tests.serving import client, token
 from trials.measurements import Measurements
 from trials.store import Store
 from trials.tokens import Role
@@ -223,8 +225,7 @@ def test_a_server_prints_its_token_once_and_ends_at_ctrl_c_without_a_word(tmp_pa
         with process("serve", "--port", "0", "--runs", tmp_path) as running:
             assert running.stdout
             printed.append(running.stdout.readline())
-            with Remote(printed[-1].split()[1], "none") as remote:
-                remote.call("GET", "/health")
+            assert httpx.get(f"{printed[-1].split()[1]}/healthz").json() == {"status": "ok"}
             running.send_signal(signal.SIGINT)
             out, said = running.communicate(timeout=60)
             assert (running.returncode, said) == (0, "")

@@ -10,23 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
-from search.finish import (
-    FINAL,
-    FINALIST_FAILED,
-    NEARLY,
-    choose_finalists,
-    choose_winner,
-    done_of,
-    results,
-    train_finalists,
-)
-from search.on_device import MEASURED
+from search.finish import FINALIST_FAILED, NEARLY, choose_finalists, choose_winner, done_of, train_finalists
 from search.place import Place
 from search.plan import Prepared
 from search.progress import Silent
+from search.results import FINAL, MEASURED, results
 from search.summary import make_report
+from tests.bundles import export_images
 from tests.search.test_score import FACTS, made_trials
+from trials.bundle import read_bundle
 from trials.candidate import Trial, TrialState
 from trials.pool import Finished
 from trials.run import Outcome
@@ -114,8 +108,8 @@ def test_where_nothing_but_baselines_worked_they_are_the_finalists(prepared: Pre
 
 def fill(store: Store, trials: Sequence[Trial]) -> None:
     """Store trials that are done."""
-    queued = [replace(each, state=TrialState.QUEUED, facts=None) for each in trials]
-    store.add_trials("small", queued)
+    queued = [replace(each, state=TrialState.QUEUED, attempts=0, facts=None) for each in trials]
+    store.save("small", *queued)
     for before, after in zip(queued, trials, strict=True):
         started = before.start()
         store.save("small", started)
@@ -157,6 +151,9 @@ def test_the_winner_is_the_fastest_measured_within_a_point_of_dense_or_else_the_
     assert choose_winner(prepared, planned_store) == winner
 
 
+NETWORK = export_images(nn.Conv2d(1, 2, 1), 1, 4, 4)
+
+
 class FakeWorkers:
     """Trial 1 kills its worker once and trial 2 always; trial 3 fails, unless told otherwise."""
 
@@ -170,15 +167,14 @@ class FakeWorkers:
         return self.workers - len(self.ended)
 
     def submit(self, key: int, request: Any) -> None:
-        assert not request.folder.exists()
-        request.folder.mkdir(parents=True)
+        assert request.final
         self.attempts[key] += 1
         if key == 2 or (key == 1 and self.attempts[key] == 1):
             self.ended.append(Finished(key=key, died=True))
         elif key in self.fails:
             self.ended.append(Finished(key=key, error="the outputs are NaN"))
         else:
-            self.ended.append(Finished(key=key, value=Outcome(facts=FACTS, kept={})))
+            self.ended.append(Finished(key=key, value=Outcome(facts=FACTS, kept={}, network=NETWORK)))
 
     def wait(self, timeout_s: float) -> list[Finished]:
         ended, self.ended = self.ended, []
@@ -198,6 +194,8 @@ def test_finalists_are_tried_again_when_their_worker_dies_and_given_up_with_a_re
     train_finalists(in_own_folder, planned_store, workers, [0, 1, 2, 3], Silent())
     assert workers.attempts == {0: 1, 1: 2, 2: 3, 3: 1}
     assert sorted(results(planned_store, "small", FINAL)) == [0, 1]
+    kept = [read_bundle(in_own_folder.place.finalist(number)) for number in (0, 1)]
+    assert [bundle.sha256 for bundle in kept] == [NETWORK.sha256] * 2
     events = [event.message for event in planned_store.events("small") if event.kind == FINALIST_FAILED]
     assert sorted(events) == ["trial 2: its worker died 3 times", "trial 3: the outputs are NaN"]
     assert make_report(in_own_folder, planned_store).warnings[-2:] == tuple(

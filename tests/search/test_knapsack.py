@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hwprofiles.errors import RequestError
 from search.budget import Cost, Limit, combined
-from search.knapsack import Values, allocate, exact, priced
+from search.knapsack import PARTS, Solver, Values, allocate, cheapest, exact
 from tests.search.test_budget import Problem, problems
 from trials.candidate import Axis, Candidate, Space
 
@@ -119,11 +119,22 @@ def test_a_budget_below_the_smallest_candidate_is_refused() -> None:
         allocate(space, [np.array([1.0, 0.5, 0.0])], lambda counts: counts[:, 0].astype(float), 1.0)
 
 
-@pytest.mark.parametrize("solve", [priced, exact])
-def test_solvers_take_the_least_loss_within_the_budget_and_else_what_is_cheapest(solve: object) -> None:
-    assert callable(solve)
-    losses = [np.array([4.0, 1.0, 0.0]), np.array([9.0, 2.0, 0.0])]
-    costs = [np.array([1.0, 2.0, 5.0]), np.array([-1.0, 1.0, 4.0])]
-    assert solve(losses, costs, 3.01) == [1, 1]
-    assert solve(losses, costs, 9.0) == [2, 2]
-    assert solve(losses, costs, -5.0) == [0, 0]
+@given(seeds)
+def test_of_choices_whose_costs_need_no_rounding_the_exact_ones_lose_least(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    losses, costs = rng.exponential(size=(4, 6)).round(1), rng.integers(0, PARTS, (4, 6)).astype(np.float64)
+    budget = PARTS + costs.min(axis=1).sum()
+    every = np.array(list(product(range(6), repeat=4)))
+    lost, spent = (values[np.arange(4), every].sum(axis=1) for values in (losses, costs))
+    found = exact(losses, costs, budget)
+    assert costs[np.arange(4), found].sum() <= budget
+    assert losses[np.arange(4), found].sum() == pytest.approx(lost[spent <= budget].min())
+
+
+@pytest.mark.parametrize("solve", [cheapest, exact])
+def test_solvers_take_the_least_loss_within_the_budget_and_else_what_is_cheapest(solve: Solver) -> None:
+    losses = np.array([[4.0, 1.0, 0.0], [9.0, 2.0, 0.0]])
+    costs = np.array([[1.0, 2.0, 5.0], [-1.0, 1.0, 4.0]])
+    assert solve(losses, costs, 3.01).tolist() == [1, 1]
+    assert solve(losses, costs, 9.0).tolist() == [2, 2]
+    assert solve(losses, costs, -5.0).tolist() == [0, 0]

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import spearmanr
 
-from search.ladder import LEAST, ladder, spearman
+from search.ladder import LEAST, ladder
 from search.plan import Prepared
 from tests.search.test_score import FACTS, made_trials
-
-VALUES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=12)
-
-
-@given(VALUES)
-def test_ranks_are_correlated_as_others_do_it(values: list[tuple[int, int]]) -> None:
-    first, second = np.array(values, dtype=np.float64).T
-    found = spearman(first, second)
-    if min(np.ptp(first), np.ptp(second)) == 0:
-        assert found is None
-    else:
-        assert found == pytest.approx(spearmanr(first, second).statistic)
 
 
 @pytest.mark.parametrize("finalists", [LEAST - 1, LEAST])
@@ -54,3 +38,12 @@ def test_what_a_brief_training_changes_about_the_order_is_told(prepared: Prepare
     [trust] = ladder(prepared, trials, {})
     assert (trust.rung, trust.later) == ("trial, repaired", "trial, fine-tuned briefly")
     assert trust.correlation == pytest.approx(-1)
+
+
+def test_where_all_are_alike_nothing_is_said_of_their_order(prepared: Prepared) -> None:
+    trials = [replace(trial, facts=FACTS) for trial in made_trials(prepared, LEAST, seed=0)]
+    finals = {
+        trial.number: {"facts": replace(FACTS, accuracy=0.9 - 0.01 * trial.number).to_json()}
+        for trial in trials
+    }
+    assert ladder(prepared, trials, finals) == ()

@@ -47,7 +47,7 @@ def test_a_run_and_its_trials_are_told_as_modelled(modelled_run: Path, prunefron
     assert report["modelled"]
     assert says_modelled((modelled_run / "said.txt").read_text())
     for arguments in (
-        ["front", modelled_run],
+        ["pareto", modelled_run],
         ["show", modelled_run, "--trial", str(number)],
         ["export", modelled_run, "--trial", str(number)],
     ):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from hwprofiles.errors import RequestError
-from search.picking import Limits, pick
+from search.job import CostKind
+from search.picking import Limits, parse_limits, pick, picked
 from search.plan import Prepared
 from tests.search.test_finish import add_final, fill
 from tests.search.test_score import FACTS, made_trials
@@ -34,9 +37,13 @@ def test_the_most_accurate_is_picked_of_those_that_hold_the_limit_with_their_err
     for limit in upper:
         picked = pick(prepared, planned_store, on, {"latency_ms": limit})
         assert picked.number == max(number for number, cost in enumerate(upper) if cost <= limit)
-    nearest = f"the nearest, trial {upper.index(min(upper))}, takes up to {min(upper):#.3g} ms"
-    with pytest.raises(RequestError, match=nearest):
+    cheapest = upper.index(min(upper))
+    nearest = rf"on this-cpu; the nearest, trial {cheapest}, holds (latency_ms=\S+): ask for that"
+    with pytest.raises(RequestError, match=nearest) as refused:
         pick(prepared, planned_store, on, {"latency_ms": min(upper) * 0.99})
+    offered = re.search(nearest, str(refused.value))
+    assert offered
+    assert pick(prepared, planned_store, on, parse_limits([offered[1]])).number == cheapest
 
 
 def test_of_several_limits_all_are_held_and_the_nearest_is_the_one_least_beyond_any(
@@ -48,8 +55,27 @@ def test_of_several_limits_all_are_held_and_the_nearest_is_the_one_least_beyond_
     held = (latency_ms <= limits["latency_ms"]) & (macs <= limits["macs"])
     assert pick(prepared, planned_store, on, limits).number == held.nonzero()[0].max()
     tight: Limits = {"latency_ms": latency_ms.min() / 2, "macs": macs.max()}
-    with pytest.raises(RequestError, match=rf"nearest, trial {latency_ms.argmin()}, .* ms and .* MACs: ask"):
+    with pytest.raises(
+        RequestError, match=rf"trial {latency_ms.argmin()}, holds latency_ms=.* and macs=.*: ask"
+    ):
         pick(prepared, planned_store, on, tight)
+
+
+def test_every_kind_of_a_budget_can_be_picked_by_but_for_energy_that_was_not_told(
+    trials: list[Trial], prepared: Prepared, planned_store: Store
+) -> None:
+    [on], counts = prepared.devices, as_counts([trial.candidate for trial in trials])
+    for kind in set(get_args(CostKind)) - {"energy_mj"}:
+        costs = on.scorer.cost(kind)(counts)
+        trial = pick(prepared, planned_store, on, {kind: costs.min()})
+        assert costs[trial.number] == costs.min()
+        assert picked(prepared, planned_store, on, trial, {kind: 1.0})["held"] == {kind: costs.min()}
+    with pytest.raises(
+        RequestError, match="told no energy while it was measured, so nothing can be limited by"
+    ):
+        pick(prepared, planned_store, on, {"energy_mj": 1.0})
+    with pytest.raises(RequestError, match="no trial of job 'small' holds size_bytes=1; the nearest, trial"):
+        pick(prepared, planned_store, on, {"size_bytes": 1.0})
 
 
 def test_one_that_was_trained_to_the_end_comes_before_one_that_only_looked_better(

@@ -13,10 +13,13 @@ from hwprofiles import Profile, read_profile, write_profile
 from hwprofiles.errors import InvariantError, ProfileError, RequestError
 from search import profiling
 from search.job import Job, Sparsity
+from search.on_device import open_devices
 from search.place import Place
-from search.plan import Plan, Prepared, features, prepare, recipe_of
-from search.profiling import make_space, open_device, open_profile
+from search.plan import Plan, Prepared, prepare, recipe_of
+from search.profiling import make_space, open_device
 from search.progress import Listener, Silent
+from search.score import features
+from trials.costs import Costs
 
 SILENT = Silent()
 
@@ -113,7 +116,8 @@ def opened(prepared: Prepared, place: Place, job: Job, listener: Listener = SILE
     """The profile of a job that was not planned yet."""
     bundle, coupling = prepared.bundle, prepared.coupling
     space = make_space(job, coupling, [open_device(job.device)[1]])
-    return open_profile(place, job, job.device, bundle, coupling, space, listener, planned=False)[0]
+    [on] = open_devices(place, job, bundle, Costs(coupling), space, listener, planned=False)
+    return on.profile
 
 
 def test_a_profile_that_fits_is_not_measured_again(prepared: Prepared, place: Place, measuring: None) -> None:

@@ -6,7 +6,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from search.progress import Bars
+from search.progress import Bars, Part, Silent
 
 
 def test_a_log_gets_each_stage_at_once_a_line_every_ten_seconds_and_how_it_ended() -> None:
@@ -34,3 +34,27 @@ def test_a_terminal_gets_bars_and_no_lines() -> None:
         bars.update(0.5, "trial 5 of 10")
     assert "searching …" not in screen.getvalue()
     assert "100 %" in screen.getvalue()
+
+
+class Heard(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.updates: list[tuple[float, str]] = []
+        self.notes: list[str] = []
+
+    def update(self, share: float, text: str = "") -> None:
+        self.updates.append((share, text))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_part_of_a_stage_says_whose_it_is_and_how_far_that_brings_the_stage() -> None:
+    heard = Heard()
+    second = Part(heard, 1, 4, "npu")
+    second.update(0.5, "40 kernels")
+    second.update(1.0)
+    second.note("not measured")
+    assert heard.updates == [(0.375, "npu: 40 kernels"), (0.5, "")]
+    assert heard.notes == ["npu: not measured"]

@@ -203,6 +203,19 @@ def test_the_headline_compares_measurements_and_test_accuracies() -> None:
     assert slower.headline == "2.00× slower at the same accuracy on this-cpu: trial 3"
 
 
+def test_of_several_devices_the_headline_is_about_the_one_on_which_the_winner_gains_least() -> None:
+    slow = replace(FOUND, measured_ms=1.4)
+    npu = replace(REPORT, device=replace(REPORT.device, name="npu"), rows=(UNIFORM, slow))
+    report = replace(REPORT, others=(npu,))
+    assert report.headline == "1.50× faster at −0.3 points on npu, where it gains least: trial 3"
+    assert replace(npu, others=(REPORT,)).headline == report.headline
+    assert (report.result, npu.result) == (REPORT.headline, npu.headline)
+    text = " ".join(_Page(render_html(report)).text.split())
+    assert "On npu it answers in 1.40 ms where the dense model takes 2.10 ms" in text
+    assert "Latency on this-cpu1.05 msdense 2.10 ms · 2.00× as fast" in text
+    assert "2.00× faster at −0.3 points on this-cpu: trial 3." in text
+
+
 def test_a_row_without_measurement_is_compared_by_predictions() -> None:
     assert not REPORT.is_measured(UNIFORM)
     assert REPORT.speedup(UNIFORM) == pytest.approx(2.0 / 0.99)

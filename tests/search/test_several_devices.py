@@ -11,21 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwprofiles import read_profile, write_profile
+from hwprofiles import Profile, read_profile, write_profile
 from hwprofiles.errors import InvariantError, RequestError
 from search import profiling
+from search.budget import combined
 from search.exported import export_config
-from search.finish import EXPORTED, FINAL, choose_winner, measure_finalists, results
-from search.job import Job
-from search.limits import budget_limits
-from search.on_device import MEASURED, OnDevice, measured_on
+from search.finish import choose_winner, measure_finalists
+from search.job import Budget, Job
+from search.limits import budget_limits, check_on
+from search.on_device import OnDevice
 from search.place import Place
 from search.plan import Prepared, prepare
 from search.progress import Silent
-from search.report import Report, render_html
+from search.report import Report, render_html, significant
+from search.results import EXPORTED, FINAL, MEASURED, measured_on, results
+from search.session import _prepare
 from search.summary import make_report
 from tests.search.conftest import Prunefront, written_json
 from tests.search.test_finish import add_final, fill
+from tests.search.test_progress import Heard
 from tests.search.test_score import made_trials
 from trials.candidate import as_counts
 from trials.store import JobState, Store
@@ -40,7 +44,13 @@ def with_device(spec: Mapping[str, Any], device: Mapping[str, Any]) -> Job:
 
 
 @pytest.fixture(scope="module")
-def both(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def heard() -> Heard:
+    """What is heard while `both` is planned."""
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def both(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory, heard: Heard) -> Prepared:
     """The finished job, planned again for this CPU and a made-up accelerator with a budget of its own."""
     place = Place(Path(shutil.copytree(finished_runs, tmp_path_factory.mktemp("both") / "runs")), "small")
     with pytest.MonkeyPatch.context() as patch, Store.open(place.store) as store:
@@ -48,7 +58,7 @@ def both(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepa
         patch.setattr(profiling, "CALIBRATION_NETWORKS", 4)
         spec, trials, found = store.job("small").spec, store.trials("small"), store.results("small")
         job = with_device(spec, NPU)
-        prepared = prepare(job, place, {}, Silent())
+        prepared = prepare(job, place, {}, heard)
         store.remove_job("small")
         store.create_job("small", job.to_json(), prepared.plan.to_json())
         fill(store, trials)
@@ -64,6 +74,72 @@ def both_store(both: Prepared, tmp_path: Path) -> Store:
     return Store.open(shutil.copy(both.place.store, tmp_path))
 
 
+def test_only_what_is_measured_counts_as_progress_and_says_for_which_device(
+    both: Prepared, heard: Heard
+) -> None:
+    measuring = [update for update in heard.updates if update[1].startswith("npu: ")]
+    shares = [share for share, _ in measuring]
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert shares == sorted(shares)
+    assert sum(0 < share < 1 for share in shares) > 3
+    cpu, npu = both.devices
+    assert (1.0, f"this-cpu {cpu}; npu {npu}") in heard.updates
+
+
+def test_a_budget_that_cannot_be_met_on_one_device_is_refused_before_others_are_measured_and_profiles_stay(
+    both: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, measured = Place(Path(shutil.copytree(both.place.runs, tmp_path / "runs")), "small"), []
+
+    def measure(*arguments: Any) -> Profile:
+        measured.append(arguments[4].name)
+        return both.devices[1].profile
+
+    monkeypatch.setattr(profiling, "measure_profile", measure)
+    cpu, npu = both.job.devices
+    tight = npu.checked({**NPU, "latency": ["1%"]}, "here")
+    unknown = cpu.model_copy(update={"name": "unknown", "threads": 2})
+    place.profile_on("npu").unlink()
+    with Store.open(place.store) as store:
+        store.remove_job("small")
+        for devices in ((cpu, tight, unknown), (cpu, unknown, tight)):
+            store.create_job("small", {}, {})
+            job = both.job.model_copy(update={"devices": devices})
+            with pytest.raises(
+                RequestError, match=r'latency = "1%" on npu \(.* ms\) cannot be met: .* raise it, or'
+            ):
+                _prepare(job, place, {}, store, Silent(), forget=True)
+            assert not [record.name for record in store.jobs()]
+            assert measured == ["npu"]
+    assert place.profile_on("npu").exists()
+
+
+def test_where_the_budget_of_all_devices_is_too_much_for_one_it_may_have_its_own(both: Prepared) -> None:
+    [npu, on] = both.job.devices[1], both.devices[1]
+    budget = Budget.checked({"latency_ms": on.dense_ms / 100}, "here")
+    job = both.job.model_copy(update={"budget": budget})
+    check_on(job, npu, on, both.space)
+    with pytest.raises(
+        RequestError, match=r"raise it, give 'npu' latency_ms of its own under \[\[devices\]\], or"
+    ):
+        check_on(job, npu.model_copy(update={"latency": ()}), on, both.space)
+
+
+def test_a_limit_on_energy_is_refused_before_a_device_that_tells_none_is_measured(
+    both: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(Path(shutil.copytree(both.place.runs, tmp_path / "runs")), "small")
+    place.profile_on("npu").unlink()
+    monkeypatch.setattr(profiling, "measure_profile", None)  # it would fail
+    budget = Budget.checked({"energy": "50%"}, "here")
+    npu = both.job.devices[1].model_copy(update={"latency": ()})
+    job = both.job.model_copy(update={"devices": (npu,), "budget": budget})
+    with pytest.raises(
+        RequestError, match="'npu' tells no energy here, so nothing can be limited by it; leave"
+    ):
+        prepare(job, place, {}, Silent())
+
+
 def test_a_candidate_holds_a_level_where_it_holds_it_on_every_device(
     both: Prepared, prepared: Prepared
 ) -> None:
@@ -72,10 +148,14 @@ def test_a_candidate_holds_a_level_where_it_holds_it_on_every_device(
         (latency_ms + error_ms) for latency_ms, error_ms in (on.scorer.latency(counts) for on in both.devices)
     )
     assert both.plan.targets == prepared.plan.targets
+    # Of those that hold the level on the CPU, the other device is to refuse about half.
+    percent = 100 * np.median(npu[cpu <= both.plan.targets[-1]]) / both.devices[1].dense_ms
+    on_npu = both.job.devices[1].checked({**NPU, "latency": [f"{percent:.4f}%"]}, "here")
+    limits = budget_limits(both.job.model_copy(update={"devices": (both.job.device, on_npu)}), both.devices)
     for target in both.plan.targets:
-        holds = (cpu <= target) & (npu <= 0.8 * both.devices[1].dense_ms)
-        assert (both.cost(counts) <= target).tolist() == holds.tolist()
-    assert 0 < holds.sum() < (cpu <= target).sum()
+        holds = (cpu <= target) & (npu <= limits[-1].most[-1])
+        assert (combined(limits)(counts) <= target).tolist() == holds.tolist()
+    assert 0 < holds.sum() < (cpu <= target).sum() < len(counts)
 
 
 def test_levels_that_fall_on_one_device_where_they_rise_on_another_are_refused(both: Prepared) -> None:
@@ -109,11 +189,17 @@ def test_the_report_has_a_front_and_rows_of_each_device(both: Prepared, both_sto
     assert "on this-cpu and npu" not in report.budget
     assert report.budget.endswith("of dense on this-cpu; latency at most 80% of dense on npu")
     [on_npu] = report.others
-    assert on_npu.headline.endswith(f"on npu (modelled): {report.winner and report.winner.label}")
+    assert on_npu.result.endswith(f"on npu (modelled): {report.winner and report.winner.label}")
+    least = min(report.on_devices, key=lambda each: each.speedup(each.winner or each.dense))
+    assert report.headline.startswith(least.result.partition(" on ")[0])
+    assert f"on {least.device.name}" in report.headline
+    assert ", where it gains least: " in report.headline
     assert all(row.measured_ms for row in on_npu.rows)
     assert "greatest least speed-up over this-cpu and npu" in report.choice
     assert Report.from_json(report.to_json()) == report
     page = render_html(report)
+    assert "<dt>Latency on this-cpu</dt>" in page
+    assert f"<dt>Latency on npu</dt><dd>{significant(on_npu.winner and on_npu.winner.latency_ms)} ms" in page
     for heading in ("The front on this-cpu", "The front on npu", "Networks on npu", "modelled on npu"):
         assert f"{heading}</h2>" in page
     assert page.count("<svg") == 2 + bool(report.hypervolume) + any(group.losses for group in report.groups)
@@ -125,7 +211,7 @@ def test_commands_speak_of_the_first_device_unless_they_are_told_another(
     both: Prepared, prunefront: Prunefront
 ) -> None:
     folder = both.place.folder
-    shown = prunefront("front", folder).out
+    shown = prunefront("pareto", folder).out
     assert "front of small on this-cpu" in shown
     assert "other devices, each with --device NAME: npu" in shown
     assert (folder / "front-npu.svg").exists()

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from search.exported import export_config
-from search.finish import EXPORTED, FINAL, results
 from search.job import Budget
 from search.limits import budget_limits
-from search.on_device import MEASURED
 from search.plan import Prepared
 from search.report import count, render_html
+from search.results import EXPORTED, FINAL, MEASURED, results
 from search.summary import make_report
 from tests.search.test_finish import add_final, fill
 from tests.search.test_score import made_trials

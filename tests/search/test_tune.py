@@ -16,12 +16,11 @@ import pytest
 from hwprofiles.errors import RequestError
 from search.controllers.evolution import EvolutionController
 from search.controllers.protocol import Controller
-from search.finish import FINAL, TUNED, results
-from search.on_device import MEASURED
 from search.place import Place
 from search.plan import Prepared
 from search.progress import Silent
 from search.recipes import STEPS, TEACHERS, best_recipe, choices, own_choice
+from search.results import FINAL, MEASURED, TUNED, results
 from tests.contracts.controller import SPACE, TARGETS, cost, losses
 from tests.search.conftest import Prunefront, written_json
 from trials.bundle import read_bundle

@@ -23,7 +23,7 @@ from search.service import list_agents, request_profile
 from tests.bundles import export_images
 from tests.search.conftest import Prunefront, refused
 from tests.search.test_agents import board_agent, wait_until
-from tests.search.test_service import token
+from tests.serving import token
 from trials.store import Store
 from trials.tokens import Role
 

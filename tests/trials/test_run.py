@@ -23,7 +23,7 @@ from tests.bundles import export_images
 from tests.digits import digits, digits_bundle
 from trials import room
 from trials.answers import score
-from trials.bundle import Bundle, read_bundle
+from trials.bundle import Bundle
 from trials.candidate import Candidate, Facts
 from trials.data import Split, Splits
 from trials.evaluate import evaluate
@@ -62,10 +62,11 @@ def trial(workbench: Workbench, candidate: Candidate = HALF, seed: int = 0) -> F
     return facts
 
 
-def final(workbench: Workbench, folder: Path) -> tuple[Outcome, Network]:
-    """A final request's outcome, and the network that it wrote."""
-    outcome = workbench(Request(candidate=HALF, seed=0, final=True, folder=folder))
-    return outcome, read_bundle(folder).network().eval()
+def final(workbench: Workbench, candidate: Candidate = HALF) -> tuple[Outcome, Network]:
+    """A final request's outcome, and the network that it gave."""
+    outcome = workbench(Request(candidate=candidate, seed=0, final=True))
+    assert outcome.network is not None
+    return outcome, outcome.network.network().eval()
 
 
 def timeless(facts: Facts) -> Facts:
@@ -84,9 +85,9 @@ def test_macs_and_parameters_are_those_worked_out_by_hand(bench: Bench) -> None:
 
 @pytest.mark.parametrize("repair", REPAIRS)
 def test_facts_are_those_of_the_network_that_is_kept(
-    bench: Bench, bundle: Bundle, splits: Splits, repair: str, tmp_path: Path
+    bench: Bench, bundle: Bundle, splits: Splits, repair: str
 ) -> None:
-    outcome, network = final(bench(final_repair=repair), tmp_path / "final")
+    outcome, network = final(bench(final_repair=repair))
     found = evaluate(network, splits.validation, bundle.network())
     facts = outcome.facts
     assert facts.accuracy == found.accuracy
@@ -123,7 +124,7 @@ class Residual(nn.Module):
 
 
 def test_a_trial_without_a_block_costs_so_much_less_and_sequential_repair_makes_up_for_it(
-    splits: Splits, tmp_path: Path
+    splits: Splits,
 ) -> None:
     torch.manual_seed(0)
     residual = export_images(Residual(), 1, 8, 8)
@@ -131,12 +132,11 @@ def test_a_trial_without_a_block_costs_so_much_less_and_sequential_repair_makes_
     assert [group.name for group in workbench.coupling.groups] == ["stem", "one", "two"]
     dropped = Candidate((6, 8, 0))
     facts = trial(workbench, dropped)
-    outcome = workbench(Request(candidate=dropped, seed=0, final=True, folder=tmp_path / "short"))
+    outcome, network = final(workbench, dropped)
     assert facts.macs == outcome.facts.macs == 64 * 9 * 6 + 6 * 64 * 10
     assert facts.parameters == (9 * 6 + 6) + (6 * 64 * 10 + 10)
     assert outcome.kept == {"two": []}
     assert outcome.facts.divergence < facts.divergence / 2
-    network = read_bundle(tmp_path / "short").network()
     assert facts.parameters == sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -155,11 +155,9 @@ def test_one_seed_gives_one_answer_in_any_worker_after_any_other_trial(bench: Be
     assert trial(first, seed=5).loss != trial(first, seed=6).loss
 
 
-def test_trials_are_judged_by_evenly_spaced_images_and_finalists_by_all(
-    bench: Bench, splits: Splits, tmp_path: Path
-) -> None:
+def test_trials_are_judged_by_evenly_spaced_images_and_finalists_by_all(bench: Bench, splits: Splits) -> None:
     workbench = bench(repair="none", final_repair="none", validation_images=90)
-    outcome, network = final(workbench, tmp_path / "final")
+    outcome, network = final(workbench)
     count = len(splits.validation)
     rows = np.arange(90) * count // 90
     assert outcome.facts.accuracy == evaluate(network, splits.validation).accuracy
@@ -241,9 +239,9 @@ def test_a_frozen_group_is_no_longer_part_of_candidates(bench: Bench) -> None:
 
 
 def test_recalibrated_statistics_are_those_worked_out_by_hand(
-    bench: Bench, bundle: Bundle, splits: Splits, tmp_path: Path
+    bench: Bench, bundle: Bundle, splits: Splits
 ) -> None:
-    outcome, network = final(bench(final_repair="batchnorm"), tmp_path / "final")
+    outcome, network = final(bench(final_repair="batchnorm"))
     kept = outcome.kept["conv1"]
     means, variances = [], []
     for arrays, _ in splits.train.batches(256):
@@ -268,9 +266,9 @@ def test_a_brief_fine_tune_teaches_and_is_written_down(bench: Bench) -> None:
     assert set(facts.seconds) == {"repair", "evaluate", "fine-tune"}
 
 
-def test_a_finalist_that_training_spoils_stays_as_it_was_repaired(bench: Bench, tmp_path: Path) -> None:
+def test_a_finalist_that_training_spoils_stays_as_it_was_repaired(bench: Bench) -> None:
     spoiling = {"learning_rate": 2.0, "distill": 0.0, "batch_size": 64}
-    facts = final(bench(final_steps=4, **spoiling), tmp_path / "final")[0].facts
+    facts = final(bench(final_steps=4, **spoiling))[0].facts
     assert facts.history["fine-tuned"] < facts.history["repaired"] == facts.accuracy
     facts = trial(bench(brief_steps=4, **spoiling))
     assert facts.history["repaired"] > facts.history["fine-tuned"] == facts.accuracy
@@ -284,7 +282,7 @@ def test_a_finalist_has_the_zeros_of_the_job_to_the_last_bit_also_in_onnx(
     bench: Bench, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     workbench = bench(**{"zeros": "2:4", "final_steps": 8, "learning_rate": 0.01, **settings})
-    outcome, network = final(workbench, tmp_path / "final")
+    outcome, network = final(workbench)
     stages = ["repaired", "sparse", "fine-tuned"] if workbench.recipe.final_steps else ["repaired", "sparse"]
     assert list(outcome.facts.history) == stages
     assert outcome.facts.accuracy != outcome.facts.history["repaired"]
@@ -305,9 +303,9 @@ def test_a_share_of_zeros_holds_for_a_brief_trial_too(bench: Bench, splits: Spli
 
 
 def test_batch_norms_are_recalibrated_after_weights_went_where_that_helps(
-    bench: Bench, splits: Splits, tmp_path: Path
+    bench: Bench, splits: Splits
 ) -> None:
-    _, network = final(bench(final_repair="least_squares"), tmp_path / "final")
+    _, network = final(bench(final_repair="least_squares"))
     hide(network, Magnitude(0.8).masks(network))
     facts = trial(bench(zeros=0.8))
     assert facts.history["sparse"] == facts.accuracy > evaluate(network, splits.validation).accuracy + 0.1
@@ -344,14 +342,6 @@ def test_images_to_learn_from_that_are_no_numbers_fail_the_trial(
         trial(Workbench(bundle, broken, Recipe(repair=repair)))
 
 
-def test_a_bundle_that_stands_already_is_left_alone(bench: Bench, tmp_path: Path) -> None:
-    folder = tmp_path / "final"
-    final(bench(final_repair="none"), folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    final(bench(), folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
 # Validation images that the model was trained on.
 
 
@@ -363,9 +353,9 @@ def test_merit_is_accuracy_or_on_carved_images_closeness_to_the_dense_model() ->
     assert merit(replace(found, divergence=0.0), carved=True) == 1
 
 
-def test_a_carved_split_is_judged_on_shifted_images(bundle: Bundle, splits: Splits, tmp_path: Path) -> None:
+def test_a_carved_split_is_judged_on_shifted_images(bundle: Bundle, splits: Splits) -> None:
     workbench = Workbench(bundle, replace(splits, carved=True), Recipe(final_repair="none", seed=3))
-    outcome, network = final(workbench, tmp_path / "final")
+    outcome, network = final(workbench)
     judged = shifted(splits.validation, seed=3)
     found = evaluate(network, judged, bundle.network())
     assert outcome.facts.accuracy == found.accuracy

@@ -10,8 +10,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from hwprofiles.errors import RequestError, TransientError
@@ -35,7 +38,7 @@ def run_trials(path: Path, acknowledge: Connection) -> None:
             waiting = [trial for trial in trials.values() if not trial.state.finished]
             if not waiting:
                 waiting = [queued(len(trials)), queued(len(trials) + 1)]
-                store.add_trials("digits", waiting)
+                store.save("digits", *waiting)
                 acknowledge.send(waiting)
             for trial in waiting:
                 running = trial.start()
@@ -141,7 +144,7 @@ def test_facts_of_no_version_or_another_one_are_refused_in_a_sentence(tmp_path: 
         path.unlink(missing_ok=True)
         with Store.open(path) as store:
             store.create_job("digits", spec={}, plan={})
-            store.add_trials("digits", [queued(0)])
+            store.save("digits", queued(0))
             store.save("digits", queued(0).start())
             store.save("digits", queued(0).start().finish(FACTS))
             with store._engine.begin() as connection:
@@ -188,3 +191,32 @@ def test_a_locked_store_may_be_tried_again(tmp_path: Path) -> None:
             with pytest.raises(TransientError, match="locked by another process"):
                 connection.exec_driver_sql("SELECT 1")
             blocker.close()
+
+
+def revisions() -> list[str]:
+    config = Config()
+    config.set_main_option("script_location", "trials:migrations")
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+
+
+@pytest.mark.parametrize("revision", revisions())
+def test_a_store_of_any_revision_is_brought_up_to_date_with_all_it_holds(
+    revision: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "store.sqlite"
+    config, engine = Config(), create_engine(f"sqlite:///{path}")
+    config.set_main_option("script_location", "trials:migrations")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        job = "'digits', 'searching', '{\"seed\": 0}', '{}', 7.5"
+        trial = "'digits', 0, '[16, 8, 0]', 1, 0.5, 'auto', 'running', 1, null, ''"
+        connection.exec_driver_sql(f"insert into jobs values ({job})")
+        connection.exec_driver_sql(f"insert into trials values ({trial})")
+    engine.dispose()
+    with Store.open(path) as store:
+        assert (store.job("digits").spec, store.job("digits").created_s) == ({"seed": 0}, 7.5)
+        [running] = store.trials("digits")
+        store.save("digits", running.finish(FACTS))
+        with store.reading() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), metadata) == []

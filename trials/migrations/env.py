@@ -1,12 +1,12 @@
 """Runs the revisions on the connection that `trials.store` hands over.
 
-To change a table: change it in `trials/store.py`, `trials/tokens.py` or `trials/measurements.py`, add a
-revision beside the last one under `versions/`, and run `tests/trials/test_store.py`, which compares the two.
+To change a table: change it in `trials/store.py` or in the one of its companions that has it, add a revision
+beside the last one under `versions/`, and run `tests/trials/test_store.py`, which compares the two.
 """
 
 from alembic import context
 
-from trials import measurements, tokens  # noqa: F401 (their tables are part of the metadata)
+from trials import audit, inputs, measurements, quotas, service_jobs, tokens  # noqa: F401 (for their tables)
 from trials.store import metadata
 
 # SQLite cannot alter most of a table: in batch mode it is copied.

@@ -38,20 +38,21 @@ def test_the_units_kept_by_the_winner_are_named_by_index_and_prune_the_bundle_to
 def test_another_trial_is_trained_measured_and_exported_by_number_or_by_budget(
     prunefront: Prunefront, runs: Path, tmp_path: Path
 ) -> None:
-    report = written_json(prunefront("front", runs / "small", "--json"))
+    report = written_json(prunefront("pareto", runs / "small", "--json"))
     finalists = [row["trial"] for row in report["rows"]]
     other = next(p["number"] for p in report["points"] if p["number"] not in finalists)
     exported = written_json(prunefront("export", runs / "small", "--trial", other, "--json"))
     assert exported == {"trial": other, "folder": str(runs / "small" / f"export-trial-{other}")}
     assert search.load(exported["folder"])(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
-    again = written_json(prunefront("front", runs / "small", "--json"))
+    again = written_json(prunefront("pareto", runs / "small", "--json"))
     assert other in [row["trial"] for row in again["rows"]]
     assert [row["trial"] for row in again["rows"] if row["exported"]] == [
         row["trial"] for row in report["rows"] if row["exported"]
     ]
 
     limit = sorted(point["predicted_ms"] for point in report["points"])[3] * 1.5
-    chosen = prunefront("export", runs / "small", "--budget", f"latency_ms={limit}", "-o", tmp_path / "best")
+    asked = ("--budget", f"latency_ms={limit}", "--budget", "macs=1e9")
+    chosen = prunefront("export", runs / "small", *asked, "-o", tmp_path / "best")
     assert chosen.code == 0, chosen.err
     config = json.loads((tmp_path / "best" / "config.json").read_text())
     assert config["predicted"]["latency_ms"] + config["predicted"]["error_ms"] <= limit
@@ -59,7 +60,7 @@ def test_another_trial_is_trained_measured_and_exported_by_number_or_by_budget(
     told = (
         f"trial {config['trial']}: validation {config['facts']['accuracy']:.2%}, "
         f"test {config['test']['accuracy']:.2%}, predicted {predicted_ms} ms, measured {measured_ms} ms; "
-        f"of latency_ms={limit}: the most accurate"
+        f"of latency_ms={limit} and macs=1e9: the most accurate"
     )
     assert told.replace("%", " %") in chosen.out
 
@@ -87,9 +88,17 @@ def test_the_export_of_the_winner_is_not_written_twice_unless_it_is_damaged_or_a
         (["--trial", "99"], "error: job 'small' has no finished trial 99; finished trials: 0, 1, 2"),
         (
             ["--budget", "latency_ms=1e-9"],
-            "no trial of job 'small' is predicted to hold 1.00e-09 ms on this-cpu; the nearest, trial",
+            "no trial of job 'small' holds latency_ms=1e-09 on this-cpu; the nearest, trial",
         ),
-        (["--budget", "macs=5"], "error: --budget 'macs=5' is not of the form latency_ms=5"),
+        (
+            ["--budget", "macs=5", "--budget", "size_bytes=9"],
+            "job 'small' holds macs=5 and size_bytes=9; the",
+        ),
+        (
+            ["--budget", "mac=5"],
+            "error: --budget 'mac=5' is not of the form latency_ms=5; allowed, each once: lat",
+        ),
+        (["--budget", "macs=x"], "error: --budget macs=x limits nothing; give each a number above 0"),
         (["--trial", "1", "--budget", "latency_ms=5"], "error: export takes --trial or --budget, not both"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def place(runs: Path) -> Place:
 
 
 def test_trials_are_rescored_for_a_device_that_was_not_there(prunefront: Prunefront, place: Place) -> None:
-    before = written_json(prunefront("front", place.folder, "--json"))
+    before = written_json(prunefront("pareto", place.folder, "--json"))
     found = written_json(prunefront("rescore", place.folder, "--device", "far", "--json"))
     assert found["device"]["board"] == "a CPU elsewhere"
     for key in ("points", "rows"):
@@ -53,6 +54,28 @@ def test_trials_are_rescored_for_a_device_that_was_not_there(prunefront: Prunefr
     shown = prunefront("rescore", place.folder, "--device", place.devices / "far.parquet")
     assert "front of small on far, before finalists were fine-tuned" in shown.out
     assert shown.out.endswith(f"picture  {place.folder}/front-far.svg\n")
+
+
+def test_the_file_of_a_profile_is_a_device_that_no_other_of_the_job_is_taken_for(
+    prunefront: Prunefront, place: Place, tmp_path: Path
+) -> None:
+    far = read_profile(place.devices / "far.parquet")
+
+    def called(name: str, file: str) -> str:
+        """What a device of that name is called, whose profile lies in such a file."""
+        write_profile(replace(far, device=replace(far.device, name=name)), tmp_path / file)
+        return str(
+            written_json(
+                prunefront("pick", place.folder, "--macs", 1e9, "--json", "--device", tmp_path / file)
+            )["device"]
+        )
+
+    assert called("far", "profile.parquet") == "far"
+    assert called("This-CPU", "bench.parquet") == called("../up", "bench.parquet") == "bench"
+    with pytest.raises(
+        AssertionError, match="'a/b', and neither that nor its file's name can be one beside this-cpu"
+    ):
+        called("a/b", "this-cpu.parquet")
 
 
 def test_a_profile_that_lacks_operators_says_which_and_how_to_measure_them(
@@ -76,8 +99,9 @@ def test_pick_names_a_trial_with_its_error_bar_and_the_command_that_takes_it(
     assert found["next"] == f"prunefront export {place.folder} --trial {found['trial']}"
     predicted = found["predicted"]
     limit = 3 * (predicted["latency_ms"] + predicted["error_ms"]) * 1.001
-    there = prunefront("pick", place.folder, "--latency-ms", limit, "--macs", 1e9, "--device", "far")
+    there = prunefront("pick", place.folder, "--latency-ms", limit, "--memory-bytes", 1e9, "--device", "far")
     assert there.out.startswith(f"{found['label']}: ")
+    assert re.search(r" parameters, memory [\d.]+ kB$", there.out, re.MULTILINE)
     assert f"predicted {significant(3 * predicted['latency_ms'])}±" in there.out
     assert "measured" not in there.out
     assert (
@@ -89,11 +113,15 @@ def test_pick_names_a_trial_with_its_error_bar_and_the_command_that_takes_it(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([], "pick takes one or more of --latency-ms, --macs and --parameters"),
+        (
+            [],
+            "pick takes one or more of --latency-ms, --latency-p99-ms, --macs, --parameters, --size-bytes, ",
+        ),
         (["--macs", "0"], "give each a number above 0"),
+        (["--macs", "10"], "holds macs=10; the nearest, trial"),
         (
             ["--latency-ms", "1e-6", "--macs", "10"],
-            "to hold 1.00e-06 ms and 10 MACs on this-cpu; the nearest, trial",
+            "holds latency_ms=1e-06 and macs=10 on this-cpu; the nearest, trial",
         ),
         (["--latency-ms", "1", "--device", "lost"], "device 'lost' has no profile"),
     ],

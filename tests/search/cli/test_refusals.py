@@ -127,11 +127,13 @@ def test_a_job_that_cannot_be_run_is_refused_in_one_sentence_before_anything_is_
     forgotten(ran, sentence, tmp_path / "runs")
 
 
-def test_a_latency_that_no_candidate_reaches_is_refused_with_the_smallest_one(
+def test_a_latency_that_no_candidate_reaches_is_refused_with_the_smallest_one_and_what_was_measured_stays(
     prunefront: Prunefront, quick_profile: None, small_job: Path, tmp_path: Path
 ) -> None:
     job = changed(small_job, "refused", budget="latency_ms = 1e-6")
-    ran = prunefront("run", job, "--json", "--runs", tmp_path / "runs")
-    forgotten(
-        ran, "the budget latency_ms = 1e-06 cannot be met: the smallest reachable is 0.", tmp_path / "runs"
-    )
+    runs = tmp_path / "runs"
+    ran = prunefront("run", job, "--runs", runs)
+    assert ran.out.endswith(f"what was measured stays in {runs}/small, for this job as it is asked next\n")
+    refused(ran, "the budget latency_ms = 1e-06 cannot be met: the smallest reachable is 0.")
+    assert [path.name for path in runs.rglob("small/*")] == ["profile.parquet"]
+    assert prunefront("ls", "--runs", runs).out.startswith("no jobs in ")

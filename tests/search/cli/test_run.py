@@ -1,48 +1,31 @@
-"""`prunefront run` and `resume`: the demo from end to end, and what is done or begun already."""
+"""`prunefront run` and `resume`: a job from end to end, and what is done or begun already."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import subprocess
 from pathlib import Path
 
-import pytest
 import torch
 
 import search
 from search.place import Place
-from tests.search.conftest import DIGITS, Prunefront, written_json
-
-SHORTER = {"trials": "6", "finalists": "1", "final_steps": "2", "latency": '"50%"'}
-"""What the shortened demo has in its job file instead."""
+from tests.search.conftest import Prunefront, written_json
 
 
-def test_the_demo_shortened(
-    prunefront: Prunefront, quick_profile: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_goes_through_all_stages_and_ends_with_its_networks_and_what_to_do_with_them(
+    finished: tuple[Path, str],
 ) -> None:
-    """`prunefront run` on the example's job file, with fewer trials, steps and measuring rounds."""
-    text = (DIGITS / "job.toml").read_text()
-    for key, value in SHORTER.items():
-        text, count = re.subn(rf"^{key} = .*$", f"{key} = {value}", text, flags=re.MULTILINE)
-        assert count == 1
-    for name in ("model.py", "resnet.safetensors"):
-        os.symlink(DIGITS / name, tmp_path / name)
-    (tmp_path / "job.toml").write_text(text)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    ran = prunefront("run", tmp_path / "job.toml", "--runs", tmp_path / "runs", "--name", "digits")
-    assert ran.code == 0, ran.err
-    stages = [line for line in ran.out.splitlines() if line.endswith(" …")]
+    runs, out = finished
+    stages = [line for line in out.splitlines() if line.endswith(" …")]
     assert stages == [f"{s} …" for s in "exporting profiling searching finishing measuring reporting".split()]
-    assert "trial 6 of 6, best " in ran.out
+    assert "trial 12 of 12, best " in out
     for expected in ("dense", "uniform 0", "★", "report   ", "export   ", "open     "):
-        assert expected in ran.out
-    [load] = [line.removeprefix("load") for line in ran.out.splitlines() if line.startswith("load")]
+        assert expected in out
+    [load] = [line.removeprefix("load") for line in out.splitlines() if line.startswith("load")]
     assert subprocess.run(load, shell=True, env={"PATH": "/nowhere"}).returncode == 0
 
-    run = tmp_path / "runs" / "digits"
+    run = runs / "small"
     files = (
         "bundle profile.parquet sensitivity.json finalists export report.html report.json front.svg front.png"
     )
@@ -106,7 +89,7 @@ def test_a_job_that_another_process_works_on_is_left_to_it(prunefront: Prunefron
 def test_commands_about_runs_that_are_not_there_make_none(prunefront: Prunefront, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     assert prunefront("ls", "--runs", runs).out.startswith("no jobs in ")
-    for command in ("show", "front", "export", "rm", "resume"):
+    for command in ("show", "pareto", "export", "rm", "resume"):
         ran = prunefront(command, "small", "--runs", runs)
         assert (ran.code, ran.out) == (2, "")
         assert ran.err.startswith(f"error: there are no runs in {runs}; start one with")

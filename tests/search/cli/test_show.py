@@ -81,7 +81,7 @@ def test_in_a_pipe_a_table_is_as_wide_as_it_needs(planned_store: Store, tmp_path
 
 
 def test_front_shows_the_trials_that_no_other_beats(prunefront: Prunefront, runs: Path) -> None:
-    report = written_json(prunefront("front", runs / "small", "--json"))
+    report = written_json(prunefront("pareto", runs / "small", "--json"))
     on_front = [point for point in report["points"] if point["on_front"]]
     for point in on_front:
         assert not [
@@ -89,16 +89,16 @@ def test_front_shows_the_trials_that_no_other_beats(prunefront: Prunefront, runs
             for other in report["points"]
             if other["accuracy"] > point["accuracy"] and other["predicted_ms"] < point["predicted_ms"]
         ]
-    shown = prunefront("front", runs / "small")
+    shown = prunefront("pareto", runs / "small")
     assert f"hypervolume {report['hypervolume'][-1]:.4f} of 1" in shown.out
     assert all(f" {point['number']} " in shown.out for point in on_front)
 
 
 def test_front_of_a_planned_job_has_no_trial_yet(prunefront: Prunefront, planned_runs: Path) -> None:
-    ran = prunefront("front", "small", "--runs", planned_runs)
+    ran = prunefront("pareto", "small", "--runs", planned_runs)
     assert ran.code == 0, ran.err
     assert "has no finished trial yet" in ran.out
-    assert written_json(prunefront("front", "small", "--runs", planned_runs, "--json"))["points"] == []
+    assert written_json(prunefront("pareto", "small", "--runs", planned_runs, "--json"))["points"] == []
     none = prunefront("export", "small", "--runs", planned_runs)
     assert none.code == 2
     assert "no finalist to export yet; finished trials: none yet" in none.err

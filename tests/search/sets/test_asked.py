@@ -68,6 +68,10 @@ def test_a_drop_is_points_below_the_dense_model(tmp_path: Path) -> None:
             text_of("a", "b", rest='[budget]\nlatency = ["40%", "50%"]'),
             "has a budget of 2 levels; allowed: one",
         ),
+        (
+            text_of("a", "b", rest="[budget]\nmemory_bytes = 5"),
+            "has a budget of memory_bytes, which is no sum of what each of [[models]] takes; allowed: lat",
+        ),
         (text_of("a", "b", rest=BUDGET + '[data]\nsource = "digits"'), "has [data] beside [[models]]"),
         (
             text_of("a", "b", rest=BUDGET + '[[devices]]\nlatency = "40%"'),

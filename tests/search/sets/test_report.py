@@ -31,7 +31,7 @@ REPORT = SetReport(
     modelled=False,
     budget="latency at most 8 ms",
     limit=8.0,
-    unit="ms",
+    kind="latency_ms",
     models=(model("detector", 3.0, 0.9, 0.88), model("depth", 1.0, 0.8, 0.7)),
     export_folder="runs/set/export",
 )
@@ -44,6 +44,22 @@ def test_costs_add_up_and_accuracies_are_means_by_weight() -> None:
     assert divided.accuracy == pytest.approx((3 * 0.88 + 0.7) / 4)
     assert REPORT.headline == "2.50× faster together at −4.0 points: detector 40%, depth 40% of dense"
     assert REPORT.doubts == ()
+
+
+def test_of_a_kind_without_a_place_of_its_own_a_row_says_what_a_network_costs() -> None:
+    def limited(model: ModelRow) -> ModelRow:
+        dense, taken = (
+            replace(each, limited={"size_bytes": 8000 * each.latency_ms})
+            for each in (model.dense, model.taken)
+        )
+        return replace(model, dense=dense, taken=taken, equal=None)
+
+    models = tuple(map(limited, REPORT.models))
+    report = replace(REPORT, kind="size_bytes", limit=50_000.0, models=models)
+    assert [total.cost for total in report.totals] == [160_000, 64_000]
+    assert report.headline.startswith("2.50× smaller together at ")
+    assert "take 64.0 k bytes and may take 50.0 k" in report.doubts[0]
+    assert report.to_json()["unit"] == "bytes"
 
 
 def test_a_baseline_that_one_model_lacks_is_not_shown() -> None:

@@ -108,11 +108,11 @@ def test_commands_know_a_set_by_its_name(prunefront: Prunefront, set_file: Path,
     shown = prunefront("show", runs / "pair")
     assert "first: " in shown.out
     assert "with equal shares; searched at" in " ".join(shown.out.split())
-    for command in (("front", runs / "pair"), ("run", set_file, "--runs", runs), ("resume", runs / "pair")):
+    for command in (("pareto", runs / "pair"), ("run", set_file, "--runs", runs), ("resume", runs / "pair")):
         ran = prunefront(*command)
         assert ran.code == 0, ran.err
         assert "fewer MACs together" in ran.out
-    assert written_json(prunefront("front", runs / "pair", "--json"))["unit"] == "MACs"
+    assert written_json(prunefront("pareto", runs / "pair", "--json"))["unit"] == "MACs"
     refused(prunefront("export", runs / "pair"), "is a set of models; name one of its jobs: pair.first")
     refused(prunefront("inspect", set_file), "asks for a set of [[models]]")
 

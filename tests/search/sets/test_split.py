@@ -6,7 +6,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from search.sets.split import ALIKE, MOST, Choice, Curve, choose, divide, levels
@@ -44,6 +44,15 @@ def judged(models: list[list[Choice]], chosen: tuple[int, ...], budget: float) -
     return tuple(round(value, 9) for value in sums)
 
 
+@example(
+    [
+        [Choice(0.65, 0, 0)],
+        [Choice(0, 0.05, 0), Choice(0.45, 0, 0)],
+        [Choice(0.1, 0, 0)],
+        [Choice(0.45, 0, 0)],
+    ],
+    1.65,
+)
 @given(models=st.lists(choices, min_size=1, max_size=4), budget=st.integers(0, 60).map(lambda b: b / 20))
 def test_what_is_chosen_is_as_good_as_the_best_of_all_combinations(
     models: list[list[Choice]], budget: float

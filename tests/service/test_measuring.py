@@ -1,11 +1,10 @@
-"""The service: whom it lets in, what it refuses, and how it hands out work; real agents: test_agents.py."""
+"""Measurements of the service: what it refuses, and how it hands out work."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,15 @@ import pytest
 from hwprofiles import Device, Rounds, open_runtime, read_profile
 from hwprofiles.board import Board
 from hwprofiles.runtimes import CALL
-from hwprofiles.wire import API, HOLDER, Measurement, Pass
+from hwprofiles.wire import HOLDER, Measurement, Pass
 from tests.contracts.runtime import IDENTITY, conv
 from trials.measurements import MAX_CLAIMS, Measurements, MeasurementState
 from trials.store import Store
-from trials.tokens import Role, Tokens
 
 KERNELS = (CALL, conv(3, 8))
 LINEAR = {"kind": "linear", "in_channels": 4, "out_channels": 4, "in_size": [1]}
 BOARD = Device(name="board", runtime="onnxruntime", board="as it announced itself")
 HOLDERS = {HOLDER: "0" * 32}, {HOLDER: "1" * 32}
-
-
-def client(address: str, token: str, host: str = "127.0.0.1") -> httpx.Client:
-    headers = {"Authorization": f"Bearer {token}", "Host": host, "Content-Type": "application/json"}
-    return httpx.Client(base_url=f"{address}{API}", headers=headers, timeout=30)
-
-
-def token(store: Store, role: Role) -> str:
-    return Tokens(store).make("test", role, lifetime_s=60)[1]
-
-
-@pytest.fixture
-def admin(store: Store, address: str) -> Iterator[httpx.Client]:
-    with client(address, token(store, Role.ADMIN)) as admin:
-        yield admin
 
 
 def measurement(**changes: Any) -> Measurement:
@@ -75,69 +58,6 @@ def send(admin: httpx.Client, job: str, number: int, content: str, holder: int =
     path = f"/measurements/{job}/passes/{number}"
     answer = admin.put(path, content=content, headers=HOLDERS[holder])
     return answer.status_code, answer.json()["detail"] if answer.content else ""
-
-
-def test_each_role_may_do_its_own_and_nothing_else(store: Store, address: str) -> None:
-    may: dict[str, dict[tuple[str, str], bool]] = {}
-    calls = [("GET", "/tokens"), ("GET", "/measurements"), ("POST", "/agents/board/claim")]
-    for role in Role:
-        with client(address, token(store, role)) as caller:
-            may[role] = {call: caller.request(*call).status_code != 403 for call in calls}
-    assert {role: [*allowed.values()] for role, allowed in may.items()} == {
-        Role.AGENT: [False, False, True],
-        Role.SUBMITTER: [False, True, False],
-        Role.ADMIN: [True, True, True],
-    }
-
-
-def test_every_route_but_health_wants_a_token(address: str) -> None:
-    with client(address, "wrong") as caller:
-        schema = caller.get("/openapi.json").json()["paths"]
-        open_to_all = []
-        for path, methods in schema.items():
-            for method in methods:
-                answer = caller.request(method, path.removeprefix(API).replace("{", "").replace("}", ""))
-                if answer.status_code != 401:
-                    open_to_all.append(path)
-                else:
-                    assert answer.headers["content-type"] == "application/problem+json"
-                    assert answer.json()["status"] == 401
-    assert open_to_all == [f"{API}/health"]
-
-
-def test_expired_revoked_and_altered_tokens_are_as_good_as_none(
-    store: Store, address: str, admin: httpx.Client
-) -> None:
-    assert admin.post("/tokens", json={"name": "a/b", "role": "agent"}).status_code == 422
-    good = admin.post("/tokens", json={"name": "me", "role": "submitter"}).json()
-    expired = Tokens(store).make("old", Role.ADMIN, lifetime_s=-1)[1]
-    altered = good["token"][:-2] + ("AA" if good["token"][-2:] != "AA" else "BB")
-
-    def accepted(text: str) -> bool:
-        with client(address, text) as caller:
-            return caller.get("/measurements").status_code == 200
-
-    assert [accepted(text) for text in (good["token"], expired, altered, good["id"])] == [True] + [False] * 3
-    assert admin.delete(f"/tokens/{good['id']}").status_code == 204
-    assert not accepted(good["token"])
-    assert admin.delete("/tokens/none").status_code == 404
-
-
-def test_the_store_keeps_hashes_of_tokens_and_never_a_token(store: Store) -> None:
-    text = token(store, Role.AGENT)
-    secret = text.partition(".")[2]
-    assert len(secret) * 6 >= 256
-    with store.reading() as connection:
-        (row,) = connection.exec_driver_sql("SELECT * FROM tokens")
-    assert hashlib.sha256(secret.encode()).hexdigest() in row
-    assert not [value for value in row if secret in str(value)]
-
-
-def test_a_call_to_another_host_is_refused(store: Store, address: str) -> None:
-    with client(address, token(store, Role.ADMIN), host="evil.example") as caller:
-        answer = caller.get("/measurements")
-    assert answer.status_code == 421
-    assert "'evil.example' is none of 127.0.0.1" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -314,6 +234,8 @@ def test_a_file_that_is_not_what_its_sha256_says_is_not_kept(admin: httpx.Client
 
 
 def test_a_body_that_is_too_large_is_refused(admin: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.service.limits.MAX_JSON_BYTES", 100)
+    monkeypatch.setattr("search.service.limits.MAX_MEASURED_BYTES", 100)
     answer = admin.post("/measurements", content=measurement().model_dump_json())
     assert (answer.status_code, answer.json()["status"]) == (413, 413)
+    large = admin.post("/session", json={"token": "t" * 5000})
+    assert (large.status_code, large.json()["status"]) == (413, 413)

@@ -1,0 +1,39 @@
+// Calls to the API, with what shows that this page may change something, and its errors as sentences.
+
+export class ApiError extends Error {
+  constructor(status, sentence) {
+    super(sentence);
+    this.status = status;
+  }
+}
+
+/** What the API answers, as JSON; null where the answer is empty. Throws ApiError. */
+export async function call(path, { method = "GET", body, headers = {}, signal } = {}) {
+  const isFile = body instanceof Blob;
+  const all = { Accept: "application/json", ...headers };
+  if (method !== "GET") all["X-CSRF-Token"] = document.querySelector("meta[name=csrf]").content;
+  if (body !== undefined && !isFile) all["Content-Type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(`/api/v1${path}`, {
+      method, signal, headers: all, body: body === undefined || isFile ? body : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, "the service does not answer; this page tries again when something changes");
+  }
+  const text = await answer.text();
+  if (!answer.ok) {
+    if (answer.status === 401 && path !== "/session") location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+    throw new ApiError(answer.status, sentenceOf(text) ?? `the service answered with status ${answer.status}`);
+  }
+  return text ? JSON.parse(text) : null;
+}
+
+function sentenceOf(text) {
+  try {
+    return JSON.parse(text).detail;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,134 @@
+"""The routes of what jobs are made of: files are sent in parts, and are made bundles or data; sources."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, HTTPException, Request
+from pydantic import Field
+
+from hwprofiles.errors import NotFoundError
+from hwprofiles.wire import API, Message, Sha256
+from search.service.brought import Brought
+from search.service.given import Admin, NameInPath, Submitter, TheSettings, Viewer
+from search.service.limits import FILE, PlainJson
+from trials.inputs import Input
+from trials.tokens import Role
+
+RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
+
+
+async def _brought(request: Request) -> Brought:
+    brought: Brought = request.app.state.brought
+    return brought
+
+
+TheBrought = Annotated[Brought, Depends(_brought)]
+ContentRange = Annotated[str, Header(alias="Content-Range", pattern=f"^{RANGE.pattern}$")]
+
+router = APIRouter(prefix=API, route_class=PlainJson)
+
+
+class Upload(Message):
+    """How much of a file is here; when it is whole, it is also what its sha256 says."""
+
+    size_bytes: int
+    whole: bool
+
+
+class SourceRequest(Message):
+    """Data to be registered: a path of the server, or a URL that fsspec knows."""
+
+    location: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class SourceShown(Message):
+    """A source; where it is from is the admins' business."""
+
+    name: str
+    created_s: float
+    location: str | None
+
+
+@router.get("/uploads/{sha256}")
+def show_upload(caller: Submitter, sha256: Sha256, brought: TheBrought) -> Upload:
+    """Where the next part shall begin."""
+    return _shown(brought, caller.user, sha256)
+
+
+@router.put("/uploads/{sha256}", openapi_extra=FILE)
+async def put_part(
+    caller: Submitter,
+    sha256: Sha256,
+    part: ContentRange,
+    request: Request,
+    brought: TheBrought,
+    settings: TheSettings,
+) -> Upload:
+    """Take a part of a file, up to which all is here. Of a file that is whole every part has come already."""
+    found = RANGE.fullmatch(part)
+    first, last, total = map(int, found.groups()) if found else (0, 0, 0)
+    if not first <= last < total:
+        raise HTTPException(
+            422, f"Content-Range {part!r} is no part of a file; give `bytes FIRST-LAST/TOTAL`"
+        )
+    if total > settings.max_upload_bytes:
+        raise HTTPException(413, f"a file may have {settings.max_upload_bytes} bytes; this one has {total}")
+    await brought.incoming.append(
+        caller.user, sha256, request.stream(), first=first, size=last - first + 1, total=total
+    )
+    return _shown(brought, caller.user, sha256)
+
+
+@router.put("/bundles/{sha256}")
+async def put_bundle(caller: Submitter, sha256: Sha256, brought: TheBrought) -> Input:
+    """Make a bundle of what was sent: the manifest of this sha256, and the files that it names."""
+    return await brought.keep_bundle(caller.user, sha256)
+
+
+@router.put("/data/{sha256}")
+async def put_data(caller: Submitter, sha256: Sha256, brought: TheBrought) -> Input:
+    """Make data of the file of this sha256 that was sent: npz, or Parquet."""
+    return await brought.keep_data(caller.user, sha256)
+
+
+@router.get("/inputs")
+def list_inputs(caller: Viewer, brought: TheBrought) -> list[Input]:
+    """The bundles and data of the caller's user; an admin sees everybody's."""
+    return brought.inputs.all(None if caller.role is Role.ADMIN else caller.user)
+
+
+@router.get("/inputs/{sha256}")
+def show_input(caller: Viewer, sha256: Sha256, brought: TheBrought) -> Input:
+    """A bundle or data of the caller's user, if it need not be sent again."""
+    if found := brought.inputs.get(caller.user, sha256):
+        return found
+    raise NotFoundError(f"you have brought nothing of sha256 {sha256[:12]}…")
+
+
+@router.get("/sources")
+def list_sources(caller: Viewer, brought: TheBrought) -> list[SourceShown]:
+    admin = caller.role is Role.ADMIN
+    return [
+        SourceShown(name=each.name, created_s=each.created_s, location=each.location if admin else None)
+        for each in brought.sources.all().values()
+    ]
+
+
+@router.put("/sources/{name}", status_code=204)
+async def put_source(caller: Admin, name: NameInPath, wanted: SourceRequest, brought: TheBrought) -> None:
+    """Register data for everybody; what is at a URL is fetched now."""
+    await brought.register(name, wanted.location)
+
+
+@router.delete("/sources/{name}", status_code=204)
+def remove_source(caller: Admin, name: NameInPath, brought: TheBrought) -> None:
+    """Forget a source; the data stay, and so do jobs that were made of them."""
+    if not brought.sources.remove(name):
+        raise NotFoundError(f"there is no source {name!r}")
+
+
+def _shown(brought: Brought, user: str, sha256: str) -> Upload:
+    whole = brought.incoming.whole(user, sha256) is not None
+    return Upload(size_bytes=brought.incoming.size_bytes(user, sha256), whole=whole)

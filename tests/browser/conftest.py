@@ -1,0 +1,84 @@
+"""A browser that is watched: it may complain of nothing, and ask nobody but the service."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+
+from hwprofiles.wire import API
+from tests.search.conftest import finished, finished_runs, planned_runs, small_job
+
+__all__ = ["finished", "finished_runs", "planned_runs", "small_job"]
+
+CHROMIUM = shutil.which("chromium")
+WAIT_MS = 60_000
+"""For what a page is to show: seconds at most, and longer only where the machine is busy."""
+OURS = ("127.0.0.1", "")
+
+Opened = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium here")
+    expect.set_options(timeout=WAIT_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Iterator[Opened]:
+    """Opens pages with a session; none of them may log an error, or send anything elsewhere."""
+    complaints: list[str] = []
+    contexts = []
+
+    def complain(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            complaints.append(message.text)
+
+    def note(request: Request) -> None:
+        if urlsplit(request.url).hostname not in (*OURS, None):
+            complaints.append(f"asked {request.url}")
+
+    def open_page(address: str, token: str, path: str, *, width: int = 1440, theme: str = "light") -> Page:
+        context = browser.new_context(
+            base_url=address,
+            color_scheme="dark" if theme == "dark" else "light",
+            viewport={"width": width, "height": 1000},
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", complain)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", note)
+        if token:
+            context.request.post(f"{API}/session", data={"token": token})
+        page.goto(path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        with suppress(Exception):
+            context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def shot(tmp_path: Path) -> Callable[[Page, str], None]:
+    """Keeps a picture of a page: for the documents, where SCREENSHOTS names their folder."""
+    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
+
+    def take(page: Page, name: str) -> None:
+        page.screenshot(path=folder / f"{name}.png")
+
+    return take

@@ -1,0 +1,194 @@
+"""Jobs of the service, really worked on: killed, halted, paused, stopped and cancelled processes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from search.place import Place
+from search.service.supervisor import Supervisor
+from tests.search.test_crash import check_end, descendants
+from trials.candidate import TrialState
+from trials.service_jobs import ServiceJobs
+from trials.steering import Verb
+from trials.store import JobState, Store
+
+PATIENCE_S = 240
+Victim = Callable[[int], int | None]
+"""From the process of a controller to the one to kill; None where there is none at this moment."""
+
+
+@pytest.fixture
+def runs(planned_runs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(planned_runs, tmp_path / "runs"))
+
+
+@pytest.fixture
+def store(runs: Path) -> Iterator[Store]:
+    with Store.open(Place(runs, "").store) as store:
+        ServiceJobs(store).adopt("small", "ann")
+        yield store
+
+
+@pytest.fixture
+def jobs(store: Store) -> ServiceJobs:
+    return ServiceJobs(store)
+
+
+@pytest.fixture
+def supervisor(store: Store, runs: Path) -> Iterator[Supervisor]:
+    supervisor = Supervisor(store, runs, runs / ".service" / "logs", most=1)
+    supervisor.start()
+    yield supervisor
+    supervisor.stop()
+
+
+def wait(until: Callable[[], object]) -> None:
+    end_s = time.monotonic() + PATIENCE_S
+    while not until():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+
+
+def ended(store: Store) -> int:
+    return sum(trial.state.finished for trial in store.trials("small"))
+
+
+def state(store: Store) -> JobState:
+    return store.job("small").state
+
+
+def pid(jobs: ServiceJobs) -> int:
+    """Of the process that works on the job, once it has said so."""
+    wait(lambda: (job := jobs.get("small")).fence and job.progress.get("fence") == job.fence)
+    return int(jobs.get("small").progress["pid"])
+
+
+def command(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def of(pattern: str) -> Victim:
+    """A process below a controller that runs such a command."""
+    return lambda controller: next((p for p in descendants(controller) if pattern in command(p)), None)
+
+
+VICTIMS: dict[str, Victim] = {
+    "controller": lambda controller: controller,
+    "worker": of("ray::_Worker"),
+    "raylet": of("/raylet/raylet "),
+    "GCS": of("gcs_server"),
+}
+
+
+def test_killed_a_job_is_taken_over_and_finds_what_it_would_have_found(
+    store: Store, jobs: ServiceJobs, supervisor: Supervisor, runs: Path, finished_runs: Path
+) -> None:
+    wait(lambda: ended(store) >= 3)
+    before = [trial for trial in store.trials("small") if trial.state.finished]
+    os.killpg(pid(jobs), signal.SIGKILL)
+    wait(lambda: state(store) is JobState.DONE)
+    assert [store.trials("small")[trial.number] for trial in before] == before
+    assert jobs.get("small").fence == 2
+    assert ("process died", "killed by signal 9") in [(e.kind, e.message) for e in store.events("small")]
+    check_end(runs, finished_runs)
+
+
+def test_paused_and_ended_a_job_waits_and_goes_on_and_is_stopped_and_exported(
+    store: Store, jobs: ServiceJobs, supervisor: Supervisor, runs: Path
+) -> None:
+    wait(lambda: ended(store) >= 1)
+    jobs.steer("small", Verb.PAUSE)
+    wait(lambda: state(store) is JobState.PAUSED)
+    wait(lambda: not jobs.get("small").is_held)
+    assert TrialState.RUNNING not in [trial.state for trial in store.trials("small")]
+    assert jobs.get("small").reason == "its owner asked for it"
+    jobs.steer("small", Verb.STOP)
+    wait(lambda: state(store) is JobState.DONE)
+    done = next(trial.number for trial in store.trials("small") if trial.state is TrialState.DONE)
+    assert (Place(runs, "small").export / "model.onnx").exists()
+    jobs.want_export("small", done)
+    wait(lambda: not jobs.get("small").exports)
+    assert (Place(runs, "small").export_of(done) / "model.onnx").exists()
+
+
+def test_a_cancelled_job_ends_at_once_with_all_of_its_processes(
+    store: Store, jobs: ServiceJobs, supervisor: Supervisor
+) -> None:
+    processes = descendants(pid(jobs))
+    jobs.steer("small", Verb.CANCEL)
+    wait(lambda: state(store) is JobState.CANCELLED)
+    wait(lambda: not any("search" in command(each) or "ray" in command(each) for each in processes))
+    assert jobs.get("small").wish == ""
+
+
+def test_told_to_end_the_service_lets_trials_finish_and_goes_on_when_it_starts_again(
+    store: Store, jobs: ServiceJobs, runs: Path
+) -> None:
+    supervisor = Supervisor(store, runs, runs / ".service" / "logs", most=1)
+    supervisor.start()
+    wait(lambda: ended(store) >= 1)
+    begun_s = time.monotonic()
+    supervisor.stop()
+    assert time.monotonic() - begun_s < 30
+    assert state(store) is JobState.INTERRUPTED
+    assert TrialState.RUNNING not in [trial.state for trial in store.trials("small")]
+    assert not jobs.get("small").is_held
+    assert jobs.take("next", most=1)
+
+
+@pytest.mark.slow
+def test_a_process_that_was_halted_is_killed_when_its_job_is_taken_over(
+    store: Store, jobs: ServiceJobs, supervisor: Supervisor, runs: Path, finished_runs: Path
+) -> None:
+    wait(lambda: ended(store) >= 3)
+    halted = pid(jobs)
+    os.kill(halted, signal.SIGSTOP)
+    wait(lambda: jobs.get("small").fence == 2)
+    wait(lambda: state(store) is JobState.DONE)
+    assert not command(halted)
+    check_end(runs, finished_runs)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_random_points_a_job_finds_what_it_would_have_found(
+    seed: int, store: Store, jobs: ServiceJobs, supervisor: Supervisor, runs: Path, finished_runs: Path
+) -> None:
+    """Five kills of five kinds a run, so fifty in all; nothing finished is lost, and each time it goes on."""
+    rng = random.Random(seed)
+    kinds = [*VICTIMS, "everything"]
+    rng.shuffle(kinds)
+    for kind in kinds:
+        time.sleep(rng.uniform(0, 12))
+        if state(store) is JobState.DONE:
+            break
+        controller = pid(jobs)
+        before = [trial for trial in store.trials("small") if trial.state.finished]
+        if kind == "everything":
+            for process in descendants(controller):
+                kill(process)
+        elif (victim := VICTIMS[kind](controller)) is not None:
+            kill(victim)
+        stored = {trial.number: trial for trial in store.trials("small")}
+        assert [stored[trial.number] for trial in before] == before
+    wait(lambda: state(store) in (JobState.DONE, JobState.FAILED))
+    check_end(runs, finished_runs)
+
+
+def kill(process: int) -> None:
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

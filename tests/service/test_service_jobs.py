@@ -1,0 +1,335 @@
+"""Jobs of the service in the store, on SQLite and on PostgreSQL: owners, verbs, turns, leases and fences."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from hwprofiles.errors import ConflictError, LostLeaseError, NotFoundError
+from tests.contracts.store import FACTS
+from trials import service_jobs
+from trials.candidate import Candidate, Trial
+from trials.service_jobs import MAX_DEATHS, Lease, ServiceJobs
+from trials.steering import Verb, Wish
+from trials.store import JobState, Store, metadata
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return str(tmp_path / "store.sqlite")
+    found: str = request.getfixturevalue("postgres_url")
+    engine = create_engine(found)
+    with engine.begin() as connection:
+        connection.execute(text("drop schema public cascade"))
+        connection.execute(text("create schema public"))
+    engine.dispose()
+    return found
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    with Store.open(url) as store:
+        yield store
+
+
+@pytest.fixture
+def jobs(store: Store) -> ServiceJobs:
+    return ServiceJobs(store)
+
+
+def submit(jobs: ServiceJobs, owner: str, name: str = "mine", key: str | None = None, what: str = "a") -> str:
+    return jobs.submit(owner, name, {"search": {"trials": 4}, "what": what}, what, key)[0].record.name
+
+
+def take(jobs: ServiceJobs, holder: str = "h", most: int = 99) -> Lease:
+    lease = jobs.take(holder, most=most)
+    assert lease
+    return lease
+
+
+def expire(jobs: ServiceJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every lease that is taken from now on be over at once."""
+    monkeypatch.setattr(service_jobs, "LEASE_S", -1.0)
+
+
+def queued(number: int) -> Trial:
+    return Trial(number=number, candidate=Candidate((4,)), seed=number, target=0.5, origin="random")
+
+
+def test_a_name_that_is_taken_gets_a_number(jobs: ServiceJobs) -> None:
+    assert [submit(jobs, owner) for owner in ("ann", "bob", "ann")] == ["mine", "mine-2", "mine-3"]
+    assert jobs.get("mine-2").record.spec["name"] == "mine-2"
+
+
+def test_a_request_that_is_sent_again_gives_the_same_job(jobs: ServiceJobs) -> None:
+    assert submit(jobs, "ann", key="k") == submit(jobs, "ann", key="k") == "mine"
+    assert submit(jobs, "bob", key="k") == "mine-2"
+    with pytest.raises(ConflictError, match="came with another job before, 'mine'"):
+        submit(jobs, "ann", key="k", what="b")
+
+
+def test_many_requests_at_once_with_one_key_give_one_job(url: str, jobs: ServiceJobs) -> None:
+    def send(_: int) -> str:
+        with Store.open(url) as store:
+            return submit(ServiceJobs(store), "ann", key="k")
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(send, range(16))) == {"mine"}
+    assert len(jobs.page(limit=9)) == 1
+
+
+def test_many_jobs_of_one_name_at_once_are_all_added(jobs: ServiceJobs) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        names = set(threads.map(lambda _: submit(jobs, "ann"), range(64)))
+    assert names == {"mine", *(f"mine-{number}" for number in range(2, 65))}
+
+
+def test_what_is_somebody_elses_is_not_there(jobs: ServiceJobs) -> None:
+    submit(jobs, "ann")
+    assert jobs.get("mine", "ann").owner == "ann"
+    for call in (lambda: jobs.get("mine", "bob"), lambda: jobs.steer("mine", Verb.CANCEL, "bob")):
+        with pytest.raises(NotFoundError, match="no job 'mine'; it has none at all"):
+            call()
+
+
+def test_pages_of_jobs_go_from_the_newest_to_the_oldest(store: Store, jobs: ServiceJobs) -> None:
+    names = [submit(jobs, "ann", name=f"job-{number}") for number in range(5)]
+    submit(jobs, "bob")
+    store.save("job-4", queued(0), queued(1))
+    store.save("job-4", queued(0).start())
+    store.save("job-4", queued(0).start().fail("why not"))
+    found, after = [], None
+    while page := jobs.page("ann", limit=2, after=after):
+        found += [(job.record.name, count) for job, count in page]
+        after = page[-1][0].record.created_s, page[-1][0].record.name
+    assert found == [(name, int(name == "job-4")) for name in reversed(names)]
+    assert [job.owner for job, _ in jobs.page(limit=1)] == ["bob"]
+    assert jobs.page("ann", limit=9, states=[JobState.DONE]) == []
+
+
+def test_users_take_turns(jobs: ServiceJobs) -> None:
+    for number in range(3):
+        submit(jobs, "ann", name=f"a{number}")
+    submit(jobs, "bob", name="b0")
+    assert [take(jobs).job for _ in range(4)] == ["a0", "b0", "a1", "a2"]
+
+
+def test_of_users_with_as_many_running_who_used_least_is_next(jobs: ServiceJobs) -> None:
+    submit(jobs, "ann", name="first")
+    lease = take(jobs)
+    jobs.renew(lease, {}, worked_s=100)
+    jobs.guarded(lease).set_job_state("first", JobState.DONE)
+    jobs.release(lease)
+    submit(jobs, "ann", name="second")
+    submit(jobs, "bob", name="third")
+    assert take(jobs).job == "third"
+    assert jobs.usage("ann").worked_s == 100
+
+
+def test_no_more_jobs_run_than_may(jobs: ServiceJobs) -> None:
+    for number in range(3):
+        submit(jobs, "ann", name=f"a{number}")
+    take(jobs)
+    assert jobs.take("h", most=1) is None
+    assert jobs.take("h", {"ann": 1}, most=9) is None
+    assert jobs.take("h", {"": 1}, most=9) is None
+    assert (jobs.usage("ann").queued, jobs.usage("ann").running) == (2, 1)
+
+
+def test_a_job_is_taken_by_one_of_many(url: str, jobs: ServiceJobs) -> None:
+    for number in range(4):
+        submit(jobs, "ann", name=f"a{number}")
+
+    def take_one(number: int) -> str | None:
+        with Store.open(url) as store:
+            lease = ServiceJobs(store).take(f"h{number}", most=99)
+            return lease and lease.job
+
+    with ThreadPoolExecutor(8) as threads:
+        taken = [job for job in threads.map(take_one, range(8)) if job]
+    assert sorted(taken) == sorted(set(taken))
+    while lease := jobs.take("late", most=99):
+        taken.append(lease.job)
+    assert sorted(taken) == ["a0", "a1", "a2", "a3"]
+
+
+def test_who_lost_a_lease_can_change_nothing(
+    store: Store, jobs: ServiceJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(jobs, "ann")
+    expire(jobs, monkeypatch)
+    zombie = take(jobs, "zombie")
+    its = jobs.guarded(zombie)
+    its.save("mine", queued(0))
+    its.save("mine", queued(0).start())
+    heir = take(jobs, "heir")
+    assert heir.fence == zombie.fence + 1
+    for change in (
+        lambda: its.save("mine", queued(0).start().fail("late")),
+        lambda: its.save("mine", queued(1)),
+        lambda: its.add_result("mine", 0, "final", {}),
+        lambda: its.set_job_state("mine", JobState.DONE),
+        lambda: its.set_plan("mine", {"late": True}),
+        lambda: its.add_event("mine", "late", "too late"),
+        lambda: its.requeue_running("mine"),
+        lambda: its.remove_results("mine", 0),
+        lambda: its.remove_job("mine"),
+        lambda: jobs.renew(zombie, {}, 0),
+        lambda: jobs.release(zombie),
+    ):
+        with pytest.raises(LostLeaseError, match="was taken by another process at fence 2, after 1"):
+            change()
+    assert [trial.state for trial in store.trials("mine")] == ["running"]
+    assert (store.job("mine").state, store.job("mine").plan, store.events("mine")) == ("queued", {}, [])
+    jobs.guarded(heir).requeue_running("mine")
+    jobs.bury(zombie, "late")
+    assert jobs.get("mine").holder == "heir"
+
+
+def test_renewing_keeps_a_job_and_tells_what_is_asked_of_it(jobs: ServiceJobs) -> None:
+    submit(jobs, "ann")
+    lease = take(jobs)
+    assert jobs.renew(lease, {"stage": "searching"}, 1.0) is Wish.NOTHING
+    jobs.steer("mine", Verb.PAUSE)
+    assert jobs.renew(lease, {"stage": "searching"}, 1.0) is Wish.PAUSE
+    found = jobs.get("mine")
+    assert found.is_held
+    assert (found.progress, found.worked_s) == ({"stage": "searching"}, 2.0)
+    assert found.lease_until_s > time.time() + 5
+
+
+def test_a_job_that_nobody_works_on_is_steered_at_once(jobs: ServiceJobs) -> None:
+    submit(jobs, "ann")
+    assert jobs.steer("mine", Verb.PAUSE).record.state is JobState.PAUSED
+    assert jobs.take("h", most=9) is None
+    assert jobs.steer("mine", Verb.RESUME).record.state is JobState.QUEUED
+    assert jobs.steer("mine", Verb.CANCEL).record.state is JobState.CANCELLED
+    with pytest.raises(
+        ConflictError, match="'mine' is cancelled and cannot take resume; it can take cancel, r"
+    ):
+        jobs.steer("mine", Verb.RESUME)
+    assert jobs.steer("mine", Verb.RETRY).record.state is JobState.QUEUED
+
+
+def test_what_is_asked_of_a_job_at_work_is_done_by_who_works_on_it(store: Store, jobs: ServiceJobs) -> None:
+    submit(jobs, "ann")
+    lease = take(jobs)
+    assert jobs.steer("mine", Verb.STOP).record.state is JobState.QUEUED
+    assert jobs.steer("mine", Verb.CANCEL).wish is Wish.CANCEL
+    with pytest.raises(ConflictError, match="'mine' is being cancelled and cannot take resume; it is over"):
+        jobs.steer("mine", Verb.RESUME)
+    jobs.guarded(lease).set_job_state("mine", JobState.CANCELLED)
+    jobs.release(lease, "its owner cancelled it")
+    found = jobs.get("mine")
+    assert (found.wish, found.reason, found.is_held) == (Wish.NOTHING, "its owner cancelled it", False)
+
+
+def test_of_cancel_and_resume_at_once_one_wins(url: str, jobs: ServiceJobs) -> None:
+    submit(jobs, "ann")
+    jobs.steer("mine", Verb.PAUSE)
+
+    def send(verb: Verb) -> str:
+        with Store.open(url) as store:
+            try:
+                return ServiceJobs(store).steer("mine", verb).record.state
+            except ConflictError:
+                return "conflict"
+
+    with ThreadPoolExecutor(2) as threads:
+        cancelled, resumed = threads.map(send, [Verb.CANCEL, Verb.RESUME])
+    assert cancelled == "cancelled"
+    assert resumed in ("queued", "conflict")
+    assert jobs.get("mine").record.state is JobState.CANCELLED
+
+
+def test_a_wish_to_stop_outlives_who_worked_on_the_job(jobs: ServiceJobs) -> None:
+    submit(jobs, "ann")
+    lease = take(jobs)
+    jobs.steer("mine", Verb.STOP)
+    jobs.bury(lease, "killed")
+    assert jobs.renew(take(jobs), {}, 0) is Wish.STOP
+
+
+def test_a_job_that_keeps_killing_its_processes_has_failed(jobs: ServiceJobs) -> None:
+    submit(jobs, "ann")
+    for _ in range(MAX_DEATHS):
+        jobs.bury(take(jobs), "killed by signal 9")
+    found = jobs.get("mine")
+    assert found.record.state is JobState.FAILED
+    assert found.reason == f"its process died {MAX_DEATHS} times in a row, at last killed by signal 9"
+    assert jobs.steer("mine", Verb.RETRY).record.state is JobState.QUEUED
+    jobs.bury(take(jobs), "killed by signal 9")
+    assert jobs.get("mine").record.state is JobState.QUEUED
+
+
+def test_one_that_dies_while_it_is_cancelled_is_cancelled(jobs: ServiceJobs) -> None:
+    submit(jobs, "ann")
+    lease = take(jobs)
+    jobs.steer("mine", Verb.CANCEL)
+    jobs.bury(lease, "killed")
+    assert (jobs.get("mine").record.state, jobs.get("mine").wish) == (JobState.CANCELLED, Wish.NOTHING)
+
+
+def test_a_job_that_is_over_is_taken_once_more_for_an_export(store: Store, jobs: ServiceJobs) -> None:
+    submit(jobs, "ann")
+    store.save("mine", queued(0), queued(1))
+    store.save("mine", queued(0).start())
+    store.save("mine", queued(0).start().finish(FACTS))
+    store.set_job_state("mine", JobState.DONE)
+    assert jobs.take("h", most=9) is None
+    assert jobs.want_export("mine", 0, "ann").exports == (0,)
+    with pytest.raises(ConflictError, match="trial 1 of job 'mine' is queued"):
+        jobs.want_export("mine", 1)
+    with pytest.raises(NotFoundError, match="'mine' has no trial 2"):
+        jobs.want_export("mine", 2)
+    lease = take(jobs)
+    jobs.end_export(lease, 0)
+    jobs.release(lease)
+    assert jobs.take("h", most=9) is None
+    assert jobs.get("mine").exports == ()
+
+
+def test_an_export_that_keeps_killing_its_processes_is_given_up_and_waits_behind_jobs(
+    store: Store, jobs: ServiceJobs
+) -> None:
+    submit(jobs, "ann")
+    store.save("mine", queued(0))
+    store.save("mine", queued(0).start())
+    store.save("mine", queued(0).start().finish(FACTS))
+    store.set_job_state("mine", JobState.DONE)
+    jobs.want_export("mine", 0)
+    for _ in range(MAX_DEATHS):
+        jobs.bury(take(jobs), "killed by signal 9")
+    assert (jobs.get("mine").exports, jobs.get("mine").record.state) == ((), JobState.DONE)
+    assert "export failed" in [event.kind for event in store.events("mine")]
+    jobs.want_export("mine", 0)
+    lease = take(jobs)
+    assert jobs.steer("mine", Verb.CANCEL).wish is Wish.CANCEL
+    assert jobs.get("mine").exports == ()
+    jobs.bury(lease, "killed by signal 9")
+    assert (jobs.get("mine").wish, jobs.get("mine").record.state) == (Wish.NOTHING, JobState.DONE)
+
+
+def test_a_job_that_is_worked_on_is_not_forgotten(store: Store, jobs: ServiceJobs) -> None:
+    submit(jobs, "ann")
+    lease = take(jobs)
+    with pytest.raises(ConflictError, match="'mine' is worked on; cancel it first"):
+        jobs.forget("mine")
+    jobs.bury(lease, "killed")
+    jobs.forget("mine", "ann")
+    store.remove_job("mine")
+    assert jobs.page(limit=1) == []
+
+
+def test_the_last_revision_makes_the_tables_that_the_code_expects(store: Store) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with store.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []

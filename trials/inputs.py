@@ -1,0 +1,118 @@
+"""What jobs of the service are made of, in the store: what users brought, and what admins registered."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Float, String, Table, delete, insert, select
+from sqlalchemy.engine import Row
+from sqlalchemy.exc import IntegrityError
+
+from trials.checking import InputKind
+from trials.store import Store, metadata
+
+_inputs = Table(
+    "inputs",
+    metadata,
+    Column("user", String, primary_key=True),
+    Column("sha256", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_s", Float, nullable=False),
+)
+
+_sources = Table(
+    "sources",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("location", String, nullable=False),
+    Column("path", String, nullable=False),
+    Column("created_s", Float, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """A bundle, named by the sha256 of its manifest, or a file of data, by its own. Each user has theirs."""
+
+    user: str
+    sha256: str
+    kind: InputKind
+    size_bytes: int
+    created_s: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Data that every user may name: the `location` that an admin gave, the `path` where they lie here."""
+
+    name: str
+    location: str
+    path: str
+    created_s: float
+    """Seconds since the epoch."""
+
+
+class Inputs:
+    """All that was brought to a store's service, and is whole and checked."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def add(self, user: str, sha256: str, kind: InputKind, size_bytes: int) -> Input:
+        """Note that a user has brought something; that they had already changes nothing."""
+        found = Input(user=user, sha256=sha256, kind=kind, size_bytes=size_bytes, created_s=time.time())
+        row = {key: getattr(found, key) for key in Input.__slots__}
+        try:
+            with self._store.writing() as connection:
+                connection.execute(insert(_inputs), row)
+        except IntegrityError:
+            pass
+        return self.get(user, sha256) or found
+
+    def get(self, user: str, sha256: str) -> Input | None:
+        this = (_inputs.c.user == user) & (_inputs.c.sha256 == sha256)
+        with self._store.reading() as connection:
+            row = connection.execute(select(_inputs).where(this)).one_or_none()
+        return _input(row) if row else None
+
+    def all(self, user: str | None) -> list[Input]:
+        """What a user brought, or everybody, oldest first."""
+        wanted = select(_inputs).order_by(_inputs.c.created_s)
+        if user is not None:
+            wanted = wanted.where(_inputs.c.user == user)
+        with self._store.reading() as connection:
+            return [_input(row) for row in connection.execute(wanted)]
+
+
+class Sources:
+    """All sources of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def put(self, name: str, location: str, path: str) -> None:
+        """Register a source, in place of one of the same name."""
+        row = {"name": name, "location": location, "path": path, "created_s": time.time()}
+        with self._store.writing() as connection:
+            connection.execute(delete(_sources).where(_sources.c.name == name))
+            connection.execute(insert(_sources), row)
+
+    def remove(self, name: str) -> bool:
+        """Forget a source; False where there is none of that name."""
+        with self._store.writing() as connection:
+            return bool(connection.execute(delete(_sources).where(_sources.c.name == name)).rowcount)
+
+    def all(self) -> dict[str, Source]:
+        """By name."""
+        with self._store.reading() as connection:
+            rows = connection.execute(select(_sources).order_by(_sources.c.name)).all()
+        return {row.name: Source(**{key: getattr(row, key) for key in Source.__slots__}) for row in rows}
+
+
+def _input(row: Row[Any]) -> Input:
+    fields = {key: getattr(row, key) for key in Input.__slots__}
+    return Input(**{**fields, "kind": InputKind(row.kind)})
