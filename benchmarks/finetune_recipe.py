@@ -99,7 +99,9 @@ def prepare(folder: Path) -> dict[str, Any]:
     candidate = cheapest(bundle, splits, whole)
     bench = Workbench(bundle, splits, Recipe(augment="shift+flip", frozen=whole))
     bundle.write(folder / "dense")
-    outcome = bench(Request(candidate=candidate, seed=0, final=True, folder=folder / "repaired"))
+    outcome = bench(Request(candidate=candidate, seed=0, final=True))
+    assert outcome.network is not None
+    outcome.network.write(folder / "repaired")
     return {"kept": candidate.kept, "accuracy": outcome.facts.accuracy}
 
 

@@ -47,7 +47,7 @@ def main() -> None:
         bare.execute("CREATE TABLE transitions (content TEXT)")
         content = json.dumps(facts.to_json())
         store.create_job("throughput", spec={}, plan={})
-        store.add_trials("throughput", trials)
+        store.save("throughput", *trials)
         for trial in trials:
             begin_s = time.perf_counter()
             running = trial.start()

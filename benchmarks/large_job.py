@@ -1,0 +1,75 @@
+"""A job as large as jobs become, whose trials were made up: for pages and timings, not for what it says."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+
+from search.board import Board
+from search.place import Place
+from search.profiling import make_space
+from trials.candidate import Candidate, Facts, Trial
+from trials.service_jobs import ServiceJobs
+from trials.store import JobState, Store
+
+AT_ONCE = 500
+"""Trials in one transaction."""
+REASON = "a value <b>that is not finite</b> came out of layer {0|bold}"
+"""Why some fail: in letters that a careless page would take for its own."""
+
+
+def add_large_job(store: Store, planned: Place, name: str, owner: str, trials: int) -> None:
+    """Add a job to a store, beside a planned one from which it has its model, its profile and its plan.
+
+    Its trials keep random widths, and their accuracy falls the faster the more units are gone.
+    """
+    record, place = store.job(planned.job), Place(planned.runs, name)
+    shutil.copytree(planned.folder, place.folder, ignore=shutil.ignore_patterns("export*", "finalists"))
+    spec = {**record.spec, "name": name, "search": {**record.spec["search"], "trials": trials}}
+    store.create_job(name, spec, record.plan)
+    store.set_job_state(name, JobState.SEARCHING)
+    ServiceJobs(store).adopt(name, owner)
+    queued = _queued(Board.open(store.job(name), place), trials)
+    for begin in range(0, trials, AT_ONCE):
+        running = [trial.start() for trial, _ in queued[begin : begin + AT_ONCE]]
+        store.save(name, *(trial for trial, _ in queued[begin : begin + AT_ONCE]))
+        store.save(name, *running)
+        ended = zip(running, (facts for _, facts in queued[begin : begin + AT_ONCE]), strict=True)
+        store.save(name, *(trial.finish(facts) if facts else trial.fail(REASON) for trial, facts in ended))
+    store.set_job_state(name, JobState.INTERRUPTED)
+
+
+def _queued(board: Board, trials: int) -> list[tuple[Trial, Facts | None]]:
+    """Trials beside what they will have found; every hundredth fails."""
+    draw, space = (
+        np.random.default_rng(0),
+        make_space(board.job, board.coupling, [board.scorer().table.device]),
+    )
+    keeps = np.clip(
+        draw.uniform(0.1, 1, (trials, 1)) + draw.normal(0, 0.12, (trials, len(space.axes))), 0.1, 1
+    )
+    counts = space.round(keeps * space.sizes)
+    macs, parameters = board.costs.macs(counts), board.costs.parameters(counts)
+    left = (counts / space.sizes).mean(axis=1)
+    accuracy = np.clip(0.98 - 0.6 * (1 - left) ** 3 - np.abs(draw.normal(0, 0.02, trials)), 0.05, 1)
+    queued = []
+    for number in range(trials):
+        facts = Facts(
+            accuracy=float(accuracy[number]),
+            accuracy_error=0.006,
+            loss=float(1 - accuracy[number]),
+            divergence=float(1 - accuracy[number]),
+            macs=int(macs[number]),
+            parameters=int(parameters[number]),
+            class_accuracy=tuple(np.clip(draw.normal(accuracy[number], 0.02, 10), 0, 1).tolist()),
+        )
+        trial = Trial(
+            number=number,
+            candidate=Candidate(tuple(counts[number].tolist())),
+            seed=number,
+            target=float(board.plan["targets"][number % len(board.plan["targets"])]),
+            origin="uniform" if number < len(board.plan["targets"]) else "auto",
+        )
+        queued.append((trial, None if number % 100 == 99 else facts))
+    return queued
