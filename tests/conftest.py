@@ -21,7 +21,7 @@ settings.load_profile("prunefront")
 
 
 def pytest_runtest_setup() -> None:
-    """Sessions of ONNX Runtime leave their thread taking denormals for zero; properties of floats see that."""
+    """ONNX Runtime leaves threads taking denormals for zero, and tests of properties notice."""
     torch.set_flush_denormal(False)
 
 
