@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy import Column, Float, Integer, String, Table, insert, select
 
-from trials.store import Store, metadata
+from trials.database import Database, metadata
 
 _audit = Table(
     "audit",
@@ -50,12 +50,12 @@ class StoredEntry(AuditEntry):
 class Audit:
     """The log of a store. Nothing changes an entry, or takes one away."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def add(self, entries: Sequence[AuditEntry]) -> None:
         """Append entries, all or none."""
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(insert(_audit), [asdict(entry) for entry in entries])
 
     def newest(self, count: int, before: int | None = None) -> list[StoredEntry]:
@@ -63,5 +63,5 @@ class Audit:
         wanted = select(_audit).order_by(_audit.c.number.desc()).limit(count)
         if before is not None:
             wanted = wanted.where(_audit.c.number < before)
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             return [StoredEntry(**row) for row in connection.execute(wanted).mappings()]

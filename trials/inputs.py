@@ -11,7 +11,7 @@ from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
 from trials.checking import InputKind
-from trials.store import Store, metadata
+from trials.database import Database, metadata
 
 _inputs = Table(
     "inputs",
@@ -59,15 +59,15 @@ class Source:
 class Inputs:
     """All that was brought to a store's service, and is whole and checked."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def add(self, user: str, sha256: str, kind: InputKind, size_bytes: int) -> Input:
         """Note that a user has brought something; that they had already changes nothing."""
         found = Input(user=user, sha256=sha256, kind=kind, size_bytes=size_bytes, created_s=time.time())
         row = {key: getattr(found, key) for key in Input.__slots__}
         try:
-            with self._store.writing() as connection:
+            with self._database.writing() as connection:
                 connection.execute(insert(_inputs), row)
         except IntegrityError:
             pass
@@ -75,7 +75,7 @@ class Inputs:
 
     def get(self, user: str, sha256: str) -> Input | None:
         this = (_inputs.c.user == user) & (_inputs.c.sha256 == sha256)
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(select(_inputs).where(this)).one_or_none()
         return _input(row) if row else None
 
@@ -84,31 +84,31 @@ class Inputs:
         wanted = select(_inputs).order_by(_inputs.c.created_s)
         if user is not None:
             wanted = wanted.where(_inputs.c.user == user)
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             return [_input(row) for row in connection.execute(wanted)]
 
 
 class Sources:
     """All sources of a store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def put(self, name: str, location: str, path: str) -> None:
         """Register a source, in place of one of the same name."""
         row = {"name": name, "location": location, "path": path, "created_s": time.time()}
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(delete(_sources).where(_sources.c.name == name))
             connection.execute(insert(_sources), row)
 
     def remove(self, name: str) -> bool:
         """Forget a source; False where there is none of that name."""
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             return bool(connection.execute(delete(_sources).where(_sources.c.name == name)).rowcount)
 
     def all(self) -> dict[str, Source]:
         """By name."""
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(select(_sources).order_by(_sources.c.name)).all()
         return {row.name: Source(**{key: getattr(row, key) for key in Source.__slots__}) for row in rows}
 

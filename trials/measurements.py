@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Row
 
 from hwprofiles.errors import ConflictError
-from trials.store import Store, metadata
+from trials.database import Database, metadata
 
 MAX_CLAIMS = 10
 """How often a job may be begun without a pass being finished: one that kills its agents ends by this."""
@@ -112,8 +112,8 @@ class AgentRecord:
 class Measurements:
     """All measurements of a store, and the agents that do them."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def add(self, id_: str, agent: str, spec: Mapping[str, Any]) -> bool:
         """Queue a measurement; False where the same is there already. One that failed starts over."""
@@ -124,7 +124,7 @@ class Measurements:
             "lease_until_s": 0,
             "claims": 0,
         }
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             known = connection.execute(select(_measurements).where(_measurements.c.id == id_)).one_or_none()
             if known is None:
                 row = {"id": id_, "agent": agent, "spec": spec, "created_s": time.time(), **fresh}
@@ -144,7 +144,7 @@ class Measurements:
             .where(_measurements.c.agent == agent, open_, free)
             .order_by(_measurements.c.holder != holder, _measurements.c.created_s)
         )
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             for row in connection.execute(wanted).all():
                 this = update(_measurements).where(_measurements.c.id == row.id)
                 if row.claims < MAX_CLAIMS:
@@ -161,7 +161,7 @@ class Measurements:
         Raises:
             NotHeldError: it is not this holder's.
         """
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             self._hear(connection, self._require_held(connection, id_, holder))
             until = update(_measurements).where(_measurements.c.id == id_)
             connection.execute(until.values(lease_until_s=time.time() + lease_s))
@@ -172,7 +172,7 @@ class Measurements:
         Raises:
             NotHeldError: the job is not this holder's.
         """
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             of_job = select(_passes.c.number).where(_passes.c.measurement == id_)
             done = set(connection.scalars(of_job))
             if number in done:
@@ -192,25 +192,25 @@ class Measurements:
         Raises:
             NotHeldError: it is not this holder's.
         """
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             self._require_held(connection, id_, holder)
             this = update(_measurements).where(_measurements.c.id == id_)
             connection.execute(this.values(state=MeasurementState.FAILED, reason=reason))
 
     def get(self, id_: str) -> MeasurementRecord | None:
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             return self._read(connection, id_)
 
     def all(self) -> list[MeasurementRecord]:
         """Return every measurement, oldest first."""
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             ids = connection.scalars(select(_measurements.c.id).order_by(_measurements.c.created_s)).all()
             found = [self._read(connection, id_) for id_ in ids]
         return [record for record in found if record]
 
     def passes(self, id_: str) -> list[StoredPass]:
         """Return the passes of a job that are there, by number."""
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
                 select(_passes).where(_passes.c.measurement == id_).order_by(_passes.c.number)
             ).all()
@@ -219,13 +219,13 @@ class Measurements:
     def see_agent(self, name: str, report: Mapping[str, Any]) -> None:
         """Note that an agent is there, and what it says of itself."""
         row = {"seen_s": time.time(), "report": report}
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             if not connection.execute(update(_agents).where(_agents.c.name == name).values(row)).rowcount:
                 connection.execute(insert(_agents), {"name": name, **row})
 
     def agents(self) -> list[AgentRecord]:
         """Return every agent that ever asked for work, by name."""
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(select(_agents).order_by(_agents.c.name)).all()
         return [AgentRecord(name=row.name, seen_s=row.seen_s, report=row.report) for row in rows]
 

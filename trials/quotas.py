@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import Column, Float, Integer, String, Table, delete, insert, select
 
 from hwprofiles.errors import ConflictError
-from trials.store import Store, metadata
+from trials.database import Database, metadata
 
 _quotas = Table(
     "quotas",
@@ -52,15 +52,15 @@ class Quota:
 class Quotas:
     """The quotas of a store's users; `default` is that of everybody else."""
 
-    def __init__(self, store: Store, default: Quota) -> None:
-        self._store, self.default = store, default
+    def __init__(self, database: Database, default: Quota) -> None:
+        self._database, self.default = database, default
 
     def of(self, user: str) -> Quota:
         return self.all().get(user, self.default)
 
     def all(self) -> dict[str, Quota]:
         """Those that an admin has set, by user."""
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(select(_quotas).order_by(_quotas.c.user)).mappings().all()
         return {row["user"]: Quota(**{key: row[key] for key in Quota.__slots__}) for row in rows}
 
@@ -72,7 +72,7 @@ class Quotas:
 
     def set(self, user: str, quota: Quota | None) -> None:
         """Give a user a quota; None gives them that of everybody else."""
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(delete(_quotas).where(_quotas.c.user == user))
             if quota:
                 connection.execute(insert(_quotas), {"user": user, **asdict(quota)})

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Column, Float, ForeignKey, String, Table, delete, insert, select, update
 from sqlalchemy.engine import Row
 
-from trials.store import Store, metadata
+from trials.database import Database, metadata
 
 _tokens = Table(
     "tokens",
@@ -74,8 +74,8 @@ class Token:
 class Tokens:
     """All tokens of a store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def make(self, user: str, role: Role, lifetime_s: float) -> tuple[Token, str]:
         """Make a token; the text, 256 random bits behind the id, is nowhere but in the answer."""
@@ -88,7 +88,7 @@ class Tokens:
             expires_s=now_s + lifetime_s,
             revoked_s=None,
         )
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(insert(_tokens), {**asdict(token), "sha256": _hash(secret)})
         return token, f"{token.id}.{secret}"
 
@@ -97,7 +97,7 @@ class Tokens:
         if not _TEXT.fullmatch(text):
             return None
         id_, _, secret = text.partition(".")
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(select(_tokens).where(_tokens.c.id == id_)).one_or_none()
         matches = hmac.compare_digest(row.sha256 if row else "", _hash(secret))
         token = _token(row) if row and matches else None
@@ -106,19 +106,19 @@ class Tokens:
     def hold(self, token: Token) -> bool:
         """Whether a token that was good a moment ago is good now."""
         this = select(_tokens.c.revoked_s).where(_tokens.c.id == token.id)
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             return connection.execute(this).scalar_one_or_none() is None and token.holds()
 
     def all(self) -> list[Token]:
         """Return every token that was ever made, oldest first."""
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(select(_tokens).order_by(_tokens.c.created_s)).all()
         return [_token(row) for row in rows]
 
     def revoke(self, id_: str) -> bool:
         """End a token now; False where there is none of that id. One that is revoked stays so."""
         first = (_tokens.c.id == id_) & _tokens.c.revoked_s.is_(None)
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(update(_tokens).where(first).values(revoked_s=time.time()))
             return connection.execute(select(_tokens.c.id).where(_tokens.c.id == id_)).first() is not None
 
@@ -126,14 +126,14 @@ class Tokens:
 class Sessions:
     """What a browser has in place of a token, which it could not keep from its pages' scripts."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def begin(self, token: Token) -> str:
         """Begin a session of `SESSION_S` and return its text, 256 random bits that are nowhere else."""
         text, now_s = secrets.token_urlsafe(32), time.time()
         row = {"sha256": _hash(text), "token": token.id, "expires_s": now_s + SESSION_S}
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(delete(_sessions).where(_sessions.c.expires_s < now_s))
             connection.execute(insert(_sessions), row)
         return text
@@ -141,13 +141,13 @@ class Sessions:
     def check(self, text: str) -> Token | None:
         """Return the token that a session stands for, if both are good now."""
         this = (_sessions.c.sha256 == _hash(text)) & (_sessions.c.expires_s > time.time())
-        with self._store.reading() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(select(_tokens).join(_sessions).where(this)).one_or_none()
         token = _token(row) if row else None
         return token if token and token.holds() else None
 
     def end(self, text: str) -> None:
-        with self._store.writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(delete(_sessions).where(_sessions.c.sha256 == _hash(text)))
 
 

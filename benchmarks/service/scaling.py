@@ -34,9 +34,10 @@ from search.plan import Prepared, prepare
 from search.progress import Silent
 from search.session import make_loop
 from trials.candidate import Candidate
+from trials.leases import Lease, Leases
 from trials.pool import Finished
 from trials.run import Request
-from trials.service_jobs import Lease, ServiceJobs
+from trials.service_jobs import ServiceJobs
 from trials.store import Store
 
 RESULTS = Path(__file__).parents[1] / "results" / "service_scaling.json"
@@ -100,16 +101,16 @@ def control(
     ours = replace(prepared, job=job, plan=replace(prepared.plan, in_flight=2 * workers))
     simulated = Simulated(workers, prepared.space.dense, from_s, until_s)
     with Store.open(url) as store:
-        jobs, over, renewed_s = ServiceJobs(store), threading.Event(), list[float]()
+        leases, over, renewed_s = Leases(store), threading.Event(), list[float]()
 
         def renew() -> None:
             while not over.wait(RENEW_EVERY_S):
                 begin_s = time.perf_counter()
-                jobs.renew(lease, {"stage": "searching"}, workers * RENEW_EVERY_S)
+                leases.renew(lease, {"stage": "searching"}, workers * RENEW_EVERY_S)
                 renewed_s.append(time.perf_counter() - begin_s)
 
         threading.Thread(target=renew, daemon=True).start()
-        loop = make_loop(ours, jobs.guarded(lease), Silent(), ())
+        loop = make_loop(ours, leases.guarded(lease), Silent(), ())
         time.sleep(max(0.0, from_s - TRIAL_S - time.time()))
         try:
             loop.run(simulated)
@@ -136,16 +137,16 @@ def run(prepared: Prepared, controllers: int, workers: int, seconds: float) -> d
     found = fork.Queue()
     with TemporaryDirectory() as folder, database("postgresql", Path(folder)) as url:
         with Store.open(url) as store:
-            jobs = ServiceJobs(store)
+            jobs, leases = ServiceJobs(store), Leases(store)
             for number in range(controllers):
                 jobs.submit("ann", f"job-{number}", {}, str(number))
             from_s = time.time() + 10 + TRIAL_S
-            leases = [jobs.take(f"holder-{number}", most=controllers) for number in range(controllers)]
+            taken = [leases.take(f"holder-{number}", most=controllers) for number in range(controllers)]
         processes = [
             fork.Process(
                 target=control, args=(prepared, url, lease, workers, from_s, from_s + seconds, found)
             )
-            for lease in leases
+            for lease in taken
             if lease
         ]
         for process in processes:

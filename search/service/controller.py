@@ -38,7 +38,8 @@ from search.session import export_trial, finish_trial, run_job
 from search.sets.asked import ModelSet, read
 from search.sets.run import run_set
 from search.settings import Settings
-from trials.service_jobs import TAKEN_UP, Lease, ServiceJobs
+from trials.leases import Lease, Leases
+from trials.service_jobs import TAKEN_UP, ServiceJobs
 from trials.steering import Wish
 from trials.store import JobState, Store
 
@@ -54,8 +55,8 @@ class Steering:
     Outside the search there are no trials to wait for, so whatever ends the job does so at once.
     """
 
-    def __init__(self, jobs: ServiceJobs, lease: Lease, workers: int) -> None:
-        self._jobs, self._lease, self._workers = jobs, lease, workers
+    def __init__(self, leases: Leases, lease: Lease, workers: int) -> None:
+        self._leases, self._lease, self._workers = leases, lease, workers
         self._asked, self._drain_from_s, self._told = Wish.NOTHING, 0.0, False
         self._stage, self._share, self._text, self._begun_s = "starting", 0.0, "", time.time()
         self.notes: list[str] = []
@@ -90,14 +91,14 @@ class Steering:
 
     def note(self, text: str) -> None:
         _say(text)
-        self._jobs.guarded(self._lease).add_event(self._lease.job, "note", one_line(text))
+        self._leases.guarded(self._lease).add_event(self._lease.job, "note", one_line(text))
 
     def _renew(self) -> None:
         before_s = time.monotonic()
         while not self._ended.wait(RENEW_EVERY_S):
             now_s = time.monotonic()
             try:
-                self._asked = self._jobs.renew(
+                self._asked = self._leases.renew(
                     self._lease, self._progress(), (now_s - before_s) * self._workers
                 )
                 before_s = now_s
@@ -136,11 +137,11 @@ def conduct(store: Store, runs: Path, lease: Lease) -> int:
     Returns:
         The exit code.
     """
-    jobs = ServiceJobs(store)
-    guarded = jobs.guarded(lease)
+    leases = Leases(store)
+    guarded = leases.guarded(lease)
     asked = read(guarded.job(lease.job).spec)
     place = Place(runs, lease.job)
-    steering = Steering(jobs, lease, asked.search.workers)
+    steering = Steering(leases, lease, asked.search.workers)
     signal.signal(signal.SIGTERM, steering.drain)
     steering.start()
     reason = ""
@@ -148,7 +149,7 @@ def conduct(store: Store, runs: Path, lease: Lease) -> int:
         if guarded.job(lease.job).state in TAKEN_UP:
             _run(asked, place, guarded, steering)
         if isinstance(asked, Job):
-            _export(asked, place, guarded, jobs, lease, steering)
+            _export(asked, place, guarded, leases, lease, steering)
     except KeyboardInterrupt:
         state = {Wish.PAUSE: JobState.PAUSED, Wish.CANCEL: JobState.CANCELLED}.get(steering.asked)
         if state and guarded.job(lease.job).state in TAKEN_UP:
@@ -164,7 +165,7 @@ def conduct(store: Store, runs: Path, lease: Lease) -> int:
         if isinstance(error, TransientError):  # as good as dead: it is tried again, a few times
             _say(str(error))
             guarded.set_job_state(lease.job, JobState.INTERRUPTED)
-            jobs.bury(lease, str(error))
+            leases.bury(lease, str(error))
             return DONE
         if not isinstance(error, PrunefrontError):
             _log.exception("job %s", lease.job)
@@ -173,7 +174,7 @@ def conduct(store: Store, runs: Path, lease: Lease) -> int:
             guarded.set_job_state(lease.job, JobState.FAILED)
     finally:
         steering.end()
-    jobs.release(lease, reason)
+    leases.release(lease, reason)
     return DONE
 
 
@@ -191,11 +192,9 @@ def _run(asked: Any, place: Place, store: Store, steering: Steering) -> None:
         run_job(asked, place, store, listener, wish=steering.wish, forget=False)
 
 
-def _export(
-    job: Job, place: Place, store: Store, jobs: ServiceJobs, lease: Lease, steering: Steering
-) -> None:
+def _export(job: Job, place: Place, store: Store, leases: Leases, lease: Lease, steering: Steering) -> None:
     """Export the trials that its owner has asked for."""
-    for number in jobs.get(job.name).exports:
+    for number in ServiceJobs(store).get(job.name).exports:
         steering.stage("exporting trials")
         try:
             prepared = prepare(job, place, store.job(job.name).plan, steering)
@@ -209,7 +208,7 @@ def _export(
                 raise
             reason = one_line(str(error) or type(error).__name__)
             store.add_event(job.name, "export failed", f"trial {number}: {reason}")
-        jobs.end_export(lease, number)
+        leases.end_export(lease, number)
 
 
 def main(runs: str, job: str, holder: str, fence: str) -> int:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from hwprofiles.disk import write_whole
 from hwprofiles.errors import LostLeaseError, NotFoundError, PrunefrontError
-from trials.service_jobs import Lease, ServiceJobs
+from trials.leases import Lease, Leases
+from trials.service_jobs import ServiceJobs
 from trials.steering import Verb, Wish
 from trials.store import JobState, Store
 
@@ -56,7 +57,7 @@ class Supervisor:
     Args:
         runs: where jobs keep their files.
         logs: where each job's processes write what they print.
-        limits: how many jobs of each user may run at once; see `ServiceJobs.take`.
+        limits: how many jobs of each user may run at once; see `Leases.take`.
     """
 
     store: Store
@@ -69,7 +70,7 @@ class Supervisor:
     _thread: threading.Thread | None = None
 
     def __post_init__(self) -> None:
-        self.jobs = ServiceJobs(self.store)
+        self.jobs, self.leases = ServiceJobs(self.store), Leases(self.store)
         self._spare = self.logs.parent / "spare"
 
     @property
@@ -110,7 +111,7 @@ class Supervisor:
             try:
                 self._start(lease)
             except OSError as error:  # no processes or no memory are left now
-                self.jobs.bury(lease, f"before it began: {error.strerror}")
+                self.leases.bury(lease, f"before it began: {error.strerror}")
                 return
 
     def _watch(self) -> None:
@@ -123,7 +124,7 @@ class Supervisor:
                 traceback.print_exc()
 
     def _take(self) -> Lease | None:
-        return self.jobs.take(secrets.token_hex(8), self.limits(), self.most)
+        return self.leases.take(secrets.token_hex(8), self.limits(), self.most)
 
     def _start(self, lease: Lease) -> None:
         _kill_holder(lease.job, self.jobs.get(lease.job).progress)
@@ -148,15 +149,15 @@ class Supervisor:
         if code == NO_ROOM:
             self._wait_for_room(lease)
         elif code == -signal.SIGTERM and self._ended.is_set():
-            self.jobs.release(lease)
+            self.leases.release(lease)
         elif code not in (DONE, LOST):
-            self.jobs.bury(lease, f"killed by signal {-code}" if code < 0 else f"with exit code {code}")
+            self.leases.bury(lease, f"killed by signal {-code}" if code < 0 else f"with exit code {code}")
 
     def _wait_for_room(self, lease: Lease) -> None:
         self._spare.unlink(missing_ok=True)
         if self.store.job(lease.job).state is not JobState.DONE:  # else an export is tried again
-            self.jobs.guarded(lease).set_job_state(lease.job, JobState.PAUSED)
-        self.jobs.release(lease, WAITS_FOR_ROOM)
+            self.leases.guarded(lease).set_job_state(lease.job, JobState.PAUSED)
+        self.leases.release(lease, WAITS_FOR_ROOM)
 
     def _go_on_with_room(self) -> None:
         for job, _ in self.jobs.page(limit=1000, states=[JobState.PAUSED]):
@@ -169,7 +170,7 @@ class Supervisor:
             with suppress(LostLeaseError, NotFoundError):  # the process will find out
                 progress = self.jobs.get(child.lease.job).progress
                 if progress.get("fence") != child.lease.fence and time.monotonic() - child.begun_s < START_S:
-                    self.jobs.renew(child.lease, progress, 0.0)
+                    self.leases.renew(child.lease, progress, 0.0)
 
     def _end_cancelled(self) -> None:
         for child in self._children:

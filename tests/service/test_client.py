@@ -28,6 +28,7 @@ from search.job import Job
 from search.place import Place
 from search.sending import key_of, send
 from tests.serving import served, token
+from trials.leases import Leases
 from trials.service_jobs import ServiceJobs
 from trials.store import Store
 from trials.tokens import Role
@@ -276,19 +277,19 @@ def test_what_has_exported_nothing_says_so(ann: Client, store: Store, tmp_path: 
 
 def export_as_a_process_would(store: Store, runs: Path, *, fails: bool) -> None:
     """Wait until an export of the job "small" is asked for, and make it of the winner's, or fail at it."""
-    jobs = ServiceJobs(store)
+    jobs, leases = ServiceJobs(store), Leases(store)
     while not (wanted := jobs.get("small").exports):
         time.sleep(0.02)
-    while (lease := jobs.take("test", most=99)) and lease.job != "small":
-        jobs.bury(lease, "killed")
+    while (lease := leases.take("test", most=99)) and lease.job != "small":
+        leases.bury(lease, "killed")
     assert lease
     place = Place(runs, "small")
     if fails:
         store.add_event("small", "export failed", f"trial {wanted[0]}: it diverges")
     else:
         shutil.copytree(place.export, place.export_of(wanted[0]))
-    jobs.end_export(lease, wanted[0])
-    jobs.release(lease)
+    leases.end_export(lease, wanted[0])
+    leases.release(lease)
 
 
 def test_a_trial_that_was_not_exported_is_asked_for_and_waited_for(

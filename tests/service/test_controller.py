@@ -16,6 +16,7 @@ from search.place import Place
 from search.service.supervisor import Supervisor
 from tests.search.test_crash import check_end, descendants
 from trials.candidate import TrialState
+from trials.leases import Leases
 from trials.service_jobs import ServiceJobs
 from trials.steering import Verb
 from trials.store import JobState, Store
@@ -144,7 +145,7 @@ def test_told_to_end_the_service_lets_trials_finish_and_goes_on_when_it_starts_a
     assert state(store) is JobState.INTERRUPTED
     assert TrialState.RUNNING not in [trial.state for trial in store.trials("small")]
     assert not jobs.get("small").is_held
-    assert jobs.take("next", most=1)
+    assert Leases(store).take("next", most=1)
 
 
 @pytest.mark.slow

@@ -12,11 +12,13 @@ from sqlalchemy import create_engine, text
 
 from hwprofiles.errors import ConflictError, LostLeaseError, NotFoundError
 from tests.contracts.store import FACTS
-from trials import service_jobs
+from trials import leases as leases_module
 from trials.candidate import Candidate, Trial
-from trials.service_jobs import MAX_DEATHS, Lease, ServiceJobs
+from trials.database import metadata
+from trials.leases import MAX_DEATHS, Lease, Leases
+from trials.service_jobs import ServiceJobs
 from trials.steering import Verb, Wish
-from trials.store import JobState, Store, metadata
+from trials.store import JobState, Store
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -43,19 +45,24 @@ def jobs(store: Store) -> ServiceJobs:
     return ServiceJobs(store)
 
 
+@pytest.fixture
+def leases(store: Store) -> Leases:
+    return Leases(store)
+
+
 def submit(jobs: ServiceJobs, owner: str, name: str = "mine", key: str | None = None, what: str = "a") -> str:
     return jobs.submit(owner, name, {"search": {"trials": 4}, "what": what}, what, key)[0].record.name
 
 
-def take(jobs: ServiceJobs, holder: str = "h", most: int = 99) -> Lease:
-    lease = jobs.take(holder, most=most)
+def take(leases: Leases, holder: str = "h", most: int = 99) -> Lease:
+    lease = leases.take(holder, most=most)
     assert lease
     return lease
 
 
-def expire(jobs: ServiceJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def expire(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every lease that is taken from now on be over at once."""
-    monkeypatch.setattr(service_jobs, "LEASE_S", -1.0)
+    monkeypatch.setattr(leases_module, "LEASE_S", -1.0)
 
 
 def queued(number: int) -> Trial:
@@ -113,62 +120,65 @@ def test_pages_of_jobs_go_from_the_newest_to_the_oldest(store: Store, jobs: Serv
     assert jobs.page("ann", limit=9, states=[JobState.DONE]) == []
 
 
-def test_users_take_turns(jobs: ServiceJobs) -> None:
+def test_users_take_turns(jobs: ServiceJobs, leases: Leases) -> None:
     for number in range(3):
         submit(jobs, "ann", name=f"a{number}")
     submit(jobs, "bob", name="b0")
-    assert [take(jobs).job for _ in range(4)] == ["a0", "b0", "a1", "a2"]
+    assert [take(leases).job for _ in range(4)] == ["a0", "b0", "a1", "a2"]
 
 
-def test_of_users_with_as_many_running_who_used_least_is_next(jobs: ServiceJobs) -> None:
+def test_of_users_with_as_many_running_who_used_least_is_next(jobs: ServiceJobs, leases: Leases) -> None:
     submit(jobs, "ann", name="first")
-    lease = take(jobs)
-    jobs.renew(lease, {}, worked_s=100)
-    jobs.guarded(lease).set_job_state("first", JobState.DONE)
-    jobs.release(lease)
+    lease = take(leases)
+    leases.renew(lease, {}, worked_s=100)
+    leases.guarded(lease).set_job_state("first", JobState.DONE)
+    leases.release(lease)
     submit(jobs, "ann", name="second")
     submit(jobs, "bob", name="third")
-    assert take(jobs).job == "third"
+    assert take(leases).job == "third"
     assert jobs.usage("ann").worked_s == 100
 
 
-def test_no_more_jobs_run_than_may(jobs: ServiceJobs) -> None:
+def test_no_more_jobs_run_than_may(jobs: ServiceJobs, leases: Leases) -> None:
     for number in range(3):
         submit(jobs, "ann", name=f"a{number}")
-    take(jobs)
-    assert jobs.take("h", most=1) is None
-    assert jobs.take("h", {"ann": 1}, most=9) is None
-    assert jobs.take("h", {"": 1}, most=9) is None
+    take(leases)
+    assert leases.take("h", most=1) is None
+    assert leases.take("h", {"ann": 1}, most=9) is None
+    assert leases.take("h", {"": 1}, most=9) is None
     assert (jobs.usage("ann").queued, jobs.usage("ann").running) == (2, 1)
 
 
-def test_a_job_is_taken_by_one_of_many(url: str, jobs: ServiceJobs) -> None:
+def test_a_job_is_taken_by_one_of_many(
+    url: str, jobs: ServiceJobs, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases_module, "LEASE_S", 600.0)  # none is to run out, however slow the machine
     for number in range(4):
         submit(jobs, "ann", name=f"a{number}")
 
     def take_one(number: int) -> str | None:
         with Store.open(url) as store:
-            lease = ServiceJobs(store).take(f"h{number}", most=99)
+            lease = Leases(store).take(f"h{number}", most=99)
             return lease and lease.job
 
     with ThreadPoolExecutor(8) as threads:
         taken = [job for job in threads.map(take_one, range(8)) if job]
     assert sorted(taken) == sorted(set(taken))
-    while lease := jobs.take("late", most=99):
+    while lease := leases.take("late", most=99):
         taken.append(lease.job)
     assert sorted(taken) == ["a0", "a1", "a2", "a3"]
 
 
 def test_who_lost_a_lease_can_change_nothing(
-    store: Store, jobs: ServiceJobs, monkeypatch: pytest.MonkeyPatch
+    store: Store, jobs: ServiceJobs, monkeypatch: pytest.MonkeyPatch, leases: Leases
 ) -> None:
     submit(jobs, "ann")
-    expire(jobs, monkeypatch)
-    zombie = take(jobs, "zombie")
-    its = jobs.guarded(zombie)
+    expire(monkeypatch)
+    zombie = take(leases, "zombie")
+    its = leases.guarded(zombie)
     its.save("mine", queued(0))
     its.save("mine", queued(0).start())
-    heir = take(jobs, "heir")
+    heir = take(leases, "heir")
     assert heir.fence == zombie.fence + 1
     for change in (
         lambda: its.save("mine", queued(0).start().fail("late")),
@@ -180,34 +190,34 @@ def test_who_lost_a_lease_can_change_nothing(
         lambda: its.requeue_running("mine"),
         lambda: its.remove_results("mine", 0),
         lambda: its.remove_job("mine"),
-        lambda: jobs.renew(zombie, {}, 0),
-        lambda: jobs.release(zombie),
+        lambda: leases.renew(zombie, {}, 0),
+        lambda: leases.release(zombie),
     ):
         with pytest.raises(LostLeaseError, match="was taken by another process at fence 2, after 1"):
             change()
     assert [trial.state for trial in store.trials("mine")] == ["running"]
     assert (store.job("mine").state, store.job("mine").plan, store.events("mine")) == ("queued", {}, [])
-    jobs.guarded(heir).requeue_running("mine")
-    jobs.bury(zombie, "late")
+    leases.guarded(heir).requeue_running("mine")
+    leases.bury(zombie, "late")
     assert jobs.get("mine").holder == "heir"
 
 
-def test_renewing_keeps_a_job_and_tells_what_is_asked_of_it(jobs: ServiceJobs) -> None:
+def test_renewing_keeps_a_job_and_tells_what_is_asked_of_it(jobs: ServiceJobs, leases: Leases) -> None:
     submit(jobs, "ann")
-    lease = take(jobs)
-    assert jobs.renew(lease, {"stage": "searching"}, 1.0) is Wish.NOTHING
+    lease = take(leases)
+    assert leases.renew(lease, {"stage": "searching"}, 1.0) is Wish.NOTHING
     jobs.steer("mine", Verb.PAUSE)
-    assert jobs.renew(lease, {"stage": "searching"}, 1.0) is Wish.PAUSE
+    assert leases.renew(lease, {"stage": "searching"}, 1.0) is Wish.PAUSE
     found = jobs.get("mine")
     assert found.is_held
     assert (found.progress, found.worked_s) == ({"stage": "searching"}, 2.0)
     assert found.lease_until_s > time.time() + 5
 
 
-def test_a_job_that_nobody_works_on_is_steered_at_once(jobs: ServiceJobs) -> None:
+def test_a_job_that_nobody_works_on_is_steered_at_once(jobs: ServiceJobs, leases: Leases) -> None:
     submit(jobs, "ann")
     assert jobs.steer("mine", Verb.PAUSE).record.state is JobState.PAUSED
-    assert jobs.take("h", most=9) is None
+    assert leases.take("h", most=9) is None
     assert jobs.steer("mine", Verb.RESUME).record.state is JobState.QUEUED
     assert jobs.steer("mine", Verb.CANCEL).record.state is JobState.CANCELLED
     with pytest.raises(
@@ -217,15 +227,17 @@ def test_a_job_that_nobody_works_on_is_steered_at_once(jobs: ServiceJobs) -> Non
     assert jobs.steer("mine", Verb.RETRY).record.state is JobState.QUEUED
 
 
-def test_what_is_asked_of_a_job_at_work_is_done_by_who_works_on_it(store: Store, jobs: ServiceJobs) -> None:
+def test_what_is_asked_of_a_job_at_work_is_done_by_who_works_on_it(
+    store: Store, jobs: ServiceJobs, leases: Leases
+) -> None:
     submit(jobs, "ann")
-    lease = take(jobs)
+    lease = take(leases)
     assert jobs.steer("mine", Verb.STOP).record.state is JobState.QUEUED
     assert jobs.steer("mine", Verb.CANCEL).wish is Wish.CANCEL
     with pytest.raises(ConflictError, match="'mine' is being cancelled and cannot take resume; it is over"):
         jobs.steer("mine", Verb.RESUME)
-    jobs.guarded(lease).set_job_state("mine", JobState.CANCELLED)
-    jobs.release(lease, "its owner cancelled it")
+    leases.guarded(lease).set_job_state("mine", JobState.CANCELLED)
+    leases.release(lease, "its owner cancelled it")
     found = jobs.get("mine")
     assert (found.wish, found.reason, found.is_held) == (Wish.NOTHING, "its owner cancelled it", False)
 
@@ -248,55 +260,86 @@ def test_of_cancel_and_resume_at_once_one_wins(url: str, jobs: ServiceJobs) -> N
     assert jobs.get("mine").record.state is JobState.CANCELLED
 
 
-def test_a_wish_to_stop_outlives_who_worked_on_the_job(jobs: ServiceJobs) -> None:
+def test_a_wish_to_stop_outlives_who_worked_on_the_job(jobs: ServiceJobs, leases: Leases) -> None:
     submit(jobs, "ann")
-    lease = take(jobs)
+    lease = take(leases)
     jobs.steer("mine", Verb.STOP)
-    jobs.bury(lease, "killed")
-    assert jobs.renew(take(jobs), {}, 0) is Wish.STOP
+    leases.bury(lease, "killed")
+    assert leases.renew(take(leases), {}, 0) is Wish.STOP
 
 
-def test_a_job_that_keeps_killing_its_processes_has_failed(jobs: ServiceJobs) -> None:
+def test_a_job_that_keeps_killing_its_processes_has_failed(jobs: ServiceJobs, leases: Leases) -> None:
     submit(jobs, "ann")
     for _ in range(MAX_DEATHS):
-        jobs.bury(take(jobs), "killed by signal 9")
+        leases.bury(take(leases), "killed by signal 9")
     found = jobs.get("mine")
     assert found.record.state is JobState.FAILED
     assert found.reason == f"its process died {MAX_DEATHS} times in a row, at last killed by signal 9"
     assert jobs.steer("mine", Verb.RETRY).record.state is JobState.QUEUED
-    jobs.bury(take(jobs), "killed by signal 9")
+    leases.bury(take(leases), "killed by signal 9")
     assert jobs.get("mine").record.state is JobState.QUEUED
 
 
-def test_one_that_dies_while_it_is_cancelled_is_cancelled(jobs: ServiceJobs) -> None:
+def test_one_that_dies_while_it_is_cancelled_is_cancelled(jobs: ServiceJobs, leases: Leases) -> None:
     submit(jobs, "ann")
-    lease = take(jobs)
+    lease = take(leases)
     jobs.steer("mine", Verb.CANCEL)
-    jobs.bury(lease, "killed")
+    leases.bury(lease, "killed")
     assert (jobs.get("mine").record.state, jobs.get("mine").wish) == (JobState.CANCELLED, Wish.NOTHING)
 
 
-def test_a_job_that_is_over_is_taken_once_more_for_an_export(store: Store, jobs: ServiceJobs) -> None:
+def test_a_job_that_is_over_is_taken_once_more_for_an_export(
+    store: Store, jobs: ServiceJobs, leases: Leases
+) -> None:
     submit(jobs, "ann")
     store.save("mine", queued(0), queued(1))
     store.save("mine", queued(0).start())
     store.save("mine", queued(0).start().finish(FACTS))
     store.set_job_state("mine", JobState.DONE)
-    assert jobs.take("h", most=9) is None
+    assert leases.take("h", most=9) is None
     assert jobs.want_export("mine", 0, "ann").exports == (0,)
     with pytest.raises(ConflictError, match="trial 1 of job 'mine' is queued"):
         jobs.want_export("mine", 1)
     with pytest.raises(NotFoundError, match="'mine' has no trial 2"):
         jobs.want_export("mine", 2)
-    lease = take(jobs)
-    jobs.end_export(lease, 0)
-    jobs.release(lease)
-    assert jobs.take("h", most=9) is None
+    lease = take(leases)
+    leases.end_export(lease, 0)
+    leases.release(lease)
+    assert leases.take("h", most=9) is None
     assert jobs.get("mine").exports == ()
 
 
+def test_an_export_leaves_it_said_why_a_job_has_failed(
+    store: Store, jobs: ServiceJobs, leases: Leases
+) -> None:
+    submit(jobs, "ann")
+    store.save("mine", queued(0))
+    store.save("mine", queued(0).start())
+    store.save("mine", queued(0).start().finish(FACTS))
+    store.set_job_state("mine", JobState.FAILED)
+    leases.release(take_for_export(jobs, leases), "it diverged")
+    for let_go in (leases.release, lambda lease: leases.bury(lease, "killed")):
+        let_go(take_for_export(jobs, leases))
+        assert jobs.get("mine").reason == "it diverged"
+
+
+def take_for_export(jobs: ServiceJobs, leases: Leases) -> Lease:
+    jobs.want_export("mine", 0)
+    return take(leases)
+
+
+def test_what_the_last_holder_said_stays_until_the_next_one_speaks(jobs: ServiceJobs, leases: Leases) -> None:
+    """So the supervisor can find a halted process of this machine, and end it."""
+    submit(jobs, "ann")
+    lease = take(leases)
+    leases.renew(lease, {"pid": 7, "fence": lease.fence}, 0.0)
+    leases.bury(lease, "killed")
+    take(leases)
+    assert jobs.get("mine").progress == {"pid": 7, "fence": lease.fence}
+
+
 def test_an_export_that_keeps_killing_its_processes_is_given_up_and_waits_behind_jobs(
-    store: Store, jobs: ServiceJobs
+    store: Store, jobs: ServiceJobs, leases: Leases
 ) -> None:
     submit(jobs, "ann")
     store.save("mine", queued(0))
@@ -305,23 +348,23 @@ def test_an_export_that_keeps_killing_its_processes_is_given_up_and_waits_behind
     store.set_job_state("mine", JobState.DONE)
     jobs.want_export("mine", 0)
     for _ in range(MAX_DEATHS):
-        jobs.bury(take(jobs), "killed by signal 9")
+        leases.bury(take(leases), "killed by signal 9")
     assert (jobs.get("mine").exports, jobs.get("mine").record.state) == ((), JobState.DONE)
     assert "export failed" in [event.kind for event in store.events("mine")]
     jobs.want_export("mine", 0)
-    lease = take(jobs)
+    lease = take(leases)
     assert jobs.steer("mine", Verb.CANCEL).wish is Wish.CANCEL
     assert jobs.get("mine").exports == ()
-    jobs.bury(lease, "killed by signal 9")
+    leases.bury(lease, "killed by signal 9")
     assert (jobs.get("mine").wish, jobs.get("mine").record.state) == (Wish.NOTHING, JobState.DONE)
 
 
-def test_a_job_that_is_worked_on_is_not_forgotten(store: Store, jobs: ServiceJobs) -> None:
+def test_a_job_that_is_worked_on_is_not_forgotten(store: Store, jobs: ServiceJobs, leases: Leases) -> None:
     submit(jobs, "ann")
-    lease = take(jobs)
+    lease = take(leases)
     with pytest.raises(ConflictError, match="'mine' is worked on; cancel it first"):
         jobs.forget("mine")
-    jobs.bury(lease, "killed")
+    leases.bury(lease, "killed")
     jobs.forget("mine", "ann")
     store.remove_job("mine")
     assert jobs.page(limit=1) == []

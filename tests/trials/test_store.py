@@ -20,7 +20,8 @@ from sqlalchemy import create_engine
 from hwprofiles.errors import RequestError, TransientError
 from tests.contracts.store import FACTS, StoreContract, queued
 from trials.candidate import Trial
-from trials.store import Store, metadata
+from trials.database import metadata
+from trials.store import Store
 
 
 class TestSqliteStore(StoreContract):

@@ -1,4 +1,4 @@
-"""Runs the revisions on the connection that `trials.store` hands over.
+"""Runs the revisions on the connection that `trials.database` hands over.
 
 To change a table: change it in `trials/store.py` or in the one of its companions that has it, add a revision
 beside the last one under `versions/`, and run `tests/trials/test_store.py`, which compares the two.
@@ -7,7 +7,7 @@ beside the last one under `versions/`, and run `tests/trials/test_store.py`, whi
 from alembic import context
 
 from trials import audit, inputs, measurements, quotas, service_jobs, tokens  # noqa: F401 (for their tables)
-from trials.store import metadata
+from trials.database import metadata
 
 # SQLite cannot alter most of a table: in batch mode it is copied.
 context.configure(
