@@ -80,6 +80,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--finalists", type=int, default=3)
     parser.add_argument("--controller", default="auto")
+    parser.add_argument(
+        "--lowest-keep", type=float, help="of each group; half of the least share if left out"
+    )
 
 
 def asked(
@@ -121,7 +124,7 @@ def asked(
             controller=options.controller,
             trials=options.trials,
             finalists=options.finalists,
-            lowest_keep=min(shares) / 2,
+            lowest_keep=options.lowest_keep or min(shares) / 2,
             final_repair=final_repair,
             whole=json.dumps(there),
         )

@@ -54,11 +54,14 @@ def main() -> None:
     options = parser.parse_args()
     if not (DATA / "cifar10_train.parquet").exists():
         parser.exit(2, "the data folder beside the repository is absent; see benchmarks/README.md\n")
+    work = f"{options.controller}, {options.trials} trials"
+    if options.lowest_keep:
+        work += f", {options.lowest_keep:g} of each group at least"
     console = Console()
     with TemporaryDirectory(prefix="hm-") as folder:
         for seed in options.seeds:
             found = run_seed(Path(folder), seed, options, console)
-            keep(options.output, f"{options.controller}, {options.trials} trials", found)
+            keep(options.output, work, found)
             console.print(
                 f"seed {seed}: {found['result_test']:.2%} (uniform {found['uniform_test']:.2%}, dense "
                 f"{found['dense_test']:.2%}) in {found['seconds']} s",

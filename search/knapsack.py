@@ -9,7 +9,7 @@ that helps, and then exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,29 @@ def allocate(
     else:
         choices = beside(best, grid, near, target)
     return min(best, solved(exact, choices), key=lost)
+
+
+def exchanges(
+    space: Space, losses: Losses, cost: Cost, target: float, candidate: Candidate
+) -> Iterator[Candidate]:
+    """Candidates within `target` that are one step of an axis below this one, and perhaps one of another
+    above, by their sum of losses.
+
+    Args:
+        losses: of each axis, (allowed counts,).
+        target: in the unit of `cost`.
+    """
+    grid, here = Grid.of(space), Grid.of(space).levels(candidate)
+    step, axes = np.eye(len(here), dtype=np.int64), np.arange(len(here))
+    more = np.concatenate([np.zeros_like(step[:1]), step[here < grid.top]])
+    less = step[here > 0]
+    found = (here + more[:, None] - less[None]).reshape(-1, len(here))
+    found = found[(found != here).any(axis=1)]
+    lost = grid.spread(np.concatenate(losses))[axes, found].sum(axis=1)
+    found = found[np.argsort(lost, kind="stable")]
+    for batch in np.array_split(found, max(1, -(-len(found) // max(64, len(here))))):
+        counts = grid.counts(batch)
+        yield from (Candidate(tuple(kept)) for kept in counts[cost(counts) <= target].tolist())
 
 
 def cheapest(loss: Values, cost: Values, budget: float) -> Counts:

@@ -17,7 +17,7 @@ Pattern Recognition and Machine Learning, 2006, section 4.4).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from search.budget import Cost, project
 from search.controllers.proposals import Proposals
 from search.controllers.protocol import Proposal, ScoredTrial
-from search.knapsack import allocate
+from search.knapsack import allocate, exchanges
 from search.sensitivity import Losses, parts
 from trials.candidate import Candidate, Space
 
@@ -66,12 +66,15 @@ class AutoController:
                 _, divergence = trial.found
                 self.estimate.add(parts(self._space, self._losses, trial.proposal.candidate), divergence)
 
-    def _wanted(self, target: float) -> Candidate:
-        """The best for the estimate as it is, once for each level, and then for one that may be true."""
+    def _wanted(self, target: float) -> Iterator[Candidate]:
+        """The best for the estimate as it is, once for each level, and then for one that may be true; what is
+        nearly as good follows, for where that was tried."""
         weights = self.estimate.draw(self._rng) if target in self._begun else self.estimate.weights
         self._begun.add(target)
         losses = [weight * loss for weight, loss in zip(weights, self._losses, strict=True)]
-        return allocate(self._space, losses, self._cost, target, self._start(target))
+        best = allocate(self._space, losses, self._cost, target, self._start(target))
+        yield best
+        yield from exchanges(self._space, losses, self._cost, target, best)
 
 
 class Estimate:

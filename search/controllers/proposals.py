@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,9 @@ from search.budget import Cost, project
 from search.controllers.protocol import Proposal
 from trials.candidate import Candidate, Space
 
-Wanted = Candidate | NDArray[np.float64]
-"""A candidate to be proposed as it is, or (groups,) counts of which only the proportions matter."""
+Wanted = Candidate | NDArray[np.float64] | Iterator[Candidate]
+"""A candidate to be proposed as it is, or some of which the first new one is; or (groups,) counts of which
+only the proportions matter."""
 
 _TRIES = 24
 """Perturbations of one proposal before its level loses its turn."""
@@ -67,6 +69,11 @@ class Proposals:
 
     def _unseen(self, wanted: Wanted, target: float) -> Candidate | None:
         """Project `wanted`; while the result has been seen, perturb it, more with each try."""
+        if isinstance(wanted, Iterator):
+            best = next(wanted)
+            if new := next((each for each in chain([best], wanted) if each not in self.seen), None):
+                return new
+            wanted = best
         ready = wanted if isinstance(wanted, Candidate) else None
         counts = np.array(wanted.kept, dtype=np.float64) if isinstance(wanted, Candidate) else wanted
         for spread in np.linspace(0, 1.5, _TRIES):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hwprofiles.errors import RequestError
 from search.budget import Cost, Limit, combined
-from search.knapsack import PARTS, Solver, Values, allocate, cheapest, exact
+from search.knapsack import PARTS, Solver, Values, allocate, cheapest, exact, exchanges
 from tests.search.test_budget import Problem, problems
 from trials.candidate import Axis, Candidate, Space
 
@@ -52,6 +52,28 @@ def test_an_allocation_fits_with_allowed_counts_and_cannot_grow(problem: Problem
             larger = kept.copy()
             larger[index] = axis.allowed[axis.allowed > kept[index]][0]
             assert cost(larger[None])[0] > target
+
+
+@given(problems() | problems(dips=True), seeds)
+def test_exchanges_are_all_steps_down_and_down_and_up_that_fit_the_least_loss_first(
+    problem: Problem, seed: int
+) -> None:
+    space, cost, target = problem.space, problem.cost, problem.target
+    losses = falling(space, seed)
+    of = allocate(space, losses, cost, target)
+    places = [list(axis.allowed).index(kept) for axis, kept in zip(space.axes, of.kept, strict=True)]
+    near = set()
+    for less, more in product(range(len(places)), [None, *range(len(places))]):
+        to = [place - (at == less) + (at == more) for at, place in enumerate(places)]
+        if less != more and all(0 <= place < len(loss) for place, loss in zip(to, losses, strict=True)):
+            kept = tuple(int(axis.allowed[place]) for axis, place in zip(space.axes, to, strict=True))
+            if cost(np.array([kept]))[0] <= target:
+                near.add(Candidate(kept))
+    found = list(exchanges(space, losses, cost, target, of))
+    assert len(found) == len(near)
+    assert set(found) == near
+    lost = [loss_of(space, losses, candidate) for candidate in found]
+    assert lost == sorted(lost) or np.allclose(lost, sorted(lost))
 
 
 @pytest.mark.parametrize("products", [False, True])
