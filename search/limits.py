@@ -156,6 +156,13 @@ def _check_reachable(limits: Sequence[Limit], space: Space, remedy: str = "") ->
     for limit in limits:
         [least] = limit.cost(as_counts([narrowest(space)]))
         for level, most in enumerate(limit.most):
+            if limit.kind.startswith("latency") and most < least and least >= limit.dense:
+                raise RequestError(
+                    f"the budget {_told(limit, level)} cannot be met: on {limit.device} the narrowest "
+                    f"candidate is not known to be faster than the dense model ({least:.6g} "
+                    f"{UNITS[limit.kind]} with its error bar, {limit.dense:.6g}); give the device more work "
+                    f"with a larger batch, measure it again while nothing else runs, {remedy}or limit macs"
+                )
             if most < least:
                 raise RequestError(
                     f"the budget {_told(limit, level)} cannot be met: the smallest reachable is {least:.6g} "

@@ -41,6 +41,9 @@ READABLE_PLANS = (1, PLAN_VERSION)
 CHANCE_FACTOR = 1.5
 """A dense model less accurate than this times guessing is warned about."""
 
+LONG_TAIL = 3.0
+"""A 99th percentile above this times the latency is warned about, where it is limited."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -202,6 +205,13 @@ def prepare(
             "the job under another name"
         )
     limits = budget_limits(job, devices)
+    for on in devices:
+        if on.scorer.table.tail > LONG_TAIL and any(limit.kind == "latency_p99_ms" for limit in limits):
+            listener.note(
+                f"warning: one run in a hundred on {on.device.name} took {on.scorer.table.tail:.1f} times as "
+                "long as most while it was measured, and p99 latencies are predicted so; measure it again as "
+                "busy as it will be"
+            )
     if before is None:
         if not shared:
             check(limits, space)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,17 @@ def test_the_smallest_cost_there_is_may_be_asked_for_and_no_less() -> None:
     assert str(refused.value) == (
         "the budget macs = 19 cannot be met: the smallest reachable is 20 MACs (13% of dense); "
         "raise it, or lower search.lowest_keep"
+    )
+
+
+def test_of_a_network_whose_error_bars_are_all_it_could_gain_the_reason_is_told() -> None:
+    (limit,) = limits({"latency": "50%"}, lambda counts: units(counts) + 140)
+    with pytest.raises(RequestError) as refused:
+        check([replace(limit, device="npu")], SPACE)
+    assert str(refused.value) == (
+        'the budget latency = "50%" (75 ms) cannot be met: on npu the narrowest candidate is not known to be '
+        "faster than the dense model (160 ms with its error bar, 150); give the device more work with a "
+        "larger batch, measure it again while nothing else runs, or limit macs"
     )
 
 

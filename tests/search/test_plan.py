@@ -11,14 +11,16 @@ import pytest
 
 from hwprofiles import Profile, read_profile, write_profile
 from hwprofiles.errors import InvariantError, ProfileError, RequestError
+from search import plan as plans
 from search import profiling
-from search.job import Job, Sparsity
+from search.job import Budget, Job, Sparsity
 from search.on_device import open_devices
 from search.place import Place
 from search.plan import Plan, Prepared, prepare, recipe_of
 from search.profiling import make_space, open_device
 from search.progress import Listener, Silent
 from search.score import features
+from tests.search.test_progress import Heard
 from trials.costs import Costs
 
 SILENT = Silent()
@@ -71,6 +73,19 @@ def test_files_that_are_not_those_of_the_plan_are_refused(prepared: Prepared, pl
     changed = {**prepared.plan.to_json(), "bundle_sha256": "0" * 64}
     with pytest.raises(InvariantError, match="are not those that the job was planned with"):
         prepare(prepared.job, place, changed, Silent())
+
+
+@pytest.mark.parametrize(
+    ("key", "tail", "doubted"), [("latency_p99", 0.5, 1), ("latency", 0.5, 0), ("latency_p99", 1e9, 0)]
+)
+def test_a_tail_that_is_limited_is_doubted_where_it_is_long(
+    key: str, tail: float, doubted: int, prepared: Prepared, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "LONG_TAIL", tail)
+    job = prepared.job.model_copy(update={"budget": Budget.checked({key: "80%"}, "here")})
+    heard = Heard()
+    prepare(job, place, prepared.plan.to_json(), heard)
+    assert sum("warning: one run in a hundred on this-cpu took" in note for note in heard.notes) == doubted
 
 
 def test_a_planned_job_whose_profile_is_of_another_device_is_refused(
