@@ -4,8 +4,8 @@
 
 Needs the data folder beside the repository. The first 5 000 test images steer the search, the other 5 000 are
 reported; neither is used to fit anything. The residual streams stay whole, as in the figures that this is
-compared with. Prints and writes the accuracy of every finalist and of the uniform baseline; the finalist that
-the validation split likes best is the result of a seed.
+compared with, unless --streams is given. Prints and writes the accuracy of every finalist and of the uniform
+baseline; the finalist that the validation split likes best is the result of a seed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.cifar import DATA
-from benchmarks.cifar_search import add_options, asked, search
+from benchmarks.cifar_search import STREAMS, add_options, asked, search
 
 
 def run_seed(folder: Path, seed: int, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Run one search; returns its finalists and the seconds it took."""
-    found = search(asked("resnet56", [0.5], seed, folder, options), folder, console)
+    whole = () if options.streams else STREAMS
+    found = search(asked("resnet56", [0.5], seed, folder, options, whole=whole), folder, console)
     return {
         "seed": seed,
         "seconds": round(found.seconds),
@@ -49,12 +50,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--streams", action="store_true", help="residual streams may lose channels, too")
     add_options(parser)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/half_macs.json"))
     options = parser.parse_args()
     if not (DATA / "cifar10_train.parquet").exists():
         parser.exit(2, "the data folder beside the repository is absent; see benchmarks/README.md\n")
     work = f"{options.controller}, {options.trials} trials"
+    if options.streams:
+        work += ", streams too"
     if options.lowest_keep:
         work += f", {options.lowest_keep:g} of each group at least"
     console = Console()

@@ -177,10 +177,15 @@ def no_energy(found: str) -> RequestError:
 
 
 class FrontSoFar:
-    """The front of trials that come one after another: keeping it up costs as much as it is long."""
+    """The front of trials that come one after another: keeping it up costs as much as it is long.
 
-    def __init__(self, scorer: Scorer, dense_ms: float) -> None:
+    Args:
+        device: whose front it is, where a job has several.
+    """
+
+    def __init__(self, scorer: Scorer, dense_ms: float, device: str = "") -> None:
         self.scorer, self.dense_ms = scorer, dense_ms
+        self._called = f"the front of {device}" if device else "the front"
         self.trials: list[Trial] = []
         self._points = np.zeros((0, 2))
         """(trials, 2) what merit lacks, and latency over that of the dense model."""
@@ -197,5 +202,5 @@ class FrontSoFar:
             self._points = points[on_front]
             self.trials = [one for one, on in zip([*self.trials, trial], on_front, strict=True) if on]
             volume = hypervolume(self._points, np.ones(2))
-            self._told = f"{len(self.trials)} on the front (hypervolume {volume:.3f})"
+            self._told = f"{len(self.trials)} on {self._called} (hypervolume {volume:.3f})"
         return self._told

@@ -242,6 +242,7 @@ def make_loop(prepared: Prepared, store: Store, listener: Listener, losses: Loss
         for proposal in controller("uniform").ask(len(prepared.plan.targets))
         if proposal.candidate != space.dense
     ]
+    device = prepared.job.device.name if len(prepared.devices) > 1 else ""
     return Loop(
         store,
         job.name,
@@ -255,7 +256,7 @@ def make_loop(prepared: Prepared, store: Store, listener: Listener, losses: Loss
         finalists=job.search.finalists,
         seed=job.search.seed,
         requests=TrialRequests(prepared.splits.carved),
-        add_to_front=FrontSoFar(prepared.scorer, prepared.plan.dense_ms).add,
+        add_to_front=FrontSoFar(prepared.scorer, prepared.plan.dense_ms, device).add,
         listener=listener,
         memory=prepared.place.controller,
     )

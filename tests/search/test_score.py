@@ -96,14 +96,18 @@ def test_the_front_is_what_no_other_trial_beats_on_merit_and_latency(prepared: P
     assert prepared.scorer.front([], []) == []
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_front_so_far_is_the_front_of_all_that_came(seed: int, prepared: Prepared) -> None:
+@pytest.mark.parametrize(
+    ("seed", "device", "called"), [(0, "", "the front"), (1, "npu", "the front of npu"), (2, "", "the front")]
+)
+def test_the_front_so_far_is_the_front_of_all_that_came(
+    seed: int, device: str, called: str, prepared: Prepared
+) -> None:
     trials = made_trials(prepared, 30, seed)
     merits = np.random.default_rng(seed).random(30).tolist()
-    so_far = FrontSoFar(prepared.scorer, prepared.plan.dense_ms)
+    so_far = FrontSoFar(prepared.scorer, prepared.plan.dense_ms, device)
     for count, (trial, merit) in enumerate(zip(trials, merits, strict=True), start=1):
         said = so_far.add(trial, merit)
         on_front = prepared.scorer.front(trials[:count], merits[:count])
         assert so_far.trials == [one for one, on in zip(trials, on_front, strict=False) if on]
         volume = prepared.scorer.hypervolume(trials[:count], merits[:count], prepared.plan.dense_ms)
-        assert said == f"{sum(on_front)} on the front (hypervolume {volume:.3f})"
+        assert said == f"{sum(on_front)} on {called} (hypervolume {volume:.3f})"
