@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprofiles.disk import is_full
-from hwprofiles.errors import RequestError, one_line
+from hwprofiles.errors import RequestError, TransientError, one_line
 from search import controllers
 from search.budget import count_within
 from search.controllers.protocol import Proposal
@@ -140,7 +140,7 @@ def _search_and_finish(prepared: Prepared, store: Store, listener: Listener, wis
         store.set_job_state(job.name, JobState.DONE)
         return report
     except Exception as error:
-        if not is_full(error):  # what has no room goes on once there is some
+        if not (isinstance(error, TransientError) or is_full(error)):  # those may go well the next time
             _fail(job, store, error)
         raise
 

@@ -18,16 +18,18 @@ from sqlalchemy import Connection, func, select, update
 from hwprofiles.errors import LostLeaseError
 from trials.service_jobs import SERVICE_JOBS, TAKEN_UP, ServiceJob, become, change, find
 from trials.steering import Wish
-from trials.store import JOBS, JobState, Store, note
+from trials.store import EVENTS, JOBS, TRIAL_EVENT, JobState, Store, note
 
 LEASE_S = 10.0
 MAX_DEATHS = 5
 """Processes in a row that may die of a job before it counts as failed,"""
 LONG_S = 600.0
-"""unless they worked on it for so long."""
+"""unless they worked on it for so long, or a trial ended by them."""
 
 BEGUN = (JobState.PLANNING, JobState.SEARCHING, JobState.FINISHING, JobState.INTERRUPTED)
 """Those of them in which a dead process has left one: it comes first."""
+BY_OWNER = "its owner asked for it"
+_ASKED = {Wish.PAUSE: JobState.PAUSED, Wish.CANCEL: JobState.CANCELLED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +117,13 @@ class Leases:
             change(connection, lease.job, **until, worked_s=SERVICE_JOBS.c.worked_s + worked_s)
             return find(connection, lease.job).wish
 
-    def release(self, lease: Lease, reason: str = "") -> None:
-        """Let go of a job that was worked on as long as it should be: to its end, or until what was asked.
+    def release(self, lease: Lease, reason: str = "", state: JobState | None = None) -> None:
+        """Let go of a job that was worked on as long as it can be: to its end, or until what was asked, which
+        it then is.
 
         Args:
-            reason: why it is paused, cancelled or failed.
+            reason: why it is paused or failed, if that was not asked for.
+            state: that it takes unless it is over, or another was asked for; None for the one it is in.
 
         Raises:
             LostLeaseError: another has taken it.
@@ -128,7 +132,10 @@ class Leases:
             _require_held(connection, lease)
             found = find(connection, lease.job)
             kept = found.wish if found.wish is Wish.STOP else Wish.NOTHING  # still to be ended early
-            _let_go(connection, found, reason, wish=kept)
+            state = _ASKED.get(found.wish, state) if found.record.state in TAKEN_UP else None
+            _let_go(connection, found, BY_OWNER if state and found.wish in _ASKED else reason, wish=kept)
+            if state:
+                become(connection, lease.job, state)
 
     def bury(self, lease: Lease, why: str) -> None:
         """Let go of a job whose holder has died: it is taken again, or has failed where too many died of it.
@@ -141,7 +148,8 @@ class Leases:
             except LostLeaseError:
                 return
             found = find(connection, lease.job)
-            deaths = 1 if time.time() - found.taken_s > LONG_S else found.deaths + 1
+            was_long = time.time() - found.taken_s > LONG_S
+            deaths = 1 if was_long or _ended_trials(connection, found) else found.deaths + 1
             state, reason, cancelled = found.record.state, "", found.wish is Wish.CANCEL
             if cancelled and state in TAKEN_UP:
                 state = JobState.CANCELLED
@@ -178,6 +186,13 @@ def _require_held(connection: Connection, lease: Lease) -> None:
             f"job {lease.job!r} was taken by another process at fence {row.fence if row else 'none'}, after "
             f"{lease.fence}; this one has nothing more to do with it"
         )
+
+
+def _ended_trials(connection: Connection, found: ServiceJob) -> bool:
+    """Whether a trial of the job has ended since it was taken."""
+    its = (EVENTS.c.job == found.record.name) & (EVENTS.c.kind == TRIAL_EVENT)
+    ended = select(EVENTS.c.number).where(its, EVENTS.c.time_s > found.taken_s).limit(1)
+    return connection.execute(ended).first() is not None
 
 
 def _let_go(connection: Connection, found: ServiceJob, reason: str, **values: Any) -> None:

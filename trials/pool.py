@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import secrets
 import signal
@@ -26,12 +27,17 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from hwprofiles.errors import InvariantError, TransientError, TrialError, one_line
+from hwprofiles.disk import is_full
+from hwprofiles.errors import InvariantError, NoRoomError, TransientError, TrialError, one_line
 
 PR_SET_PDEATHSIG = 1
 """Linux: which signal a process gets when its parent dies; see prctl(2)."""
 
 CONNECT_TIMEOUT_S = 5.0
+LOOK_EVERY_S = 1.0
+"""After which a wait looks whether Ray still runs."""
+VITAL = ("gcs_server", "raylet")
+"""Processes of Ray on this machine without which nothing goes on."""
 
 QUIET_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -129,8 +135,9 @@ class Pool:
 
     def close(self) -> None:
         """Kill all workers, busy or not, and end the Ray that this pool started."""
-        for seat in self._seats:
-            self._ray.kill(seat.actor)
+        if not _dead(self._ray):
+            for seat in self._seats:
+                self._ray.kill(seat.actor)
         self._queue.clear()
         self._running.clear()
         self._idle.clear()
@@ -152,7 +159,7 @@ class Pool:
 
         Raises:
             Exception: whatever `factory` raised in a worker.
-            TransientError: a worker died while it was warming up.
+            TransientError: a worker died while it was warming up, or Ray did.
         """
         return [self._warm_pid(seat) for seat in self._seats]
 
@@ -170,10 +177,14 @@ class Pool:
         """Wait until a request ends, and return all that have; empty after the time-out or with none running.
 
         A request whose worker died comes back as such and is not tried again here.
+
+        Raises:
+            NoRoomError: a worker's disk is full, which is no fault of its request.
+            TransientError: a part of this machine's Ray has died.
         """
         if not self._running:
             return []
-        ready, _ = self._ray.wait(list(self._running), timeout=timeout_s)
+        ready = self._ready(list(self._running), timeout_s)
         if ready:
             ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         finished = [self._finish(reference) for reference in ready]
@@ -184,7 +195,25 @@ class Pool:
     def _seats(self) -> list[_Seat]:
         return [*self._idle, *(seat for seat, _ in self._running.values())]
 
+    def _ready(self, references: list[Any], timeout_s: float | None) -> list[Any]:
+        """What has ended of these, once something has or the time is over.
+
+        Of its own dead parts Ray says nothing for a minute, or ever.
+
+        Raises:
+            TransientError: one has died.
+        """
+        end_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, end_s - time.monotonic())
+            ready, _ = self._ray.wait(references, timeout=min(left_s, LOOK_EVERY_S))
+            if dead := _dead(self._ray):
+                raise TransientError(f"{dead} of the Ray on this machine has died; what is finished is kept")
+            if ready or left_s <= LOOK_EVERY_S:
+                return list(ready)
+
     def _warm_pid(self, seat: _Seat) -> int:
+        self._ready([seat.warm], None)
         try:
             pid, problem = self._ray.get(seat.warm)
         except self._ray.exceptions.RayError as error:
@@ -203,24 +232,27 @@ class Pool:
 
     def _finish(self, reference: Any) -> Finished:
         seat, key = self._running.pop(reference)
+        seat.answered += 1
+        self._idle.append(seat)
         finished = self._read(reference, key)
         self._last_finish_s = time.perf_counter()
         self._busy_s += finished.busy_s
-        seat.answered += 1
         if finished.died or seat.answered == self._recycle_after:
-            self._ray.kill(seat.actor)
+            self._ray.kill(self._idle.pop().actor)
             # To the cold end: the next request goes to a worker that is warm.
             self._idle.appendleft(self._fresh())
-        else:
-            self._idle.append(seat)
         return finished
 
     def _read(self, reference: Any, key: Hashable) -> Finished:
         try:
             value, error, busy_s = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as unsent:
+            if isinstance(unsent.cause, NoRoomError):
+                raise unsent.cause from None
             # The runner's own errors are data; what is left is a value that cannot be pickled.
             return Finished(key=key, error=one_line(f"the worker's answer cannot be sent: {unsent.cause}"))
+        except self._ray.exceptions.OutOfDiskError as full:
+            raise NoRoomError(f"Ray has no room for a worker's answer: {full}") from full
         except self._ray.exceptions.RayError:
             return Finished(key=key, died=True)
         return Finished(key=key, value=value, error=error, busy_s=busy_s)
@@ -261,7 +293,11 @@ class _Worker:
         return os.getpid(), None
 
     def run(self, request: Any) -> tuple[Any, str, float]:
-        """Return the runner's answer, or how it failed, and the seconds it took."""
+        """Return the runner's answer, or how it failed, and the seconds it took.
+
+        Raises:
+            NoRoomError: a disk is full.
+        """
         begin_s = time.perf_counter()
         value, problem = None, ""
         try:
@@ -272,6 +308,9 @@ class _Worker:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             reason = one_line(f"{type(error).__name__}: {error}")
             problem = f"{reason} ({Path(frame.filename).name}, line {frame.lineno})"
+            if is_full(error):
+                host = socket.gethostname()
+                raise NoRoomError(f"a disk of worker {host!r} is full: {problem}; make room there") from None
         return value, problem, time.perf_counter() - begin_s
 
 
@@ -322,6 +361,12 @@ def _start(ray: Any, address: str, cpus: int, folder: str) -> None:
     if threading.current_thread() is threading.main_thread():
         # Ray would print where each of its threads stands, and end this process on the spot.
         signal.signal(signal.SIGTERM, at_sigterm)
+
+
+def _dead(ray: Any) -> str:
+    """The name of a vital process of this machine's Ray that has died; nothing is known of a cluster's."""
+    node = ray._private.worker._global_node
+    return next((name for name, _ in node.dead_processes() if name in VITAL), "")
 
 
 def _knock(address: str) -> None:

@@ -177,6 +177,12 @@ class ServiceJobs:
         with self._store.reading() as connection:
             return find(connection, name, owner)
 
+    def held(self) -> list[ServiceJob]:
+        """Those that are worked on."""
+        with self._store.reading() as connection:
+            rows = connection.execute(_shown().where(SERVICE_JOBS.c.lease_until_s > time.time())).all()
+        return [_service_job(row) for row in rows]
+
     def is_one(self, name: str) -> bool:
         """Whether anybody has a job of that name here."""
         with self._store.reading() as connection:

@@ -80,7 +80,7 @@ _results = Table(
     ForeignKeyConstraint(["job", "trial"], ["trials.job", "trials.number"]),
 )
 
-_events = Table(
+EVENTS = Table(
     "events",
     metadata,
     Column("number", Integer, primary_key=True),
@@ -236,7 +236,7 @@ class Store(Database):
         """
         with self.writing() as connection:
             _require_job(connection, name)
-            for table in (_events, _results, TRIALS):
+            for table in (EVENTS, _results, TRIALS):
                 connection.execute(delete(table).where(table.c.job == name))
             try:
                 connection.execute(delete(JOBS).where(JOBS.c.name == name))
@@ -395,10 +395,10 @@ class Store(Database):
         Raises:
             RequestError: no such job.
         """
-        wanted = select(_events).where(_events.c.job == job, _events.c.number > after)
+        wanted = select(EVENTS).where(EVENTS.c.job == job, EVENTS.c.number > after)
         with self.reading() as connection:
             _require_job(connection, job)
-            order = _events.c.number.desc() if newest else _events.c.number
+            order = EVENTS.c.number.desc() if newest else EVENTS.c.number
             rows = connection.execute(wanted.order_by(order).limit(limit)).all()
         if newest:
             rows = rows[::-1]
@@ -410,7 +410,7 @@ class Store(Database):
 def note(connection: Connection, job: str, kind: str, message: str) -> None:
     """Append a line to the log of a job that is there."""
     row = {"job": job, "time_s": time.time(), "kind": kind, "message": message}
-    connection.execute(insert(_events), row)
+    connection.execute(insert(EVENTS), row)
 
 
 def _move(connection: Connection, job: str, trial: Trial) -> None:

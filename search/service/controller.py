@@ -151,10 +151,7 @@ def conduct(store: Store, runs: Path, lease: Lease) -> int:
         if isinstance(asked, Job):
             _export(asked, place, guarded, leases, lease, steering)
     except KeyboardInterrupt:
-        state = {Wish.PAUSE: JobState.PAUSED, Wish.CANCEL: JobState.CANCELLED}.get(steering.asked)
-        if state and guarded.job(lease.job).state in TAKEN_UP:
-            guarded.set_job_state(lease.job, state)
-            reason = "its owner asked for it"
+        pass  # the job becomes what was asked for as it is let go
     except LostLeaseError as error:
         _say(str(error))
         return LOST

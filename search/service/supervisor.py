@@ -20,7 +20,7 @@ from pathlib import Path
 from hwprofiles.disk import write_whole
 from hwprofiles.errors import LostLeaseError, NotFoundError, PrunefrontError
 from trials.leases import Lease, Leases
-from trials.service_jobs import ServiceJobs
+from trials.service_jobs import TAKEN_UP, ServiceJobs
 from trials.steering import Verb, Wish
 from trials.store import JobState, Store
 
@@ -39,7 +39,9 @@ ROOM_BYTES = 64 * 2**20
 """Below which no job is started."""
 SPARE_BYTES = 2**20
 """Of a file that is given up where there is no room, so that a database on that disk can say so."""
-WAITS_FOR_ROOM = "there is no room on the disk of the service; it goes on once there is"
+WAITS_FOR_ROOM = "a disk has no room left; it goes on once there is some"
+TRY_AGAIN_S = 600.0
+"""After which a job that had no room is tried again without more: it may have been another disk."""
 
 
 @dataclass
@@ -48,6 +50,18 @@ class _Child:
     process: subprocess.Popen[bytes]
     begun_s: float = field(default_factory=time.monotonic)
     cancelled_from_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Full:
+    """When a job had no room, and how many bytes it left: with as many it would have none again."""
+
+    free_bytes: int
+    at_s: float = field(default_factory=time.monotonic)
+
+    def is_over(self, free_bytes: int) -> bool:
+        more = free_bytes >= self.free_bytes + ROOM_BYTES
+        return more or time.monotonic() - self.at_s > TRY_AGAIN_S
 
 
 @dataclass
@@ -66,6 +80,7 @@ class Supervisor:
     most: int
     limits: Callable[[], Mapping[str, int]] = dict
     _children: list[_Child] = field(default_factory=list)
+    _full: dict[str, _Full] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -100,9 +115,10 @@ class Supervisor:
     def step(self) -> None:
         """Look once at all that may have changed."""
         self._reap()
+        self._bury_dead()
         self._end_cancelled()
         self._keep_for_starting()
-        if shutil.disk_usage(self.runs).free < ROOM_BYTES:
+        if self._free_bytes() < ROOM_BYTES:
             return
         if not self._spare.exists():
             write_whole(self._spare, bytes(SPARE_BYTES))
@@ -153,16 +169,33 @@ class Supervisor:
         elif code not in (DONE, LOST):
             self.leases.bury(lease, f"killed by signal {-code}" if code < 0 else f"with exit code {code}")
 
+    def _bury_dead(self) -> None:
+        """Let go of jobs of a service that was here before, whose processes have died since."""
+        ours = {child.lease.job for child in self._children}
+        for job in self.jobs.held():
+            name, progress = job.record.name, job.progress
+            has_spoken = progress.get("fence") == job.fence and progress.get("host") == socket.gethostname()
+            if name not in ours and has_spoken and not _is_holder(progress.get("pid"), name):
+                self.leases.bury(Lease(job=name, holder=job.holder, fence=job.fence), "and is gone")
+
     def _wait_for_room(self, lease: Lease) -> None:
         self._spare.unlink(missing_ok=True)
-        if self.store.job(lease.job).state is not JobState.DONE:  # else an export is tried again
-            self.leases.guarded(lease).set_job_state(lease.job, JobState.PAUSED)
-        self.leases.release(lease, WAITS_FOR_ROOM)
+        if self.store.job(lease.job).state not in TAKEN_UP:  # it was for an export, which is given up at last
+            self.leases.bury(lease, "for want of room on a disk")
+            return
+        self.leases.guarded(lease).requeue_running(lease.job)
+        self.leases.release(lease, WAITS_FOR_ROOM, JobState.PAUSED)
+        self._full[lease.job] = _Full(self._free_bytes())
 
     def _go_on_with_room(self) -> None:
+        free_bytes = self._free_bytes()
         for job, _ in self.jobs.page(limit=1000, states=[JobState.PAUSED]):
-            if job.reason == WAITS_FOR_ROOM:
+            full = self._full.get(job.record.name)
+            if job.reason == WAITS_FOR_ROOM and (full is None or full.is_over(free_bytes)):
                 self.jobs.steer(job.record.name, Verb.RESUME)
+
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self.runs).free
 
     def _keep_for_starting(self) -> None:
         """Renew the leases of processes that are not far enough to: on a busy machine that takes a while."""
@@ -192,11 +225,14 @@ def _kill(pid: int) -> None:
 def _kill_holder(job: str, progress: Mapping[str, object]) -> None:
     """End a process on this machine that held a job and lost it, such as one that was halted by a signal."""
     pid = progress.get("pid")
-    if progress.get("host") != socket.gethostname() or not isinstance(pid, int):
-        return
+    if progress.get("host") == socket.gethostname() and isinstance(pid, int) and _is_holder(pid, job):
+        _kill(pid)
+
+
+def _is_holder(pid: object, job: str) -> bool:
+    """Whether a process of this machine is one that works on that job."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        return
-    if CONTROLLER in command and job in command:
-        _kill(pid)
+        return False
+    return CONTROLLER in command and job in command

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 
 from hwprofiles.disk import is_full
-from hwprofiles.errors import RequestError, one_line
+from hwprofiles.errors import RequestError, TransientError, one_line
 from search.export import write_export
 from search.exported import export_config
 from search.place import Place
@@ -72,10 +72,9 @@ def run_set(
                 store.remove_job(asked.name)
                 shutil.rmtree(place.folder, ignore_errors=True)
                 raise
-            if is_full(error):
-                raise
-            store.set_job_state(asked.name, JobState.FAILED)
-            store.add_event(asked.name, "failed", one_line(f"{type(error).__name__}: {error}"))
+            if not (isinstance(error, TransientError) or is_full(error)):
+                store.set_job_state(asked.name, JobState.FAILED)
+                store.add_event(asked.name, "failed", one_line(f"{type(error).__name__}: {error}"))
             raise
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from hwprofiles.errors import NoRoomError
+from search import sensing
 from search.place import Place
 from search.service.supervisor import ROOM_BYTES, WAITS_FOR_ROOM, Supervisor
+from tests.search.conftest import finish, start
 from tests.search.test_crash import check_end
 from tests.service.test_controller import wait
 from tests.serving import client, served, token
-from trials.candidate import Candidate, Trial
+from trials.candidate import Candidate, Trial, TrialState
 from trials.service_jobs import ServiceJobs
 from trials.store import JobState, Store
 from trials.tokens import Role
@@ -101,41 +104,108 @@ def test_a_caller_is_told_that_the_disk_of_the_service_is_full(
             assert admin.put("/quotas/ann", json=QUOTA).status_code == 204
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("where", ["database", "artifacts"])
-def test_a_job_without_room_is_paused_with_the_reason_and_goes_on_by_itself(
-    where: str,
-    disk: Callable[[int], Path],
-    planned_runs: Path,
-    finished_runs: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With its database on the full disk it stops in the search, and without at its first finalist."""
-    folder = disk(4 * ROOM_BYTES)
-    runs = Path(shutil.copytree(planned_runs, folder / "runs"))
-    database = Place(runs, "").store
-    if where == "artifacts":
-        database = Path(shutil.move(database, tmp_path))
-        monkeypatch.setenv("PRUNEFRONT_DATABASE", f"sqlite:///{database}")
+@pytest.fixture
+def amc_runs(planned_runs: Path, tmp_path: Path) -> Path:
+    """The small job, planned, with a controller that keeps what it knows after sixteen trials."""
+    runs = Path(shutil.copytree(planned_runs, tmp_path / "amc"))
+    search = {"controller": "amc", "trials": 20}
+    with closing(sqlite3.connect(Place(runs, "").store)) as connection, connection:
+        connection.execute("update jobs set spec = json_patch(spec, ?)", [json.dumps({"search": search})])
+    return runs
+
+
+@contextmanager
+def at_work(runs: Path, database: Path) -> Iterator[Store]:
+    """Let a supervisor work on the small job."""
     with Store.open(database) as store:
-        jobs = ServiceJobs(store)
-        jobs.adopt("small", "ann")
+        ServiceJobs(store).adopt("small", "ann")
         supervisor = Supervisor(store, runs, runs / ".service" / "logs", most=1)
         supervisor.start()
         try:
-            wait(lambda: sum(trial.state.finished for trial in store.trials("small")) >= 3)
-            full = fill(folder)
-            wait(lambda: store.job("small").state is JobState.PAUSED)
-            wait(lambda: jobs.get("small").reason == WAITS_FOR_ROOM)
-            check_whole(database)
-            time.sleep(2)
-            assert store.job("small").state is JobState.PAUSED
-            full.unlink()
-            wait(lambda: store.job("small").state in (JobState.DONE, JobState.FAILED))
+            yield store
         finally:
             supervisor.stop()
+
+
+def wait_for_pause(store: Store) -> None:
+    wait(lambda: store.job("small").state is JobState.PAUSED)
+    assert ServiceJobs(store).get("small").reason == WAITS_FOR_ROOM
+    assert TrialState.RUNNING not in [trial.state for trial in store.trials("small")]
+
+
+def states(store: Store) -> list[str]:
+    return [event.message for event in store.events("small") if event.kind == "state"]
+
+
+def finished_elsewhere(runs: Path, folder: Path) -> Path:
+    """Where the same job ran to its end undisturbed."""
+    ended = finish(start("resume", Path(shutil.copytree(runs, folder)) / "small"))
+    assert ended.code == 0, ended.err
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("full", "stage"),
+    [("database", JobState.SEARCHING), ("artifacts", JobState.FINISHING), ("checkpoint", JobState.SEARCHING)],
+)
+def test_a_job_without_room_is_paused_with_the_reason_and_goes_on_by_itself(
+    full: str,
+    stage: JobState,
+    disk: Callable[[int], Path],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Full from when the stage begins; what a search would measure for itself before is there."""
+    planned = request.getfixturevalue("amc_runs" if full == "checkpoint" else "planned_runs")
+    undisturbed = finished_elsewhere(planned, tmp_path / "undisturbed")
+    folder = disk(4 * ROOM_BYTES)
+    runs = Path(shutil.copytree(planned, folder / "runs"))
+    shutil.copy(undisturbed / "small" / sensing.FILE, runs / "small")
+    database = Place(runs, "").store
+    if full != "database":
+        database = Path(shutil.move(database, tmp_path))
+        monkeypatch.setenv("PRUNEFRONT_DATABASE", f"sqlite:///{database}")
+    with at_work(runs, database) as store:
+        wait(lambda: store.job("small").state is stage)
+        filler = fill(folder)
+        wait_for_pause(store)
+        assert states(store)[-2:] == [stage, "paused"]
+        check_whole(database)
+        time.sleep(2)
+        assert states(store)[-1] == "paused"
+        filler.unlink()
+        wait(lambda: store.job("small").state in (JobState.DONE, JobState.FAILED))
     check_whole(database)
-    if where == "artifacts":
+    if full != "database":
         os.symlink(database, runs / "prunefront.db")
+    check_end(runs, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_that_needs_more_room_than_there_is_waits_until_there_is_more(
+    disk: Callable[[int], Path], planned_runs: Path, finished_runs: Path, tmp_path: Path
+) -> None:
+    """The disk has room to start a job, and its finalists have a disk of their own, which has too little."""
+    runs = Path(shutil.copytree(planned_runs, disk(4 * ROOM_BYTES) / "runs"))
+    taken = runs / "taken"
+    taken.write_bytes(bytes(2 * ROOM_BYTES))
+    finalists = Place(runs, "small").finalist(0).parent
+    finalists.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", finalists], check=True)
+    try:
+        with at_work(runs, Place(runs, "").store) as store:
+            wait_for_pause(store)
+            time.sleep(5)
+            assert (states(store)[-1], ServiceJobs(store).get("small").fence) == ("paused", 1)
+            subprocess.run(["mount", "-o", "remount,size=16m", finalists], check=True)
+            taken.unlink()
+            wait(lambda: store.job("small").state in (JobState.DONE, JobState.FAILED))
+    finally:
+        saved = shutil.copytree(finalists, tmp_path / "saved")
+        subprocess.run(["umount", "--lazy", finalists], check=True)
+    shutil.copytree(saved, finalists, dirs_exist_ok=True)
     check_end(runs, finished_runs)

@@ -236,10 +236,26 @@ def test_what_is_asked_of_a_job_at_work_is_done_by_who_works_on_it(
     assert jobs.steer("mine", Verb.CANCEL).wish is Wish.CANCEL
     with pytest.raises(ConflictError, match="'mine' is being cancelled and cannot take resume; it is over"):
         jobs.steer("mine", Verb.RESUME)
-    leases.guarded(lease).set_job_state("mine", JobState.CANCELLED)
-    leases.release(lease, "its owner cancelled it")
+    leases.release(lease, "a disk is full", JobState.PAUSED)
     found = jobs.get("mine")
-    assert (found.wish, found.reason, found.is_held) == (Wish.NOTHING, "its owner cancelled it", False)
+    assert (found.record.state, found.reason) == (JobState.CANCELLED, "its owner asked for it")
+    assert (found.wish, found.is_held) == (Wish.NOTHING, False)
+
+
+def test_a_job_that_is_let_go_waits_with_the_reason_and_still_is_to_be_stopped(
+    jobs: ServiceJobs, leases: Leases
+) -> None:
+    submit(jobs, "ann")
+    lease = take(leases)
+    jobs.steer("mine", Verb.STOP)
+    leases.release(lease, "a disk is full", JobState.PAUSED)
+    found = jobs.get("mine")
+    assert (found.record.state, found.reason, found.wish) == (JobState.PAUSED, "a disk is full", Wish.STOP)
+    jobs.steer("mine", Verb.RESUME)
+    lease = take(leases)
+    leases.guarded(lease).set_job_state("mine", JobState.DONE)
+    leases.release(lease, "", JobState.PAUSED)
+    assert jobs.get("mine").record.state is JobState.DONE
 
 
 def test_of_cancel_and_resume_at_once_one_wins(url: str, jobs: ServiceJobs) -> None:
@@ -278,6 +294,21 @@ def test_a_job_that_keeps_killing_its_processes_has_failed(jobs: ServiceJobs, le
     assert jobs.steer("mine", Verb.RETRY).record.state is JobState.QUEUED
     leases.bury(take(leases), "killed by signal 9")
     assert jobs.get("mine").record.state is JobState.QUEUED
+
+
+def test_a_process_by_which_a_trial_has_ended_did_not_die_in_a_row(
+    store: Store, jobs: ServiceJobs, leases: Leases
+) -> None:
+    submit(jobs, "ann")
+    for _ in range(MAX_DEATHS - 1):
+        leases.bury(take(leases), "killed by signal 9")
+    lease = take(leases)
+    its = leases.guarded(lease)
+    its.save("mine", queued(0))
+    its.save("mine", queued(0).start())
+    its.save("mine", queued(0).start().finish(FACTS))
+    leases.bury(lease, "killed by signal 9")
+    assert (jobs.get("mine").record.state, jobs.get("mine").deaths) == (JobState.QUEUED, 1)
 
 
 def test_one_that_dies_while_it_is_cancelled_is_cancelled(jobs: ServiceJobs, leases: Leases) -> None:

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwprofiles.errors import InvariantError, RequestError, TransientError, TrialError
-from trials.pool import Finished, Pool
+from hwprofiles.errors import InvariantError, NoRoomError, RequestError, TransientError, TrialError
+from tests.search.test_crash import descendants
+from trials.pool import VITAL, Finished, Pool
 
 WORKERS = 2
 RECYCLE_AFTER = 20
@@ -52,6 +53,17 @@ def test_what_is_wrong_with_the_factory_is_raised_to_the_caller() -> None:
     """Stands before the shared pool: this one closes itself, or the next could not open."""
     with pytest.raises(RequestError, match="is not what the manifest says"):
         Pool(broken, {}, workers=1, threads=1)
+
+
+@pytest.mark.parametrize("part", VITAL)
+def test_a_pool_whose_ray_has_died_says_so_and_closes(part: str, tmp_path: Path) -> None:
+    """Ray would wait for ever, or end this process after a minute; stands before the shared pool, too."""
+    with Pool(Calls, {}, workers=1, threads=1) as pool:
+        pool.submit(0, until(tmp_path / "never"))
+        commands = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in descendants(os.getpid())}
+        os.kill(commands[part], signal.SIGKILL)
+        with pytest.raises(TransientError, match=f"{part} of the Ray on this machine has died"):
+            pool.wait()
 
 
 def test_ray_that_cannot_start_is_named_with_its_reason_in_one_line() -> None:
@@ -192,6 +204,18 @@ def test_any_other_error_comes_back_with_its_type_and_place(pool: Pool) -> None:
     finished = answer(pool, fail(RuntimeError("shapes differ:\n  [3, 4]\n  [4, 3]")))
     assert finished.error.startswith("RuntimeError: shapes differ: [3, 4] [4, 3] (test_pool.py, line ")
     assert not finished.died
+
+
+def test_a_worker_whose_disk_is_full_ends_the_wait_and_not_its_request_alone(pool: Pool) -> None:
+    before = set(pool.worker_pids())
+    with pytest.raises(NoRoomError, match=r"a disk of worker '.+' is full: OSError: .+ \(.+\); make room"):
+        answer(pool, fill_a_disk)
+    assert pool.free == WORKERS
+    assert set(pool.worker_pids()) == before
+
+
+def fill_a_disk(shared: dict[str, Any]) -> None:
+    Path("/dev/full").write_text("no room")
 
 
 def test_an_answer_that_cannot_be_pickled_is_an_error(pool: Pool) -> None:
