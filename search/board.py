@@ -15,7 +15,7 @@ import numpy as np
 from hwprofiles import Profile, read_profile
 from hwprofiles.errors import ConflictError, NotFoundError, RequestError, nearest
 from hwprofiles.foreign import parse_json
-from search.devices import find_profile, open_table
+from search.devices import find_profile, known_profiles, open_table
 from search.job import Job
 from search.pareto import front_mask, hypervolumes
 from search.place import Place
@@ -89,6 +89,26 @@ class Board:
             self._scorers[name] = scorer
         return self._scorers[name]
 
+    def known_devices(self) -> list[str]:
+        """The job's own devices, and all others whose profile holds what its model runs."""
+        others = [name for name, path in known_profiles(self.place.devices) if self._knows(name, path)]
+        return [*self.devices, *(name for name in others if name not in self.devices)]
+
+    def _knows(self, name: str, path: Path) -> bool:
+        written_ns = path.stat().st_mtime_ns
+        if self._lacking.get(name) != written_ns:
+            try:
+                self.scorer(name)
+                return True
+            except RequestError:
+                self._lacking[name] = written_ns
+        return False
+
+    @cached_property
+    def _lacking(self) -> dict[str, int]:
+        """Devices whose profile does not hold what the model runs, with when that profile was written."""
+        return {}
+
     def _profile(self, name: str) -> Profile:
         if name == self.devices[0]:
             return read_profile(self.place.profile)
@@ -105,7 +125,8 @@ class Board:
 
     def dense_ms(self, device: str = "") -> float:
         scorer = self.scorer(device)
-        known = [n for n in self._profile(device or self.devices[0]).networks if n.name == DENSE_NETWORK]
+        networks = self._profile(device or self.devices[0]).networks
+        known = [net for net in networks if net.name == DENSE_NETWORK and net.graph == self.costs.op_graph]
         if not device or device == self.devices[0]:
             return float(self.plan["dense_ms"])
         if known:

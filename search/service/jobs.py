@@ -25,10 +25,12 @@ from search.board import Board, Boards
 from search.job.table import NAME
 from search.place import Place
 from search.removal import remove
+from search.service.archive import zipped
 from search.service.asked import read_asked
 from search.service.given import Submitter, TheStore, Viewer
 from search.service.limits import PlainJson
 from search.service.shown import job_shown
+from search.sets.board import show_set
 from search.status import jobs_of, trial_rows
 from trials.service_jobs import ServiceJob, ServiceJobs, Usage
 from trials.steering import Verb
@@ -102,7 +104,9 @@ def list_jobs(
 ) -> dict[str, Any]:
     """The caller's jobs, the newest first; `next` is the cursor of the page behind this one."""
     found = jobs.page(_whose(caller), limit=limit, after=_after(cursor), states=state or ())
-    shown = [job_shown(job, finished) for job, finished in found]
+    shown = [
+        job_shown(job, _finished(jobs, job) if jobs_of(job.record) else finished) for job, finished in found
+    ]
     last = found[-1][0].record if len(found) == limit else None
     return {"jobs": shown, "next": f"{last.created_s!r}:{last.name}" if last else None}
 
@@ -141,8 +145,19 @@ def _found(jobs: ServiceJobs, store: Store, job: str, whose: str | None) -> Serv
 TheJob = Annotated[ServiceJob, Depends(_job)]
 
 
-def _board(request: Request, job: TheJob) -> Board:
+def _boards(request: Request) -> Boards:
     boards: Boards = request.app.state.boards
+    return boards
+
+
+TheBoards = Annotated[Boards, Depends(_boards)]
+
+
+def _board(boards: TheBoards, job: TheJob) -> Board:
+    if models := jobs_of(job.record):
+        raise NotFoundError(
+            f"job {job.record.name!r} is a set of models; look at its shares, or at {', '.join(models)}"
+        )
     return boards.of(job.record)
 
 
@@ -222,6 +237,18 @@ def show_trial(board: TheBoard, store: TheStore, number: Number, device: Device 
 def front(board: TheBoard, store: TheStore, device: Device = "") -> dict[str, Any]:
     """All trials in columns, those on the front among them, on any device that has a profile."""
     return board.front(store, device)
+
+
+@router.get("/{job}/devices")
+def known_devices(board: TheBoard) -> list[str]:
+    """The devices that a front can be drawn for: the job's own, and those whose profile knows its model."""
+    return board.known_devices()
+
+
+@router.get("/{job}/shares")
+def shares(found: TheJob, store: TheStore, boards: TheBoards) -> dict[str, Any]:
+    """Of a set of models: who is pruned how much at which total budget, and what that comes to."""
+    return show_set(found.record, store, boards)
 
 
 @router.get("/{job}/widths")
@@ -342,6 +369,23 @@ def get_artifact(found: TheJob, path: str, runs: TheRuns) -> FileResponse:
     if (wanted := place.folder / path) in _artifacts(place):
         return FileResponse(wanted, headers={"Content-Security-Policy": "sandbox allow-scripts"})
     raise NotFoundError(f"job {found.record.name!r} has no artifact {path!r}; see its list of artifacts")
+
+
+@router.get("/{job}/archives/{folder:path}")
+def get_archive(found: TheJob, folder: str, runs: TheRuns) -> StreamingResponse:
+    """A folder among the artifacts, such as `export`, as one zip whose files lie in a folder of its name."""
+    name, place = found.record.name, Place(runs, found.record.name)
+    within = place.folder / folder
+    files = sorted(path for path in _artifacts(place) if within != place.folder and within in path.parents)
+    if not files:
+        raise NotFoundError(f"job {name!r} has no folder {folder!r} of artifacts; see its list of them")
+    top = name if within == place.export else f"{name}-{within.name}"
+    try:
+        pieces = zipped({f"{top}/{path.relative_to(within).as_posix()}": path for path in files})
+    except FileNotFoundError:
+        raise ConflictError(f"{folder!r} of job {name!r} is being written anew; ask again") from None
+    headers = {"Content-Disposition": f'attachment; filename="{top}.zip"'}
+    return StreamingResponse(pieces, media_type="application/zip", headers=headers)
 
 
 def _artifacts(place: Place) -> set[Path]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Request
 from pydantic import Field
 
-from hwprofiles.errors import NotFoundError
+from hwprofiles.errors import NotFoundError, RequestError
 from hwprofiles.wire import API, Message, Sha256
 from search.service.brought import Brought
 from search.service.given import Admin, NameInPath, Submitter, TheSettings, Viewer
 from search.service.limits import FILE, PlainJson
+from trials.checking import InputKind, kind_of
 from trials.inputs import Input
 from trials.tokens import Role
 
@@ -44,9 +47,13 @@ class SourceRequest(Message):
 
 
 class SourceShown(Message):
-    """A source; where it is from is the admins' business."""
+    """A source; where it is from is the admins' business.
+
+    `kind` is how a job's `data.source` names it; None of what is gone or cannot be read.
+    """
 
     name: str
+    kind: Literal["npz", "parquet", "folder"] | None
     created_s: float
     location: str | None
 
@@ -111,9 +118,22 @@ def show_input(caller: Viewer, sha256: Sha256, brought: TheBrought) -> Input:
 def list_sources(caller: Viewer, brought: TheBrought) -> list[SourceShown]:
     admin = caller.role is Role.ADMIN
     return [
-        SourceShown(name=each.name, created_s=each.created_s, location=each.location if admin else None)
+        SourceShown(
+            name=each.name,
+            kind=_kind_of(Path(each.path)),
+            created_s=each.created_s,
+            location=each.location if admin else None,
+        )
         for each in brought.sources.all().values()
     ]
+
+
+def _kind_of(path: Path) -> Literal["npz", "parquet", "folder"] | None:
+    if path.is_dir():
+        return "folder"
+    with suppress(OSError, RequestError):
+        return "parquet" if kind_of(path) is InputKind.PARQUET else "npz"
+    return None
 
 
 @router.put("/sources/{name}", status_code=204)

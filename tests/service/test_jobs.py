@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,8 @@ def test_jobs_of_others_are_not_there(
         "/log",
         "/events",
         "/artifacts",
+        "/devices",
+        "/archives/export",
     ]
     for path in (*paths, "/artifacts/report.html"):
         assert ann.get(f"/jobs/small{path}").status_code == 200, path
@@ -249,6 +253,19 @@ def test_the_front_is_what_the_report_says(ann: httpx.Client, runs: Path) -> Non
     assert "no profile goes by that name" in told(ann.get("/jobs/small/front?device=moon"), 404)["detail"]
 
 
+def test_a_front_is_drawn_for_every_device_whose_profile_knows_the_model(
+    ann: httpx.Client, runs: Path
+) -> None:
+    (runs / "devices").mkdir(exist_ok=True)
+    shutil.copy(Place(runs, "small").profile, runs / "devices" / "elsewhere.parquet")
+    (runs / "devices" / "broken.parquet").write_bytes(b"PAR1")
+    devices = told(ann.get("/jobs/small/devices"))
+    assert devices == ["this-cpu", "elsewhere"]
+    for device in devices:
+        assert told(ann.get(f"/jobs/small/front?device={device}"))["device"] == device
+    assert "no set of models" in told(ann.get("/jobs/small/shares"), 404)["detail"]
+
+
 def test_a_trial_tells_its_widths_and_what_each_layer_takes(ann: httpx.Client) -> None:
     front, widths = told(ann.get("/jobs/small/front")), told(ann.get("/jobs/small/widths"))
     trial = told(ann.get("/jobs/small/trials/3"))
@@ -277,6 +294,18 @@ def test_files_of_a_job_are_fetched_whole_or_in_part_and_no_others(ann: httpx.Cl
         "",
     ):
         assert ann.get(f"/jobs/small/artifacts/{path}").status_code in (404, 405), path
+
+
+def test_an_export_is_fetched_as_one_archive(ann: httpx.Client, runs: Path, tmp_path: Path) -> None:
+    answer = ann.get("/jobs/small/archives/export")
+    assert answer.headers["content-disposition"] == 'attachment; filename="small.zip"'
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path)
+    files = {path.name: path.read_bytes() for path in (runs / "small" / "export").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "small").iterdir()} == files
+    for folder in ("", "bundle", "%2e%2e", "export/..", "exports", "export/model.onnx", "/etc"):
+        assert ann.get(f"/jobs/small/archives/{folder}").status_code in (404, 405), folder
 
 
 def stream(caller: httpx.Client, job: str, last: int = 0) -> list[tuple[str, str, str]]:

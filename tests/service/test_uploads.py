@@ -364,8 +364,8 @@ def test_an_admin_registers_data_and_others_only_name_them(
             f"file://{tmp_path}/data.npz",
         ]
     (tmp_path / "data.npz").unlink()
-    shown = ann.get("/sources").json()
-    assert [(each["name"], each["location"]) for each in shown] == [("here", None), ("there", None)]
+    shown = [(each["name"], each["kind"], each["location"]) for each in ann.get("/sources").json()]
+    assert shown == [("here", "folder", None), ("there", "npz", None)]
     brought = Brought(store, folder, Settings())
     assert brought.located("ann", "source:here") == tmp_path
     assert brought.located("ann", "source:there").read_bytes() == npz()
