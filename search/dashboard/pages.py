@@ -41,6 +41,18 @@ HEADERS = {
 LOOKERS = (Role.VIEWER, Role.SUBMITTER, Role.ADMIN)
 JOBS_SHOWN = 50
 """On one page of the list."""
+CONTROLLERS = {
+    "auto": "an estimate that starts from sensitivities, and learns from every trial",
+    "amc": "a reinforcement learner that walks from group to group",
+    "evolution": "small mutations of the best so far",
+    "greedy": "small steps down from the dense model; learns nothing",
+    "knapsack": "the best allocation for the sensitivities alone; learns nothing",
+    "nsga2": "Optuna's genetic sampler",
+    "tpe": "Optuna's Bayesian sampler",
+    "random": "proportions drawn at random",
+    "uniform": "the same share of every group",
+}
+"""What each proposes, as docs/search.md says it at length."""
 
 _templates = Environment(
     loader=PackageLoader("search.dashboard"),
@@ -69,8 +81,8 @@ def _iso(time_s: float) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Without the full stop that some have."""
-    return text[:1].upper() + text[1:].rstrip(".")
+    """With a capital at its beginning and one mark at its end."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 _templates.filters.update(ago=_ago, iso=_iso, sentence=_sentence)
@@ -91,7 +103,10 @@ class Page(APIRoute):
                 return await handle(request)
             except NeedsLoginError:
                 wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-                return RedirectResponse(f"/login?next={quote(wanted, safe='')}", 303, HEADERS)
+                login = f"/login?next={quote(wanted, safe='')}"
+                if "HX-Request" in request.headers:  # a page that was shown before asks for what is new of it
+                    return Response(status_code=204, headers={**HEADERS, "HX-Redirect": f"{login}&over=1"})
+                return RedirectResponse(login, 303, HEADERS)
             except (HTTPException, RequestValidationError, PrunefrontError) as error:
                 status, sentence = status_and_sentence(error)
                 return _render("error.html", request, status, sentence=sentence)
@@ -125,7 +140,7 @@ async def show_file(path: str, request: Request) -> Response:
 @router.get("/login")
 def show_login(request: Request) -> Response:
     """Where a browser gives a token for a session."""
-    return _render("login.html", request)
+    return _render("login.html", request, is_over="over" in request.query_params)
 
 
 @router.get("/")
@@ -147,7 +162,7 @@ def show_jobs(
         cursor=cursor,
         chosen=chosen,
         states=[str(each) for each in JobState],
-        query=urlencode([*of_states, ("cursor", cursor)]),
+        query=urlencode([*of_states, *([("cursor", cursor)] if cursor else [])]),
         further=urlencode([*of_states, ("cursor", listed["next"] or "")]),
     )
 
@@ -175,7 +190,7 @@ def show_form(caller: Looker, request: Request) -> Response:
     """A form for a job."""
     if caller.role is Role.VIEWER:
         raise HTTPException(403, f"token {caller.id} has the role viewer, which looks and submits nothing")
-    return _render("submit.html", request)
+    return _render("submit.html", request, controllers=CONTROLLERS)
 
 
 def _shown(found: ServiceJob, jobs: TheJobs) -> dict[str, Any]:

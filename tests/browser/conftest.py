@@ -38,12 +38,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser, tmp_path: Path) -> Iterator[Opened]:
-    """Opens pages with a session; none of them may log an error, or send anything elsewhere."""
+    """Opens pages with a session; none of them may log an error or a warning, or send anything elsewhere."""
     complaints: list[str] = []
     contexts = []
 
     def complain(message: ConsoleMessage) -> None:
-        if message.type == "error":
+        if message.type in ("error", "warning"):
             complaints.append(message.text)
 
     def note(request: Request) -> None:
@@ -56,6 +56,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Opened]:
             color_scheme="dark" if theme == "dark" else "light",
             viewport={"width": width, "height": 1000},
         )
+        context.set_default_timeout(WAIT_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("console", complain)

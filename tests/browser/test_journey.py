@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,8 +74,8 @@ def test_a_model_is_submitted_watched_brushed_compared_exported_and_loaded(
     page.wait_for_url("**/submit")
     bundle = Place(planned_runs, "small").bundle
     page.fill("#name", "mine")
-    page.set_input_files("#bundle-files", sorted(bundle.iterdir()))
-    page.set_input_files("#data-file", digits)
+    page.set_input_files("[name=bundle-file]", sorted(bundle.iterdir()))
+    page.set_input_files("[name=train-file]", digits)
     page.fill("#levels", "50%, 75%")
     page.fill("#trials", "8")
     page.fill("#steps", "3")
@@ -115,9 +116,9 @@ def test_a_model_is_submitted_watched_brushed_compared_exported_and_loaded(
     folder = page.locator(f"[data-folder='exports/trial-{number}']")
     expect(folder).to_be_visible(timeout=SLOW_MS)
     shot(page, "journey")
-    for link in folder.locator("a").all():
-        with page.expect_download() as download:
-            link.click()
-        download.value.save_as(tmp_path / "export" / download.value.suggested_filename)
-    network = search.load(str(tmp_path / "export"))
+    with page.expect_download() as download:
+        folder.get_by_role("link", name="Download all").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        archive.extractall(tmp_path)
+    network = search.load(str(tmp_path / f"mine-trial-{number}"))
     assert network(torch.zeros(1, 1, 8, 8)).shape == (1, 10)

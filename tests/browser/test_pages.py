@@ -6,15 +6,22 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
+import httpx
+import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from benchmarks.large_job import REASON, add_large_job
+from benchmarks.large_job import REASON, add_large_job, add_set
+from hwprofiles.wire import API
+from search import devices
+from search.dashboard.pages import CONTROLLERS
+from search.job import Search
 from search.place import Place
 from tests.browser.conftest import Opened
 from tests.serving import served, token
-from trials.service_jobs import ServiceJobs
+from trials.service_jobs import ServiceJobs, change
 from trials.steering import Verb
 from trials.store import JobState, Store
 from trials.tokens import Role
@@ -29,14 +36,18 @@ def runs(planned_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(planned_runs, runs)
     profile = Place(runs, "small").profile
     (runs / "devices").mkdir(exist_ok=True)
-    shutil.copy(profile, runs / "devices" / "this-cpu.parquet")
+    for name in ("this-cpu", "elsewhere"):
+        shutil.copy(profile, runs / "devices" / f"{name}.parquet")
     with Store.open(runs / "prunefront.db") as store:
         add_large_job(store, Place(runs, "small"), "many", "ann", TRIALS)
+        add_set(store, Place(runs, "small"), "board", "ann", TRIALS // 4)
         spec = store.job("small").spec
         for name, state in (("waits", JobState.PAUSED), ("broke", JobState.FAILED)):
             store.create_job(name, {**spec, "name": name}, {})
             store.set_job_state(name, state)
             ServiceJobs(store).adopt(name, "ann")
+        with store.writing() as connection:
+            change(connection, "broke", reason=REASON)
     return runs
 
 
@@ -49,7 +60,8 @@ def store(runs: Path) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def address(store: Store, runs: Path) -> Iterator[str]:
-    with served(store, runs / ".service") as address:
+    with pytest.MonkeyPatch.context() as patch, served(store, runs / ".service") as address:
+        patch.setattr(devices, "SHIPPED", runs / "nothing-shipped")  # validating one takes seconds
         yield address
 
 
@@ -95,21 +107,162 @@ def test_the_front_is_picked_from_and_steered_by_keyboard(opened: Opened, addres
     expect(page.locator("#classes canvas").first).to_be_visible()
 
 
+def test_a_brush_picks_what_lies_in_it(opened: Opened, address: str, ann: str) -> None:
+    page = opened(address, ann, "/jobs/many")
+    expect(page.locator("#figures dd").first).to_be_visible()
+    page.click("[data-tool=brush]")
+    box = page.locator("#front canvas").first.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 65, box["y"] + 70)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 20, box["y"] + box["height"] - 50, steps=4)
+    page.mouse.up()
+    expect(page.locator("#picked h3")).to_contain_text("In the brush")
+
+
+def test_what_a_budget_buys_is_the_fastest_of_the_most_accurate(
+    opened: Opened, address: str, ann: str, store: Store
+) -> None:
+    page = opened(address, ann, "/jobs/many")
+    expect(page.locator("#figures dd").first).to_be_visible()
+    page.locator("#budget").fill("1000")
+    call = {"headers": {"Authorization": f"Bearer {ann}"}}
+    trials = httpx.get(f"{address}{API}/jobs/many/front", **call).json()["trials"]
+    done = [
+        (-accuracy, latency_ms, number)
+        for accuracy, latency_ms, number in zip(
+            trials["accuracy"], trials["latency_ms"], trials["number"], strict=True
+        )
+        if accuracy is not None
+    ]
+    expect(page.locator("#figures")).to_contain_text(f"trial {min(done)[2]} ")
+
+
+def test_a_set_of_models_is_submitted_with_data_for_validation(
+    opened: Opened, address: str, ann: str, store: Store, runs: Path, tmp_path: Path
+) -> None:
+    for name, images in (("train", 20), ("held-out", 10)):
+        labels = np.arange(images) % 10
+        np.savez(tmp_path / f"{name}.npz", x=np.zeros((images, 1, 8, 8), np.float32), y=labels)
+    page = opened(address, ann, "/submit")
+    page.click("#another")
+    for number in (0, 1):
+        model = page.locator("fieldset.model").nth(number)
+        model.locator("[name=bundle]").select_option("upload")
+        model.locator("[name=bundle-file]").set_input_files(sorted(Place(runs, "small").bundle.iterdir()))
+    page.locator("[name=train]").nth(0).select_option("digits")
+    page.locator("[name=train-file]").nth(1).set_input_files(tmp_path / "train.npz")
+    page.locator("[name=validation]").nth(1).select_option("upload")
+    page.locator("[name=validation-file]").nth(1).set_input_files(tmp_path / "held-out.npz")
+    page.locator("[name=accuracy_drop]").nth(1).fill("2.5")
+    page.select_option("#controller", "knapsack")
+    page.fill("#name", "both")
+    page.click("#submit button.main")
+    page.wait_for_url("**/jobs/both")
+    spec = store.job("both").spec
+    assert [(each["name"], each["accuracy_drop"]) for each in spec["models"]] == [
+        ("model-1", None),
+        ("model-2", 2.5),
+    ]
+    assert spec["models"][0]["data"]["source"] == "digits"
+    assert spec["models"][1]["data"]["validation"] != spec["models"][1]["data"]["train"]
+    assert (spec["search"]["controller"], spec["budget"]["latency"]) == ("knapsack", ["50%"])
+
+
+def test_every_controller_may_be_chosen() -> None:
+    assert set(CONTROLLERS) == set(get_args(Search.model_fields["controller"].annotation))
+
+
+def test_an_error_ends_with_one_mark(address: str, ann: str) -> None:
+    call = {"headers": {"Authorization": f"Bearer {ann}"}}
+    for path in ("/jobs/man", "/jobs/manyy/compare", "/?limit=x&cursor=-"):
+        page = httpx.get(f"{address}{path}", **call).text
+        [sentence] = re.findall(r"<p>([^<]*)</p>", page)
+        assert re.search(r"[^.?!][.?!]$", sentence), sentence
+
+
+def test_the_list_of_jobs_sends_whose_session_is_over_to_log_in(
+    opened: Opened, address: str, ann: str
+) -> None:
+    page = opened(address, ann, "/?state=paused")
+    link = page.get_by_role("link", name="many")
+    link.focus()
+    csrf = page.request.get(f"{API}/session").json()["csrf"]
+    with page.expect_response("**/?state=paused"):
+        pass  # it was asked for anew
+    expect(link).to_be_focused()
+    assert page.request.delete(f"{API}/session", headers={"X-CSRF-Token": csrf}).ok
+    page.wait_for_url("**/login?**")
+    expect(page.locator("main")).to_contain_text("Your session is over")
+    page.fill("#token", ann)
+    page.click("button.main")
+    expect(page.get_by_role("link", name="many")).to_be_visible()
+
+
 def test_pages_say_what_there_is_not(opened: Opened, address: str, ann: str, store: Store) -> None:
     page = opened(address, ann, "/jobs/waits", width=390)
-    expect(page.locator("#front")).to_contain_text("This job is paused, and has found nothing")
+    expect(page.locator("#outlook")).to_contain_text("This job is paused, and has found nothing")
+    expect(page.locator("#found")).to_be_hidden()
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#state")).to_have_text("cancelled")
-    page.goto("/?state=queued")
-    expect(page.locator("#jobs")).to_contain_text("No job is queued")
+    expect(page.locator("#outlook")).to_contain_text("This job was cancelled")
+    page.goto("/?state=finishing")
+    expect(page.locator("#jobs")).to_contain_text("No job is finishing")
     page = opened(address, token(store, Role.VIEWER, "bob"), "/")
     expect(page.locator("#jobs")).to_contain_text("No job yet")
+    expect(page.get_by_role("link", name="Submit")).to_have_count(0)
+
+
+def test_a_job_that_failed_says_why_and_what_to_do_and_then_waits_for_its_turn(
+    opened: Opened, address: str, ann: str, store: Store
+) -> None:
+    page = opened(address, token(store, Role.VIEWER, "ann"), "/jobs/broke")
+    expect(page.locator("#outlook .reason")).to_have_text(REASON)
+    assert page.locator("#outlook b").count() == 0
+    expect(page.locator("#outlook")).not_to_contain_text("Retry")
+    page = opened(address, ann, "/jobs/broke")
+    expect(page.locator("#outlook")).to_contain_text("press Retry")
+    page.get_by_role("button", name="What its processes printed").click()
+    expect(page.locator("#told")).to_contain_text("Nothing was printed")
+    page.get_by_role("button", name="Retry").click()
+    expect(page.locator("#outlook [aria-current=step]")).to_contain_text("It waits for its turn")
+    ServiceJobs(store).steer("broke", Verb.CANCEL, "ann")
+
+
+def test_a_set_of_models_shows_who_is_pruned_how_much_at_which_budget(
+    opened: Opened, shot: Callable[[Page, str], None], address: str, ann: str
+) -> None:
+    page = opened(address, ann, "/jobs/board")
+    rows = page.locator("#choice tbody tr")
+    expect(rows).to_have_count(2)
+    for chart in ("whole", "kept", "accuracies"):
+        expect(page.locator(f"#{chart} canvas").first).to_be_visible()
+    shot(page, "set-page")
+    before = rows.all_inner_texts()
+    page.locator("#budget-range").focus()
+    for _ in range(40):
+        page.keyboard.press("ArrowLeft")
+    assert rows.all_inner_texts() != before
+    page.locator("#budget").fill("0.0001")
+    expect(page.locator("#choice")).to_contain_text("No choice costs so little")
+    page.get_by_role("link", name="radar").first.click()
+    page.wait_for_url("**/jobs/board.radar")
+    expect(page.locator("#front canvas").first).to_be_visible()
+
+
+def test_a_front_is_drawn_for_another_device(opened: Opened, address: str, ann: str) -> None:
+    page = opened(address, ann, "/jobs/many")
+    page.locator("#keep").scroll_into_view_if_needed()
+    expect(page.locator("#keep canvas").first).to_be_visible()
+    with page.expect_response("**/groups?device=elsewhere") as groups:
+        page.select_option("#device", "elsewhere")
+    assert groups.value.ok
 
 
 def test_the_list_of_jobs_follows_their_states(opened: Opened, address: str, ann: str, store: Store) -> None:
     page = opened(address, ann, "/")
     row = page.locator("tr", has_text="broke")
-    expect(row).to_contain_text("failed")
+    expect(row).to_contain_text("cancelled")
     ServiceJobs(store).steer("broke", Verb.RETRY, "ann")
     expect(row).to_contain_text("queued")
 

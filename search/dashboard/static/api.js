@@ -8,7 +8,13 @@ export class ApiError extends Error {
 }
 
 /** What the API answers, as JSON; null where the answer is empty. Throws ApiError. */
-export async function call(path, { method = "GET", body, headers = {}, signal } = {}) {
+export async function call(path, asked) {
+  const text = await (await answered(path, asked)).text();
+  return text ? JSON.parse(text) : null;
+}
+
+/** The answer of the API, unread; who is not known any more is sent to log in. Throws ApiError. */
+export async function answered(path, { method = "GET", body, headers = {}, signal } = {}) {
   const isFile = body instanceof Blob;
   const all = { Accept: "application/json", ...headers };
   if (method !== "GET") all["X-CSRF-Token"] = document.querySelector("meta[name=csrf]").content;
@@ -22,12 +28,11 @@ export async function call(path, { method = "GET", body, headers = {}, signal } 
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "the service does not answer; this page tries again when something changes");
   }
-  const text = await answer.text();
   if (!answer.ok) {
-    if (answer.status === 401 && path !== "/session") location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
-    throw new ApiError(answer.status, sentenceOf(text) ?? `the service answered with status ${answer.status}`);
+    if (answer.status === 401 && path !== "/session") location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}&over=1`);
+    throw new ApiError(answer.status, sentenceOf(await answer.text()) ?? `the service answered with status ${answer.status}`);
   }
-  return text ? JSON.parse(text) : null;
+  return answer;
 }
 
 function sentenceOf(text) {

@@ -42,7 +42,7 @@ function drawNumbers(trials, front) {
 
 function drawMeasured(trials) {
   const measured = trials.map((trial, k) => ({ trial, k, ms: trial.final?.measured_ms })).filter(({ ms }) => ms);
-  if (!measured.length) return showState(at("measured"), "nothing", "None of these was measured", "Export one: it is trained to the end and measured first.");
+  if (!measured.length) return showState(at("measured"), "nothing", "None of these was measured", at("job").dataset.mayChange === "true" ? "Export one: it is trained to the end and measured first." : "");
   const off = ({ trial, ms }) => ms / trial.latency_ms - 1;
   const farthest = 1.2 * Math.max(0.001, ...measured.map((each) => Math.max(Math.abs(off(each)), each.trial.error_ms / each.trial.latency_ms)));
   at("measured").replaceChildren(table([

@@ -37,7 +37,7 @@ export function clearState(where) {
   where.replaceChildren();
 }
 
-export function sentence(error) {
-  const text = error.message.replace(/\.$/, "");
-  return `${text[0].toUpperCase()}${text.slice(1)}.`;
+/** What an error says, with a capital at its beginning and one mark at its end. */
+export function sentence({ message }) {
+  return `${message[0].toUpperCase()}${message.slice(1)}${/[.?!]$/.test(message) ? "" : "."}`;
 }

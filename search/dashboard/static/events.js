@@ -1,4 +1,5 @@
 // What happens to a job, as it happens: server-sent events of any kind, none lost and none twice.
+import { answered } from "./api.js";
 
 const RETRY_MS = 1000;
 
@@ -11,11 +12,7 @@ export async function follow(job, after, on, { signal, broken = () => {} } = {})
   let isOver = false;
   while (!signal?.aborted && !isOver) {
     try {
-      const answer = await fetch(`/api/v1/jobs/${job}/events`, {
-        headers: { Accept: "text/event-stream", "Last-Event-ID": String(last) }, signal,
-      });
-      if (answer.status === 404 || answer.status === 401) return;
-      if (!answer.ok) throw new Error(`status ${answer.status}`);
+      const answer = await answered(`/jobs/${job}/events`, { headers: { Accept: "text/event-stream", "Last-Event-ID": String(last) }, signal });
       broken(false);
       for await (const { id, kind, data } of told(answer.body)) {
         if (id) last = id;
@@ -23,7 +20,7 @@ export async function follow(job, after, on, { signal, broken = () => {} } = {})
         else on(kind, JSON.parse(data));
       }
     } catch (error) {
-      if (signal?.aborted) return;
+      if (signal?.aborted || [401, 404].includes(error.status)) return;
       broken(true);
     }
     if (!isOver) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));

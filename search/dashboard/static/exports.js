@@ -22,9 +22,10 @@ export async function showExports(place, job, waiting) {
       ...waiting.map((trial) => element("p.notice", { role: "status" }, `Trial ${trial} is being trained, measured and written; it appears here when it is done.`)),
       ...[...folders].map(([folder, found]) => shown(job, folder, found)),
     );
-    if (!folders.size && !waiting.length) showState(place, "nothing", "Nothing is exported yet");
+    place.closest("section").hidden = !folders.size && !waiting.length && !others.length;
     if (others.length) place.append(element("p", {}, "Also: ", ...others.flatMap(({ path }, i) => [i ? ", " : "", element("a", { href: href(job, path), target: "_blank", rel: "noopener" }, path)])));
   } catch (error) {
+    place.closest("section").hidden = false;
     showState(place, "broken", sentence(error));
   }
 }
@@ -32,10 +33,12 @@ export async function showExports(place, job, waiting) {
 const href = (job, path) => `/api/v1/jobs/${job}/artifacts/${path.split("/").map(encodeURIComponent).join("/")}`;
 
 function shown(job, folder, files) {
-  const name = folder === "export" ? "The winner" : folder.replace("exports/trial-", "Trial ");
-  const local = folder === "export" ? job : folder.split("/").at(-1);
+  const last = folder.split("/").at(-1);
+  const name = folder === "export" ? "The winner" : last.replace(/^trial-/, "Trial ");
+  const local = folder === "export" ? job : `${job}-${last}`;
+  const size = files.reduce((sum, file) => sum + file.bytes, 0);
   return element("article.export", { "data-folder": folder },
-    element("h3", {}, name),
+    element("div.head", {}, element("h3", {}, name), element("a.button.main", { href: `/api/v1/jobs/${job}/archives/${folder}`, download: `${local}.zip` }, `Download all, ${bytes(size)}`)),
     element("div.panes", {},
       table([
         ["file", ({ path }) => element("a", { href: href(job, path), download: path.split("/").at(-1) }, path.split("/").at(-1))],
@@ -43,7 +46,7 @@ function shown(job, folder, files) {
         ["size", ({ bytes: size }) => bytes(size), true],
       ], files),
       element("div", {},
-        element("p.quiet", {}, `With these files in a folder ${local}:`),
+        element("p.quiet", {}, `From ${local}.zip, unpacked, or with these files in a folder ${local}:`),
         element("pre", {}, `import search\n\nnetwork = search.load("${local}")`),
         element("p.quiet", {}, "or without PyTorch:"),
         element("pre", {}, `import onnxruntime\n\nsession = onnxruntime.InferenceSession("${local}/model.onnx")`))));

@@ -1,4 +1,5 @@
 // Accuracy over latency: every trial, the front, uniform baselines, finalists, dense, and a budget to drag.
+import { budgetLine } from "./budget-line.js";
 import { axis, faded, makeChart, tooltip } from "./charts.js";
 import { percent, significant, times } from "./numbers.js";
 
@@ -11,9 +12,9 @@ const BARS_OF_ALL = 60;
  */
 export function frontChart(place, { picks, brushed, budgeted }) {
   let front = null;
-  let budget = null;
   let whole = false;
   const { chart, draw } = makeChart(place, (colors) => front && options(front, colors, picks, whole));
+  const line = budgetLine(chart, place, budgeted);
 
   chart.on("click", ({ data }) => Array.isArray(data) && data[2] !== undefined && picks.toggle(front.trials.number[data[2]]));
   chart.on("brushEnd", ({ areas }) => {
@@ -23,32 +24,10 @@ export function frontChart(place, { picks, brushed, budgeted }) {
     brushed(number.filter((_, i) => y[i] !== null && x[i] >= left && x[i] <= right && y[i] >= bottom && y[i] <= top));
   });
   picks.heard(() => redraw());
-  addEventListener("themechange", () => drawBudget());
-  new ResizeObserver(() => drawBudget()).observe(place);
 
   function redraw() {
     draw();
-    drawBudget();
-  }
-
-  function drawBudget() {
-    if (!front || budget === null) return;
-    const at = chart.convertToPixel({ xAxisIndex: 0 }, budget);
-    const { y: top, height } = chart.getModel().getComponent("grid").coordinateSystem.getRect();
-    const ink = getComputedStyle(place).color;
-    chart.setOption({ graphic: [{
-      id: "budget", type: "group", x: at, y: top, draggable: "horizontal", cursor: "ew-resize", z: 50,
-      ondrag() {
-        budget = Math.max(0, chart.convertFromPixel({ xAxisIndex: 0 }, this.x));
-        budgeted(budget);
-      },
-      ondragend: drawBudget,
-      children: [
-        { type: "rect", shape: { x: -8, y: 0, width: 16, height }, style: { fill: "transparent" } },
-        { type: "rect", shape: { x: -0.75, y: 0, width: 1.5, height }, style: { fill: ink } },
-        { type: "polygon", shape: { points: [[-6, -9], [6, -9], [0, 0]] }, style: { fill: ink } },
-      ],
-    }] });
+    line.draw();
   }
 
   return {
@@ -56,10 +35,7 @@ export function frontChart(place, { picks, brushed, budgeted }) {
       front = found;
       redraw();
     },
-    setBudget(ms) {
-      budget = ms;
-      drawBudget();
-    },
+    setBudget: line.set,
     setWhole(isWhole) {
       whole = isWhole;
       redraw();
@@ -114,13 +90,14 @@ function options(front, colors, picks, whole) {
     xAxis: axis(colors, `latency on ${front.device}, ms${front.modelled ? " (modelled)" : ""}`, { type: "value" }),
     yAxis: axis(colors, "accuracy on validation, %", { type: "value", nameGap: 44, min: bottom, max: topOf(front, done), axisLabel: { color: colors.quiet, hideOverlap: true, showMinLabel: false, showMaxLabel: false, formatter: (value) => (100 * value).toFixed(1) } }),
     series: [
-      { name: "bars", type: "custom", silent: true, z: 2, clip: true, data: barred, renderItem: errorBars(trials, colors), encode: { x: 0, y: 1 } },
+      // Without a zlevel, which a custom series has not by itself, its elements lose theirs when a brush is drawn.
+      { name: "bars", type: "custom", silent: true, zlevel: 0, z: 2, clip: true, data: barred, renderItem: errorBars(trials, colors), encode: { x: 0, y: 1 } },
       { name: "trial", type: "scatter", z: 3, symbolSize: many ? 4 : 7, data: rows.trial, itemStyle: { color: colors.trial, opacity: many ? 0.45 : 0.75 }, progressive: 0 },
       { name: "uniform widths", type: "scatter", z: 4, symbol: "triangle", symbolSize: 9, data: rows.uniform, itemStyle: { color: colors.uniform, opacity: 0.85 } },
       {
         name: "front", type: "line", step: "end", z: 5, showSymbol: true, symbol: (row) => shape(row), symbolSize: 8, data: rows.front,
         lineStyle: { color: colors.found, width: 1.4 }, itemStyle: { color: colors.found },
-        markLine: { silent: true, precision: 9, symbol: "none", label: { show: false }, lineStyle: { color: colors.quiet, type: "dotted", width: 1 }, data: front.target_unit === "ms" ? front.targets.map((ms) => ({ xAxis: ms })) : [] },
+        markLine: { silent: true, precision: 9, symbol: "none", label: { show: false }, lineStyle: { color: colors.quiet, type: "dotted", width: 1 }, data: front.target_unit === "ms" && front.device === front.devices[0] ? front.targets.map((ms) => ({ xAxis: ms })) : [] },
       },
       { name: "fine-tuned", type: "scatter", z: 6, symbol: (row) => (trials.origin[row[2]] === "uniform" ? "triangle" : "circle"), symbolSize: 13, data: timedFinalists.map((each) => [trials.latency_ms[index.get(each.trial)], each.accuracy, index.get(each.trial)]), itemStyle: { color: colors.page, borderColor: colors.found, borderWidth: 2 } },
       { name: "measured", type: "scatter", z: 7, symbol: "diamond", symbolSize: 9, data: timedFinalists.filter((each) => each.measured_ms !== null).map((each) => [each.measured_ms, each.accuracy, index.get(each.trial)]), itemStyle: { color: colors.page, borderColor: colors.ink, borderWidth: 1.5 } },

@@ -1,5 +1,6 @@
 // A token for a session; then to the page that was wanted.
 import { call } from "./api.js";
+import { sentence } from "./dom.js";
 
 const form = document.getElementById("login");
 const refused = document.getElementById("refused");
@@ -15,7 +16,7 @@ form.addEventListener("submit", async (event) => {
     const wanted = new URL(next, location.origin);
     location.assign(wanted.origin === location.origin ? wanted.href : "/");
   } catch (error) {
-    refused.textContent = `${error.message[0].toUpperCase()}${error.message.slice(1)}.`;
+    refused.textContent = sentence(error);
     refused.hidden = false;
     form.token.select();
     button.disabled = false;

@@ -1,37 +1,64 @@
-// A form for a job: what it names is sent first, and then the job itself, once.
+// A form for a job, or for a set of models: what it names is sent first, and then the job itself, once.
 import { call } from "./api.js";
 import { element, sentence } from "./dom.js";
 import { send } from "./sending.js";
 
 const BUNDLE = ["manifest.json", "graph.json", "weights.safetensors"];
+const SPLITS = ["train", "validation", "test"];
 
 const form = document.getElementById("submit");
 const at = (id) => document.getElementById(id);
 const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
 
-const sources = {};
-// Value of an option → the source of data that it stands for.
+const kinds = {};
+// Of data, by how a job names them: npz, parquet or folder.
+let here = [];
+// What the lists of a model offer: [their names, value, text].
 
-async function fill() {
-  const [inputs, named, devices] = await Promise.all([call("/inputs"), call("/sources"), call("/devices")]);
-  const dated = ({ sha256, created_s: time }) => `${sha256.slice(0, 12)}…${time ? `, of ${new Date(1000 * time).toLocaleDateString()}` : ""}`;
-  for (const input of inputs) {
-    if (input.kind === "bundle") at("bundle").append(element("option", { value: `sha256:${input.sha256}` }, dated(input)));
-    else for (const id of ["data", "validation", "test"]) at(id).append(element("option", { value: `sha256:${input.sha256}` }, `${input.kind} ${dated(input)}`));
-    sources[`sha256:${input.sha256}`] = input.kind;
-  }
-  for (const { name } of named) {
-    for (const id of ["data", "validation", "test"]) at(id).append(element("option", { value: `source:${name}` }, name));
-  }
-  for (const device of devices.filter(({ profile, wrong }) => profile && !wrong)) at("device").append(element("option", {}, device.device));
-  if (at("bundle").options.length > 1) at("bundle").selectedIndex = 1;
+const models = () => [...at("models").children];
+const isSet = () => models().length > 1;
+
+async function fetchData() {
+  const [inputs, sources] = await Promise.all([call("/inputs"), call("/sources")]);
+  const dated = ({ sha256, created_s: time }) => `${sha256.slice(0, 12)}…, of ${new Date(1000 * time).toLocaleDateString()}`;
+  here = [
+    ...inputs.map((input) => [input.kind === "bundle" ? ["bundle"] : SPLITS, `sha256:${input.sha256}`, input.kind === "bundle" ? dated(input) : `${input.kind} ${dated(input)}`]),
+    ...sources.map(({ name }) => [SPLITS, `source:${name}`, name]),
+  ];
+  for (const input of inputs) kinds[`sha256:${input.sha256}`] = input.kind;
+  for (const { name, kind } of sources) kinds[`source:${name}`] = kind;
+}
+
+/** The first time that a service lists its devices it validates them, which takes seconds: nothing waits for it. */
+async function fillDevices() {
+  const devices = await call("/devices");
+  at("device").append(...devices.filter(({ profile, wrong }) => profile && !wrong).map(({ device }) => element("option", {}, device)));
+}
+
+function addModel() {
+  const { elements } = at("models").appendChild(at("model").content.firstElementChild.cloneNode(true));
+  for (const [names, value, text] of here) for (const name of names) elements[name].append(element("option", { value }, text));
+  elements.member.value = `model-${models().length}`;
+  elements.train.value = "upload";
+  if (elements.bundle.options.length > 1) elements.bundle.selectedIndex = 1;
   toggle();
 }
 
+/** Show what fits what was chosen. */
 function toggle() {
-  at("bundle-upload").hidden = form.bundle.value !== "";
-  at("data-upload").hidden = form.data.value !== "upload";
-  for (const each of form.querySelectorAll("[data-files]")) each.hidden = form.data.value === "digits";
+  for (const model of models()) {
+    for (const upload of model.querySelectorAll("[data-upload]")) upload.hidden = model.elements[upload.dataset.upload].value !== "upload";
+    const bringsItsOwn = model.elements.train.value === "digits";
+    for (const split of ["validation", "test"]) {
+      model.elements[split].closest("label").hidden = bringsItsOwn;
+      if (bringsItsOwn) model.querySelector(`[data-upload=${split}]`).hidden = true;
+    }
+    // A field that is hidden is not asked for either.
+    for (const each of model.querySelectorAll("[data-of-set] input")) each.disabled = !isSet();
+  }
+  for (const each of form.querySelectorAll("[data-of-set]")) each.hidden = !isSet();
+  for (const each of form.querySelectorAll("[data-of-one]")) each.hidden = isSet();
+  if (isSet() && form.levels.value === form.levels.defaultValue) form.levels.value = "50%";
 }
 
 function told(text, share) {
@@ -40,9 +67,9 @@ function told(text, share) {
   at("sending").querySelector("progress").value = share;
 }
 
-async function sentBundle() {
-  if (form.bundle.value) return form.bundle.value;
-  const files = new Map([...at("bundle-files").files].map((file) => [file.name, file]));
+async function sentBundle({ elements }) {
+  if (elements.bundle.value !== "upload") return elements.bundle.value;
+  const files = new Map([...elements["bundle-file"].files].map((file) => [file.name, file]));
   const missing = BUNDLE.filter((name) => !files.has(name));
   if (missing.length) throw new Error(`a bundle is three files; choose ${missing.join(" and ")}, too`);
   const digests = {};
@@ -52,21 +79,27 @@ async function sentBundle() {
   return `sha256:${digests["manifest.json"]}`;
 }
 
-async function sentData() {
-  if (form.data.value === "digits") return { source: "digits" };
-  if (form.data.value !== "upload") return described(form.data.value);
-  const [file] = at("data-file").files;
-  if (!file) throw new Error("choose a file of training data, or data that are here");
+/** How a job names the data of a split; "" where none were chosen. */
+async function sentSplit({ elements }, split) {
+  if (elements[split].value !== "upload") return elements[split].value;
+  const [file] = elements[`${split}-file`].files;
+  if (!file) throw new Error(`choose a file of ${split} data, or other data`);
   const digest = await send(file, (share) => told(`sending ${file.name}`, share));
-  told("checking the data", 1);
-  const kept = await call(`/data/${digest}`, { method: "PUT" });
-  sources[`sha256:${digest}`] = kept.kind;
-  return described(`sha256:${digest}`);
+  told(`checking ${file.name}`, 1);
+  kinds[`sha256:${digest}`] = (await call(`/data/${digest}`, { method: "PUT" })).kind;
+  return `sha256:${digest}`;
 }
 
-function described(train) {
-  const others = Object.fromEntries(["validation", "test"].filter((split) => form[split].value).map((split) => [split, form[split].value]));
-  return { source: sources[train] ?? "npz", train, ...others };
+async function sentData(model) {
+  if (model.elements.train.value === "digits") return { source: "digits" };
+  const splits = {};
+  for (const split of SPLITS) splits[split] = await sentSplit(model, split);
+  const named = Object.entries(splits).filter(([, reference]) => reference);
+  const source = kinds[splits.train];
+  if (!source) throw new Error(`${splits.train} cannot be read any more; choose other training data`);
+  const other = named.find(([, reference]) => kinds[reference] !== source);
+  if (other) throw new Error(`training data are ${source} and ${other[0]} data ${kinds[other[1]]}; allowed: one kind for all splits`);
+  return { source, ...Object.fromEntries(named) };
 }
 
 /** "50%, 75%" or "2.5 ms" as a job file has it. */
@@ -76,7 +109,29 @@ function budget(text) {
   return { latency_ms: levels.map((level) => Number(level.replace(/\s*ms$/, ""))) };
 }
 
+async function sentModels() {
+  const found = [];
+  for (const model of models()) {
+    const { member, weight, accuracy_drop: drop } = model.elements;
+    found.push({
+      model: { bundle: await sentBundle(model) }, data: await sentData(model),
+      ...(isSet() ? { name: member.value, weight: weight.valueAsNumber, ...(drop.value ? { accuracy_drop: drop.valueAsNumber } : {}) } : {}),
+    });
+  }
+  return isSet() ? { models: found } : found[0];
+}
+
 form.addEventListener("change", toggle);
+form.addEventListener("click", ({ target }) => {
+  if (!("remove" in target.dataset)) return;
+  target.closest("fieldset").remove();
+  toggle();
+  at("another").focus();
+});
+at("another").addEventListener("click", () => {
+  addModel();
+  models().at(-1).elements.member.focus();
+});
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   at("refused").hidden = true;
@@ -86,10 +141,9 @@ form.addEventListener("submit", async (event) => {
   try {
     const job = {
       name: form.elements.name.value,
-      model: { bundle: await sentBundle() },
-      data: await sentData(),
+      ...(await sentModels()),
       budget: budget(form.levels.value),
-      search: { trials: form.trials.valueAsNumber, workers: form.workers.valueAsNumber },
+      search: { controller: form.controller.value, trials: form.trials.valueAsNumber, workers: form.workers.valueAsNumber },
       finetune: { final_steps: form.steps.valueAsNumber },
       ...(form.device.value ? { devices: [{ name: form.device.value, profile: form.device.value }] } : {}),
     };
@@ -97,17 +151,21 @@ form.addEventListener("submit", async (event) => {
     const made = await call("/jobs", { method: "POST", body: job, headers: { "Idempotency-Key": key } });
     location.assign(`/jobs/${made.name}`);
   } catch (error) {
-    at("refused").textContent = sentence(error);
-    at("refused").hidden = false;
+    refuse(error);
     at("sending").hidden = true;
     button.disabled = false;
   }
 });
 
-try {
-  await fill();
-} catch (error) {
+function refuse(error) {
   at("refused").textContent = sentence(error);
   at("refused").hidden = false;
 }
-toggle();
+
+try {
+  await fetchData();
+} catch (error) {
+  refuse(error);
+}
+addModel();
+fillDevices().catch(refuse);

@@ -1,5 +1,5 @@
 // Events, failures with their reasons, and the log of a job.
-import { call } from "./api.js";
+import { answered, call } from "./api.js";
 import { element, sentence, showState, table } from "./dom.js";
 import { clock } from "./numbers.js";
 
@@ -13,12 +13,15 @@ export class Told {
   constructor(place, tools, job) {
     this.place = place;
     this.job = job;
-    tools.addEventListener("click", ({ target }) => {
-      if (!target.dataset.show) return;
-      for (const each of tools.querySelectorAll("[data-show]")) each.setAttribute("aria-pressed", each === target);
-      this.#shown = target.dataset.show;
-      this.draw();
-    });
+    this.tools = tools;
+    tools.addEventListener("click", ({ target }) => target.dataset.show && this.show(target.dataset.show));
+  }
+
+  /** "events", "failures" or "log". */
+  show(what) {
+    for (const each of this.tools.querySelectorAll("[data-show]")) each.setAttribute("aria-pressed", each.dataset.show === what);
+    this.#shown = what;
+    this.draw();
   }
 
   /** Take events that have happened; of many the newest stay. */
@@ -41,14 +44,13 @@ export class Told {
     if (this.#shown === "events") return this.#drawEvents();
     if (this.#shown === "failures") return this.#drawFailures();
     try {
-      const answer = await fetch(`/api/v1/jobs/${this.job}/log`);
-      const text = await answer.text();
+      const text = await (await answered(`/jobs/${this.job}/log`)).text();
       if (this.#shown !== "log") return;
       if (!text) return showState(this.place, "nothing", "Nothing was printed");
       this.place.replaceChildren(element("pre", {}, text));
       this.place.scrollTop = this.place.scrollHeight;
-    } catch {
-      showState(this.place, "broken", "The service does not answer.");
+    } catch (error) {
+      showState(this.place, "broken", sentence(error));
     }
   }
 
