@@ -20,6 +20,9 @@ class Settings(BaseSettings):
     database: str = ""
     """The URL of the database that holds the store; empty is a file in the folder of runs."""
 
+    artifacts: str = ""
+    """A URL below which reports and exports are copied by the service, such as `s3://bucket/prefix`."""
+
     ray_address: str = ""
     """The Ray cluster to use; empty starts one on this machine."""
 

@@ -14,6 +14,7 @@ from search.service import access, devices, health, jobs, measuring, uploads
 from search.service.audit import Audited
 from search.service.auth import Identified
 from search.service.brought import Brought
+from search.service.copies import Copies
 from search.service.doors import OnlyToUs
 from search.service.errors import answer_with_problems
 from search.service.limits import AtMost
@@ -40,6 +41,7 @@ def create_app(store: Store, folder: Path, hosts: Iterable[str]) -> FastAPI:
     app.state.settings, app.state.room = settings, Room(store, folder)
     app.state.brought = Brought(store, folder, settings)
     app.state.located = app.state.brought.located
+    app.state.copies = Copies(settings.artifacts, folder.parent)
     app.state.runs, app.state.logs, app.state.boards = folder.parent, folder / LOGS, Boards(folder.parent)
     app.state.quotas = Quotas(
         store,

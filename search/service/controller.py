@@ -33,11 +33,13 @@ from search.job import Job
 from search.place import Place
 from search.plan import prepare
 from search.progress import Listener
+from search.service.copies import Copies
 from search.service.supervisor import DONE, DRAIN_S, LOST, NO_ROOM
 from search.session import export_trial, finish_trial, run_job
 from search.sets.asked import ModelSet, read
 from search.sets.run import run_set
 from search.settings import Settings
+from search.status import jobs_of
 from trials.leases import Lease, Leases
 from trials.service_jobs import TAKEN_UP, ServiceJobs
 from trials.steering import Wish
@@ -131,7 +133,7 @@ class Steering:
         }
 
 
-def conduct(store: Store, runs: Path, lease: Lease) -> int:
+def conduct(store: Store, runs: Path, lease: Lease, copies: Copies) -> int:
     """Work on a job until it is done or has failed, or its owner or the service asks for an end.
 
     Returns:
@@ -150,6 +152,7 @@ def conduct(store: Store, runs: Path, lease: Lease) -> int:
             _run(asked, place, guarded, steering)
         if isinstance(asked, Job):
             _export(asked, place, guarded, leases, lease, steering)
+        _copy(copies, guarded, lease.job)
     except KeyboardInterrupt:
         pass  # the job becomes what was asked for as it is let go
     except LostLeaseError as error:
@@ -173,6 +176,15 @@ def conduct(store: Store, runs: Path, lease: Lease) -> int:
         steering.end()
     leases.release(lease, reason)
     return DONE
+
+
+def _copy(copies: Copies, store: Store, job: str) -> None:
+    """Copy what a job has made; where that fails, its log says so, and its next export tries it again."""
+    try:
+        for name in (job, *jobs_of(store.job(job))):
+            copies.keep(name)
+    except TransientError as error:
+        store.add_event(job, "copy failed", one_line(str(error)))
 
 
 def _say(text: str) -> None:
@@ -210,9 +222,10 @@ def _export(job: Job, place: Place, store: Store, leases: Leases, lease: Lease, 
 
 def main(runs: str, job: str, holder: str, fence: str) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    folder = Path(runs)
-    with Store.open(Settings().database or Place(folder, "").store) as store:
-        return conduct(store, folder, Lease(job=job, holder=holder, fence=int(fence)))
+    folder, settings = Path(runs), Settings()
+    with Store.open(settings.database or Place(folder, "").store) as store:
+        copies = Copies(settings.artifacts, folder)
+        return conduct(store, folder, Lease(job=job, holder=holder, fence=int(fence)), copies)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from search.place import Place
 from search.removal import remove
 from search.service.archive import zipped
 from search.service.asked import read_asked
+from search.service.copies import Copies, artifacts
 from search.service.given import Submitter, TheStore, Viewer
 from search.service.limits import PlainJson
 from search.service.shown import job_shown
@@ -63,8 +64,14 @@ async def _runs(request: Request) -> Path:
     return runs
 
 
+async def _copies(request: Request) -> Copies:
+    copies: Copies = request.app.state.copies
+    return copies
+
+
 TheJobs = Annotated[ServiceJobs, Depends(_jobs)]
 TheRuns = Annotated[Path, Depends(_runs)]
+TheCopies = Annotated[Copies, Depends(_copies)]
 
 
 def _whose(caller: Token) -> str | None:
@@ -205,14 +212,23 @@ def steer(caller: Submitter, job: JobName, verb: Verb, jobs: TheJobs, store: The
 
 @router.delete("/{job}", status_code=204)
 def remove_job(
-    caller: Submitter, job: JobName, jobs: TheJobs, store: TheStore, runs: TheRuns, request: Request
+    caller: Submitter,
+    job: JobName,
+    jobs: TheJobs,
+    store: TheStore,
+    runs: TheRuns,
+    copies: TheCopies,
+    request: Request,
 ) -> None:
     """Forget a job with all that it has found; it must not be worked on."""
     place = Place(runs, job)
     if place.is_held():
         raise ConflictError(f"job {job!r} is worked on; cancel it first, and wait for its end")
+    made = jobs_of(jobs.get(job, _whose(caller)).record)
     jobs.forget(job, _whose(caller))
     remove(place, store)
+    for name in (job, *made):
+        copies.forget(name)
     _log_of(request, job).unlink(missing_ok=True)
 
 
@@ -351,11 +367,12 @@ async def _stream(
 
 
 @router.get("/{job}/artifacts")
-def list_artifacts(found: TheJob, runs: TheRuns) -> list[dict[str, Any]]:
+def list_artifacts(found: TheJob, runs: TheRuns, copies: TheCopies) -> list[dict[str, Any]]:
     """The files that the job has made, its report and its export among them."""
+    copies.bring_back(found.record.name)
     place = Place(runs, found.record.name)
     found_files = []
-    for path in sorted(_artifacts(place)):
+    for path in sorted(artifacts(place)):
         with suppress(FileNotFoundError):  # it was removed at this moment
             size = path.stat().st_size
             found_files.append({"path": path.relative_to(place.folder).as_posix(), "bytes": size})
@@ -363,20 +380,22 @@ def list_artifacts(found: TheJob, runs: TheRuns) -> list[dict[str, Any]]:
 
 
 @router.get("/{job}/artifacts/{path:path}")
-def get_artifact(found: TheJob, path: str, runs: TheRuns) -> FileResponse:
+def get_artifact(found: TheJob, path: str, runs: TheRuns, copies: TheCopies) -> FileResponse:
     """One of them; parts of it by Range."""
+    copies.bring_back(found.record.name)
     place = Place(runs, found.record.name)
-    if (wanted := place.folder / path) in _artifacts(place):
+    if (wanted := place.folder / path) in artifacts(place):
         return FileResponse(wanted, headers={"Content-Security-Policy": "sandbox allow-scripts"})
     raise NotFoundError(f"job {found.record.name!r} has no artifact {path!r}; see its list of artifacts")
 
 
 @router.get("/{job}/archives/{folder:path}")
-def get_archive(found: TheJob, folder: str, runs: TheRuns) -> StreamingResponse:
+def get_archive(found: TheJob, folder: str, runs: TheRuns, copies: TheCopies) -> StreamingResponse:
     """A folder among the artifacts, such as `export`, as one zip whose files lie in a folder of its name."""
     name, place = found.record.name, Place(runs, found.record.name)
+    copies.bring_back(name)
     within = place.folder / folder
-    files = sorted(path for path in _artifacts(place) if within != place.folder and within in path.parents)
+    files = sorted(path for path in artifacts(place) if within != place.folder and within in path.parents)
     if not files:
         raise NotFoundError(f"job {name!r} has no folder {folder!r} of artifacts; see its list of them")
     top = name if within == place.export else f"{name}-{within.name}"
@@ -386,14 +405,3 @@ def get_archive(found: TheJob, folder: str, runs: TheRuns) -> StreamingResponse:
         raise ConflictError(f"{folder!r} of job {name!r} is being written anew; ask again") from None
     headers = {"Content-Disposition": f'attachment; filename="{top}.zip"'}
     return StreamingResponse(pieces, media_type="application/zip", headers=headers)
-
-
-def _artifacts(place: Place) -> set[Path]:
-    """What may be fetched: files in the open, no links, nothing that is being written."""
-    made = [path for path in place.folder.glob("export*/**") if path.is_dir()]
-    return {
-        path
-        for folder in (place.folder, *made)
-        for path in folder.glob("*")
-        if path.is_file() and not path.is_symlink() and not path.name.startswith(".")
-    }

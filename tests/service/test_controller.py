@@ -105,8 +105,14 @@ def test_killed_a_job_is_taken_over_and_finds_what_it_would_have_found(
     check_end(runs, finished_runs)
 
 
-def test_paused_and_ended_a_job_waits_and_goes_on_and_is_stopped_and_exported(
-    store: Store, jobs: ServiceJobs, supervisor: Supervisor, runs: Path
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PRUNEFRONT_ARTIFACTS", (tmp_path / "elsewhere").as_uri())
+    return tmp_path / "elsewhere"
+
+
+def test_paused_and_ended_a_job_waits_and_goes_on_and_is_stopped_and_exported_and_copied(
+    elsewhere: Path, store: Store, jobs: ServiceJobs, supervisor: Supervisor, runs: Path
 ) -> None:
     wait(lambda: ended(store) >= 1)
     jobs.steer("small", Verb.PAUSE)
@@ -119,8 +125,11 @@ def test_paused_and_ended_a_job_waits_and_goes_on_and_is_stopped_and_exported(
     done = next(trial.number for trial in store.trials("small") if trial.state is TrialState.DONE)
     assert (Place(runs, "small").export / "model.onnx").exists()
     jobs.want_export("small", done)
-    wait(lambda: not jobs.get("small").exports)
+    wait(lambda: not jobs.get("small").exports and not jobs.get("small").is_held)
     assert (Place(runs, "small").export_of(done) / "model.onnx").exists()
+    for folder in ("export", f"exports/trial-{done}"):
+        its, copied = Place(runs, "small").folder / folder, elsewhere / "small" / folder
+        assert (copied / "model.onnx").read_bytes() == (its / "model.onnx").read_bytes()
 
 
 def test_a_cancelled_job_ends_at_once_with_all_of_its_processes(

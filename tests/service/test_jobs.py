@@ -17,6 +17,7 @@ from hwprofiles.errors import NotFoundError, RequestError
 from search.place import Place
 from search.service.asked import read_asked
 from tests.serving import client, served, token
+from trials.leases import Leases
 from trials.service_jobs import ServiceJobs
 from trials.store import JobState, Store
 from trials.tokens import Role, Tokens
@@ -336,9 +337,9 @@ def test_an_export_is_wanted_once(ann: httpx.Client, store: Store) -> None:
     assert told(ann.post("/jobs/small/exports", json={"trial": 3}), 202)["exports"] == [3]
     assert told(ann.get("/jobs/small"))["exports"] == [3]
     assert "no trial 99" in told(ann.post("/jobs/small/exports", json={"trial": 99}), 404)["detail"]
-    lease = ServiceJobs(store).take("test", most=9)
+    lease = Leases(store).take("test", most=9)
     while lease and lease.job != "small":
-        lease = ServiceJobs(store).take("test", most=9)
+        lease = Leases(store).take("test", most=9)
     assert lease
     assert store.job("small").state is JobState.DONE
 
