@@ -20,68 +20,22 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
 import torch
 
+from benchmarks.simulated import Canned, Simulated
 from search.job import Job
 from search.loop import Workers
 from search.place import Place
 from search.plan import Prepared, prepare
 from search.progress import Silent
 from search.session import make_loop
-from trials.candidate import Candidate, Facts
-from trials.pool import Finished, Pool
-from trials.run import Outcome, Request
+from trials.pool import Pool
 from trials.store import Store
 
 WORKERS = 2
 SLOW_TRIALS = 40
 TRIAL_S = 1.0
-
-
-class Canned:
-    """A worker whose trials take `trial_s` and find what their candidate's widths say."""
-
-    def __init__(self, trial_s: float, dense: Candidate) -> None:
-        self.trial_s, self.dense = trial_s, np.array(dense.kept)
-
-    def __call__(self, request: Request) -> Outcome:
-        time.sleep(self.trial_s)
-        keep = np.array(request.candidate.kept) / self.dense
-        accuracy = float(0.95 - 0.3 * (1 - keep).mean() ** 2)
-        facts = Facts(
-            accuracy=accuracy,
-            accuracy_error=0.01,
-            loss=1 - accuracy,
-            divergence=1 - accuracy,
-            macs=1,
-            parameters=1,
-            class_accuracy=(accuracy,) * 10,
-            history={"repaired": accuracy},
-            seconds={"repair": self.trial_s, "evaluate": 0.0},
-        )
-        return Outcome(facts=facts, kept={})
-
-
-class Simulated:
-    """Workers that are busy for `TRIAL_S` with whatever they are given, and answer as `Canned` does."""
-
-    def __init__(self, workers: int, dense: Candidate) -> None:
-        self.free, self._answer = workers, Canned(0.0, dense)
-        self._due: list[tuple[float, Any, Request]] = []
-
-    def submit(self, key: Any, request: Request) -> None:
-        self.free -= 1
-        self._due.append((time.perf_counter() + TRIAL_S, key, request))  # all take as long: in order
-
-    def wait(self, timeout_s: float) -> list[Finished]:
-        time.sleep(max(0.0, min(timeout_s, self._due[0][0] - time.perf_counter())))
-        over = sum(due_s <= time.perf_counter() for due_s, _, _ in self._due)
-        ended, self._due = self._due[:over], self._due[over:]
-        self.free += over
-        return [Finished(key=key, value=self._answer(request), busy_s=TRIAL_S) for _, key, request in ended]
 
 
 def search(prepared: Prepared, controller: str, trials: int, trial_s: float) -> tuple[float, float]:
@@ -108,7 +62,7 @@ def run(prepared: Prepared, controller: str, trials: int, workers: int, pool: Wo
 
 
 def simulate(prepared: Prepared, controller: str, trials: int, workers: int) -> None:
-    seconds = run(prepared, controller, trials, workers, Simulated(workers, prepared.space.dense))
+    seconds = run(prepared, controller, trials, workers, Simulated(workers, TRIAL_S, prepared.space.dense))
     # The last ones leave the others with nothing to do, however fast the search is.
     rounds = -(-trials // workers)
     busy = rounds * TRIAL_S / seconds

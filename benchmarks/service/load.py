@@ -78,7 +78,7 @@ def loaded(kind: str, jobs: int, clients: int) -> dict[str, Any]:
             admin = Caller(service.address, service.token)
             admin.call("prepare", "PUT", "/sources/model", json={"location": folder})
             admin.call("prepare", "PUT", "/sources/examples", json={"location": __file__})
-            quota = {"queued_jobs": 10**6, "running_jobs": 1, "worker_minutes": 1e6}
+            quota = {"queued_jobs": 10**6, "running_jobs": 1, "worker_minutes": 1e6, "stored_bytes": 2**40}
             admin.call("prepare", "PUT", "/quotas/admin", json=quota)
             callers = [Caller(service.address, service.token) for _ in range(clients)]
 

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from sqlalchemy import create_engine, text
 
-from benchmarks.loop_overhead import Canned
 from benchmarks.service.started import database, used_s
+from benchmarks.simulated import Simulated
 from search.job import Job
 from search.place import Place
 from search.plan import Prepared, prepare
@@ -51,43 +51,34 @@ class OverError(Exception):
     """The time of the benchmark is over."""
 
 
-class Simulated:
-    """Workers that are busy for 30 s with whatever they are given, the first time for a part of that.
+class Watched(Simulated):
+    """Workers of which each is busy the first time for a part of `TRIAL_S` only, so that they end apart.
 
     `lags_s` are the seconds from the end of each trial until its result was committed and its worker had the
     next one: the loop commits just before it gives that.
     """
 
     def __init__(self, workers: int, dense: Candidate, from_s: float, until_s: float) -> None:
-        self.free, self._answer = workers, Canned(0.0, dense)
-        self._from_s, self._until_s = from_s, until_s
-        self._due: list[tuple[float, Any, Request]] = []
+        super().__init__(workers, TRIAL_S, dense)
+        self._from_s, self._until_s, self._new = from_s, until_s, workers
         self._idle_from_s: list[float] = []
-        self._new = workers
         self.lags_s: list[float] = []
 
     def submit(self, key: Any, request: Request) -> None:
-        now_s = time.time()
-        self.free -= 1
         if self._idle_from_s:
             ended_s = self._idle_from_s.pop(0)
             if ended_s >= self._from_s:
-                self.lags_s.append(now_s - ended_s)
+                self.lags_s.append(time.time() - ended_s)
         share = random.random() if self._new > 0 else 1.0
         self._new -= 1
-        self._due.append((now_s + share * TRIAL_S, key, request))
-        self._due.sort(key=lambda each: each[0])
+        self.begin(key, request, share * TRIAL_S)
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        now_s = time.time()
-        if now_s > self._until_s:
+        if time.time() > self._until_s:
             raise OverError
-        time.sleep(max(0.0, min(timeout_s, self._due[0][0] - now_s)))
-        over = sum(due_s <= time.time() for due_s, _, _ in self._due)
-        ended, self._due = self._due[:over], self._due[over:]
-        self.free += over
-        self._idle_from_s += [due_s for due_s, _, _ in ended]
-        return [Finished(key=key, value=self._answer(request), busy_s=TRIAL_S) for _, key, request in ended]
+        found = super().wait(timeout_s)
+        self._idle_from_s += self.ended_s
+        return found
 
 
 def control(
@@ -99,7 +90,7 @@ def control(
         update={"name": lease.job, "search": prepared.job.search.model_copy(update=settings)}
     )
     ours = replace(prepared, job=job, plan=replace(prepared.plan, in_flight=2 * workers))
-    simulated = Simulated(workers, prepared.space.dense, from_s, until_s)
+    simulated = Watched(workers, prepared.space.dense, from_s, until_s)
     with Store.open(url) as store:
         leases, over, renewed_s = Leases(store), threading.Event(), list[float]()
 
