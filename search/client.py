@@ -99,7 +99,7 @@ class Client:
         tables = send(self.remote, asked, progress, PATIENCE_S)
         headers = {"Idempotency-Key": key_of(tables)}
         answer = self.remote.call("POST", "/jobs", json.dumps(tables), headers=headers, patience_s=PATIENCE_S)
-        return RemoteJob(self, answer.json(), is_new=answer.status_code == 201)
+        return RemoteJob(self, answer.json(), wanted=asked.name, is_new=answer.status_code == 201)
 
     def job(self, name: str) -> RemoteJob:
         """

@@ -79,7 +79,8 @@ def devices(found: Sequence[Mapping[str, Any]]) -> Table:
     Three lines each: how networks run, on what board, and under which versions.
     """
     heard = ["heard"] if any("seen_s_ago" in device for device in found) else []
-    table = plain("", folded("device"), folded("runs"), *map(numeric, ("age", "error", *heard)))
+    at = [folded("at")] if any("server" in device for device in found) else []
+    table = plain("", folded("device"), *at, folded("runs"), *map(numeric, ("age", "error", *heard)))
     for device in found:
         if "wrong" not in device:
             threads = f"{device['threads']} thread{'s' * (device['threads'] != 1)}"
@@ -92,6 +93,7 @@ def devices(found: Sequence[Mapping[str, Any]]) -> Table:
             table.add_row(
                 "★" if device["this_machine"] else "",
                 Text(device["device"]),
+                *(Text(device.get("server", "here")) for _ in at),
                 Text("\n".join(filter(None, runs))),
                 f"{device['age_days']:.0f} d" if device["profile"] is not None else "–",
                 f"{device['mean_error']:.1%}" if device.get("mean_error") is not None else "–",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from search.client import Client
+    from search.job import CostKind
 
 PATIENCE_S = 60.0
 """How long a server that is away is waited for while something is sent to it, or fetched."""
@@ -46,10 +47,14 @@ class Told:
 class RemoteJob:
     """A job of a service. All but `told` is asked for each time."""
 
-    def __init__(self, client: Client, told: Mapping[str, Any], *, is_new: bool = False) -> None:
+    def __init__(
+        self, client: Client, told: Mapping[str, Any], *, wanted: str = "", is_new: bool = False
+    ) -> None:
         self.client, self.name = client, str(told["name"])
         self.told = dict(told)
         """What was last heard of it."""
+        self.wanted = wanted or self.name
+        """What it was to be called; another name where there was such a job already."""
         self.is_new = is_new
         """Whether it was made by the call that gave it."""
         self._path = f"/jobs/{quote(self.name, safe='')}"
@@ -158,6 +163,45 @@ class RemoteJob:
         """
         self.told = dict(self.client.remote.json("POST", f"{self._path}/{verb}", patience_s=0))
         return str(self.told["state"])
+
+    def remove(self) -> None:
+        """Forget it with all that it has found.
+
+        Raises:
+            RequestError: it is worked on.
+        """
+        self.client.remote.call("DELETE", self._path, patience_s=0)
+
+    def pick(self, limits: Mapping[CostKind, float], device: str = "") -> dict[str, Any]:
+        """The most accurate trial that costs no more, as `board` has it: its row. Finalists come first.
+
+        Args:
+            limits: of "latency_ms", which counts with its error bar, "macs" and "parameters".
+
+        Raises:
+            RequestError: there is none; names the one that comes nearest.
+        """
+        board = self.board(device)
+        finals = {each["trial"]: each["accuracy"] for each in board["finalists"]}
+        rows = [row for row in _rows(board["trials"]) if row["state"] == "done"]
+        if not rows:
+            raise ConflictError(f"job {self.name!r} has no finished trial yet; wait for one")
+
+        def excess(row: Mapping[str, Any]) -> float:
+            costs = {**row, "latency_ms": row["latency_ms"] + row["error_ms"]}
+            return max(float(costs[kind]) / limit for kind, limit in limits.items())
+
+        fits = [row for row in rows if excess(row) <= 1]
+        if not fits:
+            near = min(rows, key=excess)
+            asked = " and ".join(f"{kind}={limit:.15g}" for kind, limit in limits.items())
+            raise RequestError(
+                f"no trial of job {self.name!r} holds {asked} on {board['device']}; the nearest, trial "
+                f"{near['number']}, takes {excess(near):.3g} times as much"
+            )
+        trained = [{**row, "accuracy": finals[row["number"]]} for row in fits if row["number"] in finals]
+        best = max(trained or fits, key=lambda row: float(row["accuracy"]))
+        return {**best, "device": board["device"], "finalist": bool(trained)}
 
     def board(self, device: str = "") -> dict[str, Any]:
         """All trials in columns, finalists, the dense model and the budget, as the service tells them.
@@ -281,6 +325,13 @@ class RemoteJob:
 
     def _get(self, path: str) -> Any:
         return self.client.remote.json("GET", self._path + path, patience_s=0)
+
+
+def _rows(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Trials one by one."""
+    lists = {key: values for key, values in columns.items() if isinstance(values, list)}
+    for values in zip(*lists.values(), strict=True):
+        yield dict(zip(lists, values, strict=True))
 
 
 def frame(board: Mapping[str, Any]) -> pd.DataFrame:

@@ -17,7 +17,8 @@ def remove(place: Place, store: Store) -> None:
         RequestError: the store has no such job, or it is one of a set.
         TransientError: another process works on it, or on one of its jobs.
     """
-    record, known = store.job(place.job), {each.name: each for each in store.jobs()}
+    known = {each.name: each for each in store.jobs()}
+    store.job(place.job)
     of_set, _, model = place.job.rpartition(".")
     if of_set in known and place.job in jobs_of(known[of_set]):
         raise RequestError(
@@ -25,12 +26,24 @@ def remove(place: Place, store: Store) -> None:
             f"whole set with: prunefront rm {of_set}"
         )
     with place.lock():
-        for name in jobs_of(record):
-            its = Place(place.runs, name)
-            if name in known:
-                remove_job(its, store)
-            shutil.rmtree(its.folder, ignore_errors=True)  # of a job that was only planned
-    remove_job(place, store)
+        remove_held(place, store)
+
+
+def remove_held(place: Place, store: Store) -> None:
+    """Forget a job or a set of which the caller holds the lock.
+
+    Raises:
+        RequestError: the store has no such job.
+        TransientError: another process works on a job of the set.
+    """
+    known = {each.name for each in store.jobs()}
+    for name in jobs_of(store.job(place.job)):
+        its = Place(place.runs, name)
+        if name in known:
+            remove_job(its, store)
+        shutil.rmtree(its.folder, ignore_errors=True)  # of a job that was only planned
+    store.remove_job(place.job)
+    shutil.rmtree(place.folder, ignore_errors=True)
 
 
 def remove_job(place: Place, store: Store) -> None:

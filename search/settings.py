@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     quota_worker_minutes: Annotated[float, Field(ge=0)] = 43_200
     """and how many minutes of workers, or of GPUs, they may take in all: one for thirty days."""
 
+    quota_stored_bytes: Annotated[int, Field(ge=0)] = 256 * 2**30
+    """How much a user may keep there of models and data."""
+
     max_upload_bytes: Annotated[int, Field(gt=0)] = 16 * 2**30
     """How large a file may be that is sent to the service,"""
 

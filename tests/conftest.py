@@ -9,6 +9,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.commands import prunefront
+from tests.small_job import finished, finished_runs, planned_runs, small_job
+
+__all__ = ["finished", "finished_runs", "planned_runs", "prunefront", "small_job"]
+
 # Tests run beside each other; more threads only make them wait for one another, and change rounding.
 torch.set_num_threads(1)
 

@@ -38,9 +38,9 @@ def postgres() -> Iterator[str]:
         as_user = {"user": user.pw_name, "group": user.pw_gid, "extra_groups": []} if user else {}
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": home}
         options = ["-D", home / "data", "-U", "tests", "-A", "trust", "-E", "UTF8", "--no-sync"]
-        subprocess.run([folder / "initdb", *options], check=True, **as_user, **quiet)  # type: ignore[call-overload]
+        subprocess.run([folder / "initdb", *options], check=True, **as_user, **quiet)
         options = ["-D", home / "data", "-k", home, "-c", "listen_addresses=", "-c", "fsync=off"]
-        server = subprocess.Popen([folder / "postgres", *options], **as_user, **quiet)  # type: ignore[call-overload]
+        server = subprocess.Popen([folder / "postgres", *options], **as_user, **quiet)
         url = f"postgresql+psycopg://tests@/postgres?host={home}"
         while not _answers(url):
             if server.poll() is not None:

@@ -14,18 +14,23 @@ from hwprofiles.wire import API
 from search.service import create_app
 from search.service.asked import Located
 from search.service.serve import listen
+from search.service.supervisor import Supervisor
 from trials.store import Store
 from trials.tokens import Role, Tokens
 
 
 @contextmanager
-def served(store: Store, folder: Path, located: Located | None = None) -> Iterator[str]:
+def served(
+    store: Store, folder: Path, located: Located | None = None, supervisor: Supervisor | None = None
+) -> Iterator[str]:
     """A server of the store, on a thread of its own; one that has ended when the context does.
 
     Args:
         located: where what jobs name is found, in place of what was sent.
+        supervisor: who works on jobs, where somebody does.
     """
     app = create_app(store, folder, ["127.0.0.1"])
+    app.state.supervisor = supervisor
     if located:
         app.state.located = lambda user, reference: located(reference)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))

@@ -22,7 +22,14 @@ from sqlalchemy import Connection, Engine, MetaData, create_engine, event, make_
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, StatementError
 
-from hwprofiles.errors import InvariantError, NoRoomError, RequestError, TransientError, one_line
+from hwprofiles.errors import (
+    InvariantError,
+    NoRoomError,
+    PrunefrontError,
+    RequestError,
+    TransientError,
+    one_line,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -33,6 +40,26 @@ metadata = MetaData(
 )
 
 Guard = Callable[[Connection], None]
+
+
+BUSY_MS = 10_000
+"""For how long a transaction waits for that of another process, on SQLite."""
+
+
+class StoreError(PrunefrontError):
+    """A database fails at its work. The sentence names where it lies, which is its machine's business."""
+
+
+class StoreAwayError(StoreError, TransientError):
+    """It is locked, or does not answer."""
+
+
+class StoreFullError(StoreError, NoRoomError):
+    """There is no room where it lies."""
+
+
+class StoreUnusableError(StoreError, RequestError):
+    """It cannot be read or written as it is."""
 
 
 class Database:
@@ -185,7 +212,7 @@ def _migrate(engine: Engine) -> None:
 def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
     # The driver begins no transaction for reads and table changes; None leaves that to _begin_sqlite.
     connection.isolation_level = None
-    connection.execute("PRAGMA busy_timeout = 10000")
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -208,15 +235,15 @@ def _translate_error(context: ExceptionContext) -> None:
         case IntegrityError():
             return
         case OperationalError() if "locked" in str(original):
-            raise TransientError(f"{where} is locked by another process; try again") from original
+            raise StoreAwayError(f"{where} is locked by another process; try again") from original
         case OperationalError() if _is_full(original):
-            raise NoRoomError(f"{where} is on a disk that is full; make room there") from original
+            raise StoreFullError(f"{where} is on a disk that is full; make room there") from original
         case OperationalError() if context.dialect.name != "sqlite":
-            raise TransientError(
+            raise StoreAwayError(
                 f"{where} cannot be reached now: {one_line(str(original))}; check that its server runs"
             ) from original
         case DatabaseError():
-            raise RequestError(
+            raise StoreUnusableError(
                 f"{where} cannot be used: {original}; check the path, its permissions and the free space"
             ) from original
         case StatementError():

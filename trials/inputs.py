@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Float, String, Table, delete, insert, select
+from sqlalchemy import BigInteger, Column, Float, String, Table, delete, func, insert, select
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
@@ -78,6 +78,19 @@ class Inputs:
         with self._database.reading() as connection:
             row = connection.execute(select(_inputs).where(this)).one_or_none()
         return _input(row) if row else None
+
+    def remove(self, user: str, sha256: str) -> bool:
+        """Forget that a user has brought something; says whether anybody else has."""
+        same = _inputs.c.sha256 == sha256
+        with self._database.writing() as connection:
+            connection.execute(delete(_inputs).where(same & (_inputs.c.user == user)))
+            return connection.execute(select(_inputs.c.user).where(same)).first() is not None
+
+    def size_bytes(self, user: str) -> int:
+        """Of all that a user brought."""
+        total = select(func.coalesce(func.sum(_inputs.c.size_bytes), 0)).where(_inputs.c.user == user)
+        with self._database.reading() as connection:
+            return int(connection.scalar(total) or 0)
 
     def all(self, user: str | None) -> list[Input]:
         """What a user brought, or everybody, oldest first."""

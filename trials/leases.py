@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, select, update
 
 from hwprofiles.errors import LostLeaseError
-from trials.service_jobs import SERVICE_JOBS, TAKEN_UP, ServiceJob, become, change, find
+from trials.service_jobs import SERVICE_JOBS, TAKEN_UP, ServiceJob, become, change, find, worked_s_by_owner
 from trials.steering import Wish
 from trials.store import EVENTS, JOBS, TRIAL_EVENT, JobState, Store, note
 
@@ -64,11 +64,9 @@ class Leases:
             .where(JOBS.c.state.in_(TAKEN_UP) | (SERVICE_JOBS.c.exports != "") | held)
             .order_by(JOBS.c.created_s)
         )
-        owner = SERVICE_JOBS.c.owner
-        used = select(owner, func.sum(SERVICE_JOBS.c.worked_s)).group_by(owner)
         with self._store.writing() as connection:
             rows = connection.execute(open_).all()
-            worked_s = {user: float(seconds) for user, seconds in connection.execute(used)}
+            worked_s = {row.owner: row.worked_s for row in connection.execute(worked_s_by_owner())}
             running = Counter(row.owner for row in rows if row.held)
             if running.total() >= most:
                 return None
@@ -115,7 +113,7 @@ class Leases:
             _require_held(connection, lease)
             until = {"lease_until_s": time.time() + LEASE_S, "progress": progress}
             change(connection, lease.job, **until, worked_s=SERVICE_JOBS.c.worked_s + worked_s)
-            return find(connection, lease.job).wish
+            return find(connection, lease.job).wish.now
 
     def release(self, lease: Lease, reason: str = "", state: JobState | None = None) -> None:
         """Let go of a job that was worked on as long as it can be: to its end, or until what was asked, which
@@ -131,9 +129,9 @@ class Leases:
         with self._store.writing() as connection:
             _require_held(connection, lease)
             found = find(connection, lease.job)
-            kept = found.wish if found.wish is Wish.STOP else Wish.NOTHING  # still to be ended early
-            state = _ASKED.get(found.wish, state) if found.record.state in TAKEN_UP else None
-            _let_go(connection, found, BY_OWNER if state and found.wish in _ASKED else reason, wish=kept)
+            kept = Wish.STOP if found.wish in (Wish.STOP, Wish.PAUSE_STOP) else Wish.NOTHING
+            state = _ASKED.get(found.wish.now, state) if found.record.state in TAKEN_UP else None
+            _let_go(connection, found, BY_OWNER if state and found.wish.now in _ASKED else reason, wish=kept)
             if state:
                 become(connection, lease.job, state)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Column, Float, Integer, String, Table, delete, insert, select
+from sqlalchemy import BigInteger, Column, Float, Integer, String, Table, delete, insert, select
 
-from hwprofiles.errors import ConflictError
+from hwprofiles.errors import ConflictError, NoRoomError
 from trials.database import Database, metadata
 
 _quotas = Table(
@@ -16,16 +16,19 @@ _quotas = Table(
     Column("queued_jobs", Integer, nullable=False),
     Column("running_jobs", Integer, nullable=False),
     Column("worker_minutes", Float, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """How many jobs a user may have at a time, and how many minutes of workers, or of GPUs, in all."""
+    """How many jobs a user may have at a time, how many minutes of workers, or of GPUs, in all, and how many
+    bytes of models and data."""
 
     queued_jobs: int
     running_jobs: int
     worker_minutes: float
+    stored_bytes: int
 
     def check(self, user: str, *, queued_jobs: int, worked_s: float) -> None:
         """Refuse what would put one more job of a user into the queue. Running jobs are limited by waiting.
@@ -46,6 +49,18 @@ class Quota:
             raise ConflictError(
                 f"jobs of {user!r} took {worked_s / 60:.0f} minutes of workers of at most "
                 f"{self.worker_minutes:.0f}; ask an admin for more"
+            )
+
+    def check_stored(self, user: str, stored_bytes: int) -> None:
+        """Refuse what a user would keep too much by.
+
+        Raises:
+            NoRoomError: it is more than the quota.
+        """
+        if stored_bytes > self.stored_bytes:
+            raise NoRoomError(
+                f"{user!r} would keep {stored_bytes} bytes of at most {self.stored_bytes}; remove a model or "
+                "data with DELETE /inputs/{sha256}, or ask an admin for more"
             )
 
 

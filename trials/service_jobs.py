@@ -26,10 +26,12 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     and_,
+    cast,
     func,
     insert,
     or_,
     select,
+    union_all,
     update,
 )
 from sqlalchemy.engine import Row
@@ -75,6 +77,15 @@ SERVICE_JOBS = Table(
     UniqueConstraint("owner", "key", name="uq_service_jobs_owner_key"),
 )
 
+_FORGOTTEN = Table(
+    "forgotten_jobs",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("owner", String, nullable=False, index=True),
+    Column("worked_s", Float, nullable=False),
+)
+"""What jobs took that are not here any more: nobody gets that back."""
+
 TAKEN_UP = (JobState.QUEUED, JobState.PLANNING, JobState.SEARCHING, JobState.FINISHING, JobState.INTERRUPTED)
 """States in which a job that nobody holds is to be worked on."""
 
@@ -114,6 +125,14 @@ class Usage:
     worked_s: float
 
 
+Admit = Callable[[Usage], None]
+"""Raises where one more job in the queue, of a user who has so much, is too many."""
+
+
+def _admit_all(usage: Usage) -> None:
+    """Of those who ask for nobody's quota."""
+
+
 class ServiceJobs:
     """All jobs of a store that came by the service."""
 
@@ -127,7 +146,7 @@ class ServiceJobs:
         spec: Mapping[str, Any],
         fingerprint: str,
         key: str | None = None,
-        admit: Callable[[Usage], None] = lambda usage: None,
+        admit: Admit = _admit_all,
     ) -> tuple[ServiceJob, bool]:
         """Queue a job, under the first of `name`, `name-2`, … that is free; gives it, and whether it is new.
 
@@ -137,7 +156,6 @@ class ServiceJobs:
             spec: but for its "name", which becomes the job's.
             fingerprint: of what was asked for.
             key: of the request: sent again with the same key, it gives the job that it gave before.
-            admit: raises where one more job of a user who has so much is too many.
 
         Raises:
             ConflictError: another job was asked for with this key.
@@ -189,6 +207,13 @@ class ServiceJobs:
             this = select(SERVICE_JOBS.c.job).where(SERVICE_JOBS.c.job == name)
             return connection.execute(this).first() is not None
 
+    def made_of(self, owner: str, sha256: str) -> list[str]:
+        """The user's jobs that need a model or data of this sha256."""
+        named = cast(JOBS.c.spec, String).contains(sha256, autoescape=True)
+        wanted = select(JOBS.c.name).select_from(JOBS.join(SERVICE_JOBS)).order_by(JOBS.c.created_s)
+        with self._store.reading() as connection:
+            return list(connection.scalars(wanted.where(named, SERVICE_JOBS.c.owner == owner)))
+
     def page(
         self,
         owner: str | None = None,
@@ -231,8 +256,11 @@ class ServiceJobs:
         with self._store.reading() as connection:
             return _usage(connection, owner)
 
-    def steer(self, name: str, verb: Verb, owner: str | None = None) -> ServiceJob:
+    def steer(self, name: str, verb: Verb, owner: str | None = None, admit: Admit = _admit_all) -> ServiceJob:
         """Ask something of a job: at once where nobody works on it, else of who does.
+
+        Args:
+            admit: asked where the job comes into the queue by that.
 
         Raises:
             NotFoundError: there is no such job.
@@ -247,6 +275,8 @@ class ServiceJobs:
                     change(connection, name, wish=Wish.CANCEL if found.is_held else Wish.NOTHING)
                     return find(connection, name)
             state, wish = steered(name, verb, state, found.wish, at_work=found.is_held)
+            if state in TAKEN_UP and found.record.state not in TAKEN_UP:
+                admit(_usage(connection, found.owner))
             change(connection, name, wish=wish)
             if state is not found.record.state:
                 again = {"deaths": 0} if verb is Verb.RETRY else {}
@@ -277,6 +307,8 @@ class ServiceJobs:
     def forget(self, name: str, owner: str | None = None) -> None:
         """Take a job out of the service, to be removed with `Store.remove_job` after it.
 
+        What it took of its owner's quota stays taken.
+
         Raises:
             NotFoundError: there is no such job.
             ConflictError: it is worked on.
@@ -286,6 +318,16 @@ class ServiceJobs:
             if found.is_held:
                 raise ConflictError(f"job {name!r} is worked on; cancel it first")
             connection.execute(SERVICE_JOBS.delete().where(SERVICE_JOBS.c.job == name))
+            if found.worked_s:
+                taken = {"owner": found.owner, "worked_s": found.worked_s}
+                connection.execute(insert(_FORGOTTEN), taken)
+
+
+def worked_s_by_owner() -> Select[Any]:
+    """Seconds of workers that all jobs of each user took, those that are forgotten as well."""
+    columns = [(table.c.owner, table.c.worked_s) for table in (SERVICE_JOBS, _FORGOTTEN)]
+    took = union_all(*(select(*each) for each in columns)).subquery()
+    return select(took.c.owner, func.sum(took.c.worked_s).label("worked_s")).group_by(took.c.owner)
 
 
 def _usage(connection: Connection, owner: str) -> Usage:
@@ -295,13 +337,14 @@ def _usage(connection: Connection, owner: str) -> Usage:
         select(
             func.count().filter(waits).label("queued"),
             func.count().filter(running).label("running"),
-            func.coalesce(func.sum(SERVICE_JOBS.c.worked_s), 0).label("worked_s"),
         )
         .select_from(JOBS.join(SERVICE_JOBS))
         .where(SERVICE_JOBS.c.owner == owner)
     )
     row = connection.execute(of).one()
-    return Usage(queued=row.queued, running=row.running, worked_s=row.worked_s)
+    took = worked_s_by_owner().subquery()
+    worked_s = connection.scalar(select(took.c.worked_s).where(took.c.owner == owner))
+    return Usage(queued=row.queued, running=row.running, worked_s=worked_s or 0.0)
 
 
 def _asked_before(connection: Connection, owner: str, key: str | None, fingerprint: str) -> ServiceJob | None:

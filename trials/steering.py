@@ -34,7 +34,13 @@ class Wish(StrEnum):
     NOTHING = ""
     PAUSE = "pause"
     STOP = "stop"
+    PAUSE_STOP = "pause, and then stop"
     CANCEL = "cancel"
+
+    @property
+    def now(self) -> Wish:
+        """What is to be done first."""
+        return Wish.PAUSE if self is Wish.PAUSE_STOP else self
 
 
 Wishes = Callable[[], Wish]
@@ -76,11 +82,12 @@ def steered(job: str, verb: Verb, state: JobState, wish: Wish, *, at_work: bool)
         raise ConflictError(f"job {job!r} is {said} and cannot take {verb}; {_allowed(fitting)}")
     match verb:
         case Verb.PAUSE:
-            return (state, Wish.PAUSE) if at_work else (JobState.PAUSED, wish)
+            asked = Wish.PAUSE_STOP if wish in (Wish.STOP, Wish.PAUSE_STOP) else Wish.PAUSE
+            return (state, asked) if at_work else (JobState.PAUSED, wish)
         case Verb.CANCEL:
             return (state, Wish.CANCEL) if at_work else (JobState.CANCELLED, Wish.NOTHING)
         case Verb.RESUME:
-            kept = Wish.NOTHING if wish is Wish.PAUSE else wish
+            kept = {Wish.PAUSE: Wish.NOTHING, Wish.PAUSE_STOP: Wish.STOP}.get(wish, wish)
             return JobState.QUEUED if state is JobState.PAUSED else state, kept
         case Verb.STOP:
             return JobState.QUEUED if state is JobState.PAUSED else state, Wish.STOP

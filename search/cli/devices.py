@@ -148,20 +148,21 @@ def profile(
 
 
 def devices(server: Server = None, token: Token = None, as_json: AsJson = False, runs: Runs = None) -> None:
-    """List devices: this machine, all that have a profile with its measured error, and a server's agents."""
+    """List devices: this machine, all that have a profile with its measured error, here and at a server, and
+    the server's agents."""
     from search import device_tables
     from search.devices import list_devices
 
-    agents, trouble = [], None
+    there, trouble = [], None
     try:
         with _remote(server, token) as remote:
             if remote:
-                from search.service import list_agents
+                from search.service import list_devices_at
 
-                agents = list_agents(remote)
+                there = list_devices_at(remote)
     except (RequestError, TransientError) as error:  # told once all that is known without a server is
         trouble = error
-    found = list_devices(devices_folder(runs), agents)
+    found = [*list_devices(devices_folder(runs)), *there]
     if as_json:
         print_json(found)
     else:

@@ -13,6 +13,10 @@ from search.cli.terminal import err, out, print_json, say
 
 if TYPE_CHECKING:
     from search.client import Client, RemoteJob
+    from search.picking import Limits
+
+PICKED_BY = ("latency_ms", "macs", "parameters")
+"""What a service tells of each trial."""
 
 ServerName = Annotated[
     str | None,
@@ -122,6 +126,34 @@ def steer(client: Client, name: str, verb: str, as_json: bool) -> None:
     else:
         told = doing(job.told)
         say(out, f"job {name!r} is {state}" + (f", {told}" if told else ""))
+
+
+def rm(client: Client, name: str, as_json: bool) -> None:
+    client.job(name).remove()
+    print_json({"removed": name}) if as_json else say(out, f"removed {name} at {client.server.name}")
+
+
+def pick(client: Client, name: str, limits: Limits, device: str, as_json: bool) -> None:
+    """Say which trial of a job is the most accurate within what it may cost."""
+    from search.report import count, percent
+    from search.tables import latency
+
+    unknown = [kind for kind in limits if kind not in PICKED_BY]
+    if unknown:
+        options = ", ".join(f"--{kind.replace('_', '-')}" for kind in PICKED_BY)
+        raise RequestError(f"pick at a server takes no --{unknown[0].replace('_', '-')}; allowed: {options}")
+    job = client.job(name)
+    found = job.pick(limits, device)
+    found["next"] = again("export", job, "--trial", str(found["number"]))
+    if as_json:
+        print_json(found)
+        return
+    then = "trained to the end" if found["finalist"] else "as the search saw it, before it is fine-tuned"
+    size = f"{count(found['macs'])} MACs, {count(found['parameters'])} parameters"
+    say(out, f"trial {found['number']}: {then}")
+    say(out, f"validation {percent(found['accuracy'])} %, {size}")
+    say(out, f"predicted {latency(found['latency_ms'], found['error_ms'])} ms on {found['device']}")
+    say(out, f"export it with: {found['next']}")
 
 
 def export(client: Client, name: str, trial: int | None, output: Path | None, as_json: bool) -> None:

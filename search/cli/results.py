@@ -119,6 +119,7 @@ def pick(
     device: Annotated[
         str, typer.Option(help="What it is for: another device of the job, or one that has a profile.")
     ] = "",
+    server: ServerName = None,
     runs: Runs = None,
     as_json: AsJson = False,
 ) -> None:
@@ -137,6 +138,9 @@ def pick(
     }
     options = ", ".join(f"--{kind.replace('_', '-')}" for kind in asked)
     limits = limits_of(asked, f"pick takes one or more of {options}")
+    if service := service_instead(server, runs):
+        remote.pick(service, job, limits, device, as_json)
+        return
     with open_planned(job, runs) as (prepared, store):
         on = prepared.on(device)
         found = picked(prepared, store, on, pick(prepared, store, on, limits), limits)
@@ -331,10 +335,13 @@ def ls(server: ServerName = None, runs: Runs = None, as_json: AsJson = False) ->
     out.print(tables.jobs(found))
 
 
-def rm(job: JobName, runs: Runs = None, as_json: AsJson = False) -> None:
+def rm(job: JobName, server: ServerName = None, runs: Runs = None, as_json: AsJson = False) -> None:
     """Forget a job: its trials, its profile and everything it exported into its run folder."""
     from search.removal import remove
 
+    if service := service_instead(server, runs):
+        remote.rm(service, job, as_json)
+        return
     place = place_of(job, runs)
     with open_store(place) as store:
         remove(place, store)

@@ -50,6 +50,8 @@ def submit(
         return
     was = "" if job.is_new else f"; it was submitted before, and is {job.told['state']}"
     say(out, f"job {job.name!r} is at {client.server.name}{was}")
+    if job.name != job.wanted:
+        say(out, f"{job.wanted!r} is another job there, such as an earlier form of this file")
     say(out, f"page     {job.url}")
     say(out, f"watch    {again('watch', job)}")
     say(out, f"front    {again('pareto', job)}")

@@ -12,7 +12,7 @@ from hwprofiles.errors import NotFoundError
 from hwprofiles.wire import API, Message, Name
 from search.service.auth import COOKIE, csrf_token
 from search.service.given import Admin, Anybody, NameInPath, TheQuotas, TheStore
-from search.service.limits import PlainJson
+from search.service.limits import PlainJson, links
 from trials.audit import Audit, StoredEntry
 from trials.quotas import Quota, Quotas
 from trials.tokens import SESSION_S, Role, Sessions, Token, Tokens
@@ -59,6 +59,7 @@ class QuotaRequest(Message):
     queued_jobs: Annotated[int, Field(ge=0, le=10**6)]
     running_jobs: Annotated[int, Field(ge=0, le=10**4)]
     worker_minutes: Annotated[float, Field(ge=0, le=1e9)]
+    stored_bytes: Annotated[int, Field(ge=0, le=10**18)]
 
 
 class QuotaList(Message):
@@ -108,7 +109,10 @@ def end_session(caller: Anybody, request: Request, response: Response, store: Th
     response.delete_cookie(COOKIE)
 
 
-@router.post("/tokens", status_code=201)
+_MADE = {"description": "The token", **links("id", "$response.body#/id", "revoke_token")}
+
+
+@router.post("/tokens", status_code=201, responses={201: _MADE})
 def make_token(caller: Admin, wanted: TokenRequest, tokens: TheTokens) -> dict[str, Any]:
     """Make a token. Its text is in this answer and nowhere else."""
     token, text = tokens.make(wanted.user, wanted.role, wanted.days * DAY_S)

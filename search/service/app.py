@@ -16,7 +16,7 @@ from search.service.auth import Identified
 from search.service.brought import Brought
 from search.service.copies import Copies
 from search.service.doors import OnlyToUs
-from search.service.errors import answer_with_problems
+from search.service.errors import PROBLEMS, Explained, answer_with_problems
 from search.service.limits import AtMost
 from search.service.room import Room
 from search.settings import Settings
@@ -34,10 +34,18 @@ def create_app(store: Store, folder: Path, hosts: Iterable[str]) -> FastAPI:
         folder: of a folder of runs, where files are kept: what was brought, networks, profiles and logs.
         hosts: names by which it may be called; a call to any other is refused.
     """
-    app = FastAPI(title="prunefront", openapi_url=f"{API}/openapi.json", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="prunefront",
+        openapi_url=f"{API}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        responses=PROBLEMS,
+        generate_unique_id_function=lambda route: route.name,
+    )
     settings, metrics = Settings(), health.Metrics()
     folder.mkdir(parents=True, exist_ok=True)
     app.state.store, app.state.folder, app.state.metrics = store, folder, metrics
+    app.state.supervisor = None
     app.state.settings, app.state.room = settings, Room(store, folder)
     app.state.brought = Brought(store, folder, settings)
     app.state.located = app.state.brought.located
@@ -49,6 +57,7 @@ def create_app(store: Store, folder: Path, hosts: Iterable[str]) -> FastAPI:
             queued_jobs=settings.quota_queued_jobs,
             running_jobs=settings.quota_running_jobs,
             worker_minutes=settings.quota_worker_minutes,
+            stored_bytes=settings.quota_stored_bytes,
         ),
     )
     # A call meets the last of these first.
@@ -57,6 +66,7 @@ def create_app(store: Store, folder: Path, hosts: Iterable[str]) -> FastAPI:
     )
     app.add_middleware(Identified, store=store)
     app.add_middleware(OnlyToUs, hosts=frozenset(name.lower() for name in hosts))
+    app.add_middleware(Explained)
     app.add_middleware(Audited, store=store)
     app.add_middleware(health.Counted, metrics=metrics)
     for routes in (access, jobs, devices, measuring, uploads, health, pages):

@@ -7,6 +7,7 @@ data that an admin registered. No other path means anything here, and no functio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,17 @@ from search.job.submission import REFERENCES
 from search.place import DEVICES, Place
 from search.sets.asked import ModelSet
 
+SPLITS = ("train", "validation", "test")
+
 Located = Callable[[str], Path]
 """From `sha256:…` or `source:NAME` to a path of the server.
 
 Raises NotFoundError where there is no such thing.
 """
+
+
+MOST_TRIALS = 100_000
+"""Of a job: ten times as many as its page shows at once without delay."""
 
 
 def read_asked(tables: Mapping[str, Any], folder: Path, located: Located) -> Job | ModelSet:
@@ -38,12 +45,17 @@ def read_asked(tables: Mapping[str, Any], folder: Path, located: Located) -> Job
     if name == DEVICES or str(name).startswith(Place(folder, "").store.name):
         raise RequestError(f"the job: name = {name!r} is one of the service's own; choose another")
     asked = kind.checked({**tables, "name": name, "folder": str(folder)}, "the job")
+    if asked.search.trials > MOST_TRIALS:
+        raise RequestError(
+            f"the job: search.trials = {asked.search.trials} is more than this service takes; allowed: 1 to "
+            f"{MOST_TRIALS}"
+        )
     content = asked.model_dump(mode="json")
     for owner, where in _owners(content):
         _refuse_code(owner, where)
         model, data = owner["model"], owner["data"]
         model["bundle"] = str(_path(model["bundle"], f"{where}model.bundle", located))
-        for name in ("train", "validation", "test"):
+        for name in SPLITS:
             if split := data[name]:
                 split["path"] = str(_path(split["path"], f"{where}data.{name}", located))
     for number, device in enumerate(content["devices"]):
@@ -53,6 +65,22 @@ def read_asked(tables: Mapping[str, Any], folder: Path, located: Located) -> Job
                 "service, as `prunefront devices` lists them"
             )
     return kind.checked({**content, "folder": str(folder)}, "the job")
+
+
+def shown_asked(spec: Mapping[str, Any], named: Callable[[str], str]) -> dict[str, Any]:
+    """What was asked for as it can be asked for again: paths of the server become names.
+
+    Args:
+        spec: as `read_asked` has it.
+        named: from a path to a name of it.
+    """
+    content: dict[str, Any] = deepcopy({k: v for k, v in spec.items() if k not in ("folder", "version")})
+    for owner, _ in _owners(content):
+        owner["model"]["bundle"] = named(owner["model"]["bundle"])
+        for name in SPLITS:
+            if split := owner["data"][name]:
+                split["path"] = named(split["path"])
+    return content
 
 
 def _owners(content: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:

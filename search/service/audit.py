@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hwprofiles.errors import TransientError, one_line
+from hwprofiles.errors import PrunefrontError, one_line
 from hwprofiles.wire import API
 from search.service.doors import SAFE
 from search.service.errors import problem, status_and_sentence
@@ -37,7 +38,7 @@ class Audited:
                 answered = True
                 try:
                     await self._write(scope, message["status"])
-                except TransientError as error:
+                except PrunefrontError as error:
                     unwritten = True
                     await problem(*status_and_sentence(error))(scope, receive, send)
             if not unwritten:
@@ -47,7 +48,8 @@ class Audited:
             await self._app(scope, receive, write_and_send)
         except Exception:
             if not answered:
-                await self._write(scope, 500)
+                with suppress(PrunefrontError):  # the bug is what is to be told of
+                    await self._write(scope, 500)
             raise
 
     async def _write(self, scope: Scope, status: int) -> None:

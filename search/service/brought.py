@@ -10,7 +10,8 @@ import asyncio
 import os
 import re
 import secrets
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,12 +19,13 @@ import fsspec
 from starlette.concurrency import run_in_threadpool
 
 from hwprofiles.disk import file_sha256, whole_folder
-from hwprofiles.errors import NotFoundError, RequestError
+from hwprofiles.errors import ConflictError, NotFoundError, RequestError
 from hwprofiles.foreign import parse_json
 from search.service.incoming import Incoming
 from search.settings import Settings
 from trials.checking import InputKind, check, kind_of
 from trials.inputs import Input, Inputs, Source, Sources
+from trials.service_jobs import ServiceJobs
 from trials.store import Store
 
 MANIFEST, MODEL = "manifest.json", ("graph.json", "weights.safetensors")
@@ -37,7 +39,7 @@ class Brought:
 
     def __init__(self, store: Store, folder: Path, settings: Settings) -> None:
         self.incoming = Incoming(folder / "incoming")
-        self.inputs, self.sources = Inputs(store), Sources(store)
+        self.inputs, self.sources, self._jobs = Inputs(store), Sources(store), ServiceJobs(store)
         self._bundles, self._data, self._settings = folder / "bundles", folder / "data", settings
         self._turn = asyncio.Lock()
 
@@ -53,6 +55,18 @@ class Brought:
         if what == "source" and (source := self.sources.all().get(name)):
             return Path(source.path)
         raise NotFoundError(f"{reference!r} is not here; send it first, or see which sources there are")
+
+    def named(self, path: str) -> str:
+        """How a job names what lies there: of a source that is forgotten, its file's name is left."""
+        if names := [source.name for source in self.sources.all().values() if source.path == path]:
+            return f"source:{names[0]}"
+        found = Path(path)
+        ours = found.parent in (self._bundles, self._data)
+        return f"sha256:{found.name.partition('.')[0]}" if ours else found.name
+
+    def size_bytes(self, user: str) -> int:
+        """Of all that a user has brought, and is bringing."""
+        return self.inputs.size_bytes(user) + self.incoming.all_bytes(user)
 
     async def keep_bundle(self, user: str, sha256: str) -> Input:
         """Make a bundle of files that a user has sent: the manifest of this sha256, and those that it names.
@@ -71,6 +85,15 @@ class Brought:
             RequestError: it is no data that a job can read.
         """
         return await self._one_at_a_time(lambda: self._keep_data(user, sha256))
+
+    async def forget(self, user: str, sha256: str) -> None:
+        """Forget a bundle or data of a user; the last one to have it takes it off the disk.
+
+        Raises:
+            NotFoundError: the user has brought no such thing.
+            ConflictError: a job needs it.
+        """
+        await self._one_at_a_time(lambda: self._forget(user, sha256))
 
     async def register(self, name: str, location: str) -> Source:
         """Let all users name data by `name`: a path of this machine, or a URL, whose file is fetched now.
@@ -91,20 +114,42 @@ class Brought:
         manifest = self._whole(user, sha256)
         files = {MANIFEST: manifest, **{n: self._whole(user, s) for n, s in _named(manifest).items()}}
         size_bytes = sum(file.stat().st_size for file in files.values())
-        folder = self._path(InputKind.BUNDLE, sha256)
-        if not folder.exists():
-            with whole_folder(folder) as partial:
+        kept = self._path(InputKind.BUNDLE, sha256)
+        if not kept.exists():
+            with whole_folder(kept) as partial:
                 for name, file in files.items():
                     os.link(file, partial / name)
                 check(InputKind.BUNDLE, partial, size_bytes, self._settings.max_data_bytes)
-        return self.inputs.add(user, sha256, InputKind.BUNDLE, size_bytes)
+        return self._add(user, sha256, InputKind.BUNDLE, size_bytes, files.values())
 
     def _keep_data(self, user: str, sha256: str) -> Input:
         if known := self.inputs.get(user, sha256):
             return known
         file = self._whole(user, sha256)
-        kind = self._keep(file, sha256)
-        return self.inputs.add(user, sha256, kind, file.stat().st_size)
+        kind, size_bytes = self._keep(file, sha256), file.stat().st_size
+        return self._add(user, sha256, kind, size_bytes, [file])
+
+    def _add(self, user: str, sha256: str, kind: InputKind, size_bytes: int, sent: Iterable[Path]) -> Input:
+        """Note what a user has brought; what was sent for it has become that."""
+        added = self.inputs.add(user, sha256, kind, size_bytes)
+        for file in sent:
+            self.incoming.remove(user, file.name)
+        return added
+
+    def _forget(self, user: str, sha256: str) -> None:
+        found = self.inputs.get(user, sha256)
+        if found is None:
+            raise NotFoundError(f"you have brought nothing of sha256 {sha256[:12]}…")
+        if jobs := self._jobs.made_of(user, sha256):
+            raise ConflictError(
+                f"{found.kind} {sha256[:12]}… is needed by {len(jobs)} of your jobs, such as {jobs[0]!r}; "
+                "remove those first"
+            )
+        path = self._path(found.kind, sha256)
+        sources = [source.path for source in self.sources.all().values()]
+        if self.inputs.remove(user, sha256) or str(path) in sources:
+            return
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _register(self, name: str, location: str) -> Source:
         path = self._fetched(location) if "://" in location else Path(location)

@@ -42,6 +42,27 @@ def list_agents(remote: Remote) -> list[dict[str, Any]]:
     return found
 
 
+def list_devices_at(remote: Remote) -> list[dict[str, Any]]:
+    """What has a profile at a server, and each way in which its agents run networks.
+
+    As `devices.list_devices` tells of those here, with the server's URL as "server".
+
+    Raises:
+        RequestError: the server refuses the token.
+        TransientError: the server cannot be reached now.
+    """
+    return [
+        {
+            **facts,
+            "this_machine": False,
+            "profile": facts["device"] if facts["profile"] else None,
+            "server": remote.url,
+        }
+        for facts in remote.call("GET", "/devices", patience_s=0).json()
+        if facts["profile"] or "seen_s_ago" in facts or "wrong" in facts
+    ]
+
+
 def open_on_agent(
     remote: Remote,
     name: str,

@@ -148,6 +148,7 @@ def conduct(store: Store, runs: Path, lease: Lease, copies: Copies) -> int:
     steering.start()
     reason = ""
     try:
+        _wait_for_others(place, steering)
         if guarded.job(lease.job).state in TAKEN_UP:
             _run(asked, place, guarded, steering)
         if isinstance(asked, Job):
@@ -191,6 +192,13 @@ def _say(text: str) -> None:
     """Write to the job's log, where that has room; a job does not end for want of its log."""
     with suppress(OSError):
         os.write(sys.stdout.fileno(), f"{text}\n".encode())
+
+
+def _wait_for_others(place: Place, steering: Steering) -> None:
+    """Wait while the command line works on the job: what it ends is not begun again."""
+    while place.is_held():
+        steering.stage("waiting for another process that works on it")
+        time.sleep(RENEW_EVERY_S)
 
 
 def _run(asked: Any, place: Place, store: Store, steering: Steering) -> None:

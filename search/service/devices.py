@@ -21,7 +21,7 @@ router = APIRouter(prefix=f"{API}/devices", route_class=PlainJson, tags=["device
 
 
 @router.get("")
-def list_all(caller: Viewer, runs: TheRuns, room: TheRoom) -> list[dict[str, Any]]:
+def list_all_devices(caller: Viewer, runs: TheRuns, room: TheRoom) -> list[dict[str, Any]]:
     """This machine, profiles with their age and their error, and each way in which an agent runs networks."""
     found = list_devices(runs / DEVICES, list_agents(caller, room))
     # A file's path is this machine's business.

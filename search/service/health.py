@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hwprofiles.errors import PrunefrontError, TransientError
 from search.service.given import TheStore
+from search.service.supervisor import Supervisor
 
 ROOM_BYTES = 2**30
 """With less room than this on its disk the service is not ready."""
@@ -66,19 +68,22 @@ def is_alive() -> dict[str, str]:
 
 @router.get("/readyz")
 def is_ready(request: Request, store: TheStore) -> dict[str, str]:
-    """Whether calls can be sent here: the database answers, and there is room on the disk."""
+    """Whether calls can be sent here: the database answers, jobs are begun, and there is room on the disk."""
     try:
         with store.reading() as connection:
             connection.exec_driver_sql("SELECT 1")
     except PrunefrontError as error:
         raise TransientError("the database does not answer; the service's own output says why") from error
+    supervisor: Supervisor | None = request.app.state.supervisor
+    if supervisor and not supervisor.is_well:
+        raise TransientError("the supervisor has stopped, so no job is begun; restart the service")
     folder: Path = request.app.state.folder
     if shutil.disk_usage(folder).free < ROOM_BYTES:
         raise TransientError(f"the disk has less than {ROOM_BYTES / 2**30:.0f} GiB left; make room")
     return {"status": "ok"}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 def tell_metrics(request: Request) -> Response:
     """Counts in Prometheus' text format."""
     metrics: Metrics = request.app.state.metrics

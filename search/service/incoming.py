@@ -17,8 +17,8 @@ from typing import IO
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from hwprofiles.disk import file_sha256
-from hwprofiles.errors import ConflictError, RequestError, TransientError
+from hwprofiles.disk import file_sha256, is_full
+from hwprofiles.errors import ConflictError, NoRoomError, RequestError, TransientError
 from search.service.health import ROOM_BYTES
 
 KEPT_S = 86_400.0
@@ -43,6 +43,28 @@ class Incoming:
                 return path.stat().st_size
         return 0
 
+    def all_bytes(self, user: str) -> int:
+        """How much of all files of a user is here."""
+        sizes = 0
+        for path in self._folder.glob(f"{user}/*"):
+            with suppress(FileNotFoundError):
+                sizes += path.stat().st_size
+        return sizes
+
+    def remove(self, user: str, sha256: str) -> bool:
+        """Give up a file, as far as it is here; False where nothing is.
+
+        Raises:
+            ConflictError: another call is sending it.
+        """
+        whole, growing = self._folder / user / sha256, self._growing(user, sha256)
+        was_here = whole.exists() or growing.exists()
+        whole.unlink(missing_ok=True)
+        if growing.exists():
+            with _alone(growing):
+                growing.unlink()
+        return was_here
+
     async def append(
         self, user: str, sha256: str, pieces: AsyncIterator[bytes], *, first: int, size: int, total: int
     ) -> None:
@@ -57,7 +79,8 @@ class Incoming:
         Raises:
             ConflictError: the part begins behind what is here, or another call is sending one.
             RequestError: the part is longer than it says, or the file is not what its sha256 says.
-            TransientError: the disk has no room.
+            NoRoomError: the disk has no room.
+            TransientError: the call was cut off, or the disk fails.
         """
         if self.whole(user, sha256):
             return
@@ -65,7 +88,7 @@ class Incoming:
         path = self._growing(user, sha256)
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(path.parent).free < total - first + ROOM_BYTES:
-            raise TransientError("the disk of the service has no room for this file; try again later")
+            raise NoRoomError("the disk of the service has no room for this file; try again later")
         with _alone(path) as file:
             if first > file.tell():
                 raise ConflictError(
@@ -83,7 +106,8 @@ class Incoming:
             except ClientDisconnect as error:
                 raise TransientError("the call was cut off; go on with what is not here yet") from error
             except OSError as error:
-                raise TransientError(f"the disk of the service takes no more: {error.strerror}") from error
+                kind = NoRoomError if is_full(error) else TransientError
+                raise kind(f"the disk of the service takes no more: {error.strerror}") from error
             if file.tell() == total:
                 await run_in_threadpool(self._finish, file, path, sha256)
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -15,25 +15,26 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from fastapi import Path as InPath
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from hwprofiles.errors import ConflictError, NotFoundError, RequestError
+from hwprofiles.errors import ConflictError, NotFoundError, RequestError, TransientError
 from hwprofiles.wire import API, Message
 from search.board import Board, Boards
 from search.job.table import NAME
 from search.place import Place
-from search.removal import remove
+from search.removal import remove_held
 from search.service.archive import zipped
-from search.service.asked import read_asked
+from search.service.asked import read_asked, shown_asked
 from search.service.copies import Copies, artifacts
-from search.service.given import Submitter, TheStore, Viewer
-from search.service.limits import PlainJson
+from search.service.given import Submitter, TheQuotas, TheStore, Viewer
+from search.service.limits import BYTES, PlainJson, links
 from search.service.shown import job_shown
 from search.sets.board import show_set
 from search.status import jobs_of, trial_rows
-from trials.service_jobs import ServiceJob, ServiceJobs, Usage
+from trials.quotas import Quotas
+from trials.service_jobs import Admit, ServiceJob, ServiceJobs, Usage
 from trials.steering import Verb
 from trials.store import Event, JobRecord, JobState, Store
 from trials.tokens import Role, Token, Tokens
@@ -79,7 +80,15 @@ def _whose(caller: Token) -> str | None:
     return None if caller.role is Role.ADMIN else caller.user
 
 
-@router.post("", status_code=201)
+_NEXT = (
+    "show_job", "asked_for", "steer", "export", "remove_job", "list_trials", "show_trial", "front", "widths",
+    "groups", "log", "events", "list_artifacts", "get_artifact", "known_devices", "shares", "get_archive",
+)  # fmt: skip
+_SUBMITTED = {"description": "The job", **links("job", "$response.body#/name", *_NEXT)}
+_LISTED = links("job", "$response.body#/jobs/0/name", *_NEXT)
+
+
+@router.post("", status_code=201, responses={200: _SUBMITTED, 201: _SUBMITTED})
 def submit(
     caller: Submitter,
     tables: Annotated[dict[str, Any], Body(description="a job file as JSON; see docs/service.md")],
@@ -91,17 +100,23 @@ def submit(
     state = request.app.state
     asked = read_asked(tables, state.runs, partial(state.located, caller.user))
     fingerprint = hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
-    quota = state.quotas.of(caller.user)
-
-    def admit(usage: Usage) -> None:
-        quota.check(caller.user, queued_jobs=usage.queued, worked_s=usage.worked_s)
-
+    admit = _admit(state.quotas, caller.user)
     found, new = jobs.submit(caller.user, asked.name, asked.to_json(), fingerprint, key, admit)
     headers = {"Location": f"{API}/jobs/{found.record.name}"}
     return JSONResponse(job_shown(found, 0), 201 if new else 200, headers)
 
 
-@router.get("")
+def _admit(quotas: Quotas, user: str) -> Admit:
+    """Refuses one more job in the queue of a user who may have no more."""
+    quota = quotas.of(user)
+
+    def admit(usage: Usage) -> None:
+        quota.check(user, queued_jobs=usage.queued, worked_s=usage.worked_s)
+
+    return admit
+
+
+@router.get("", responses={200: {"description": "A page of jobs", **_LISTED}})
 def list_jobs(
     caller: Viewer,
     jobs: TheJobs,
@@ -152,6 +167,21 @@ def _found(jobs: ServiceJobs, store: Store, job: str, whose: str | None) -> Serv
 TheJob = Annotated[ServiceJob, Depends(_job)]
 
 
+def _job_to_change(caller: Submitter, job: JobName, jobs: TheJobs, store: TheStore) -> ServiceJob:
+    """A job of the caller's that is changed by itself: none of a set's."""
+    found = _found(jobs, store, job, _whose(caller))
+    if not jobs.is_one(job):
+        of_set, _, model = job.rpartition(".")
+        raise ConflictError(
+            f"job {job!r} is that of {model!r} in the set {of_set!r}, which is steered and removed as a "
+            f"whole; ask it of {of_set!r}"
+        )
+    return found
+
+
+TheJobToChange = Annotated[ServiceJob, Depends(_job_to_change)]
+
+
 def _boards(request: Request) -> Boards:
     boards: Boards = request.app.state.boards
     return boards
@@ -184,9 +214,9 @@ def show_job(found: TheJob, jobs: TheJobs) -> dict[str, Any]:
 
 
 @router.get("/{job}/asked")
-def asked_for(found: TheJob) -> dict[str, Any]:
+def asked_for(found: TheJob, request: Request) -> dict[str, Any]:
     """What was asked for, with all that it left out."""
-    return dict(found.record.spec)
+    return shown_asked(found.record.spec, request.app.state.brought.named)
 
 
 class ExportRequest(Message):
@@ -196,16 +226,31 @@ class ExportRequest(Message):
 
 
 @router.post("/{job}/exports", status_code=202)
-def export(caller: Submitter, job: JobName, wanted: ExportRequest, jobs: TheJobs) -> dict[str, Any]:
+def export(
+    caller: Submitter, before: TheJobToChange, job: JobName, wanted: ExportRequest, jobs: TheJobs
+) -> dict[str, Any]:
     """Ask for a trial as a folder to deploy: an event tells when it is among the artifacts."""
+    if models := jobs_of(before.record):
+        raise ConflictError(
+            f"{job!r} is a set of models and has no trials; fetch what was exported of its jobs: "
+            f"{', '.join(models)}"
+        )
     found = jobs.want_export(job, wanted.trial, _whose(caller))
     return {"exports": list(found.exports), "artifacts": f"exports/trial-{wanted.trial}"}
 
 
 @router.post("/{job}/{verb}")
-def steer(caller: Submitter, job: JobName, verb: Verb, jobs: TheJobs, store: TheStore) -> dict[str, Any]:
+def steer(
+    caller: Submitter,
+    before: TheJobToChange,
+    job: JobName,
+    verb: Verb,
+    jobs: TheJobs,
+    store: TheStore,
+    quotas: TheQuotas,
+) -> dict[str, Any]:
     """Pause, resume, stop, cancel or retry; 409 where that does not fit the state of the job."""
-    found = jobs.steer(job, verb, _whose(caller))
+    found = jobs.steer(job, verb, _whose(caller), _admit(quotas, before.owner))
     store.add_event(job, verb, f"asked by {caller.user}")
     return job_shown(found, _finished(jobs, found))
 
@@ -213,6 +258,7 @@ def steer(caller: Submitter, job: JobName, verb: Verb, jobs: TheJobs, store: The
 @router.delete("/{job}", status_code=204)
 def remove_job(
     caller: Submitter,
+    before: TheJobToChange,
     job: JobName,
     jobs: TheJobs,
     store: TheStore,
@@ -222,12 +268,14 @@ def remove_job(
 ) -> None:
     """Forget a job with all that it has found; it must not be worked on."""
     place = Place(runs, job)
-    if place.is_held():
-        raise ConflictError(f"job {job!r} is worked on; cancel it first, and wait for its end")
-    made = jobs_of(jobs.get(job, _whose(caller)).record)
-    jobs.forget(job, _whose(caller))
-    remove(place, store)
-    for name in (job, *made):
+    with ExitStack() as held:
+        try:
+            held.enter_context(place.lock())
+        except TransientError:
+            raise ConflictError(f"job {job!r} is worked on; cancel it first, and wait for its end") from None
+        jobs.forget(job, _whose(caller))
+        remove_held(place, store)
+    for name in (job, *jobs_of(before.record)):
         copies.forget(name)
     _log_of(request, job).unlink(missing_ok=True)
 
@@ -284,7 +332,7 @@ def _log_of(request: Request, job: str) -> Path:
     return logs / f"{job}.log"
 
 
-@router.get("/{job}/log")
+@router.get("/{job}/log", response_class=PlainTextResponse)
 def log(
     found: TheJob,
     request: Request,
@@ -300,7 +348,10 @@ def log(
     return Response(content, media_type="text/plain; charset=utf-8", headers=headers)
 
 
-@router.get("/{job}/events")
+@router.get(
+    "/{job}/events",
+    responses={200: {"description": "Events", "content": {"text/event-stream": {}, "application/json": {}}}},
+)
 async def events(
     caller: Viewer,
     found: TheJob,
@@ -379,7 +430,7 @@ def list_artifacts(found: TheJob, runs: TheRuns, copies: TheCopies) -> list[dict
     return found_files
 
 
-@router.get("/{job}/artifacts/{path:path}")
+@router.get("/{job}/artifacts/{path:path}", response_class=FileResponse, responses=BYTES)
 def get_artifact(found: TheJob, path: str, runs: TheRuns, copies: TheCopies) -> FileResponse:
     """One of them; parts of it by Range."""
     copies.bring_back(found.record.name)
@@ -389,7 +440,7 @@ def get_artifact(found: TheJob, path: str, runs: TheRuns, copies: TheCopies) -> 
     raise NotFoundError(f"job {found.record.name!r} has no artifact {path!r}; see its list of artifacts")
 
 
-@router.get("/{job}/archives/{folder:path}")
+@router.get("/{job}/archives/{folder:path}", response_class=StreamingResponse, responses=BYTES)
 def get_archive(found: TheJob, folder: str, runs: TheRuns, copies: TheCopies) -> StreamingResponse:
     """A folder among the artifacts, such as `export`, as one zip whose files lie in a folder of its name."""
     name, place = found.record.name, Place(runs, found.record.name)

@@ -20,6 +20,18 @@ SESSION, MAX_SESSION_BYTES = f"{API}/session", 4096
 """Everybody may send that."""
 FILE = {"requestBody": {"required": True, "content": {"application/octet-stream": {}}}}
 """How a route describes that it takes bytes."""
+BYTES: dict[int | str, dict[str, Any]] = {200: {"description": "The file", "content": {"*/*": {}}}}
+"""How one describes that it gives a file."""
+
+
+def links(parameter: str, found: str, *operations: str) -> dict[str, Any]:
+    """How a route describes what can be called next with something of its answer.
+
+    Args:
+        parameter: of the path of those operations.
+        found: where it is, as an OpenAPI runtime expression.
+    """
+    return {"links": {name: {"operationId": name, "parameters": {parameter: found}} for name in operations}}
 
 
 class AtMost:

@@ -23,7 +23,7 @@ from hwprofiles.wire import (
     Sha256,
 )
 from search.service.given import Agent, AgentOrSubmitter, NameInPath, Submitter, Viewer
-from search.service.limits import FILE, PlainJson
+from search.service.limits import BYTES, FILE, PlainJson, links
 from search.service.room import Room
 from trials.measurements import MeasurementRecord
 
@@ -55,7 +55,7 @@ async def put_file(caller: Submitter, sha256: Sha256, request: Request, room: Th
 
 
 @router.head("/files/{sha256}", include_in_schema=False)
-@router.get("/files/{sha256}")
+@router.get("/files/{sha256}", response_class=FileResponse, responses=BYTES)
 def get_file(caller: AgentOrSubmitter, sha256: Sha256, room: TheRoom) -> FileResponse:
     path = room.file(sha256)
     if not path.exists():
@@ -63,7 +63,13 @@ def get_file(caller: AgentOrSubmitter, sha256: Sha256, room: TheRoom) -> FileRes
     return FileResponse(path, media_type="application/octet-stream")
 
 
-@router.post("/measurements")
+_ASKED = {
+    "description": "Its id",
+    **links("id", "$response.body#/id", "show_measurement", "get_profile", "renew_lease", "put_pass", "fail"),
+}
+
+
+@router.post("/measurements", responses={200: _ASKED, 201: _ASKED})
 def ask(caller: Submitter, wanted: Measurement, room: TheRoom) -> JSONResponse:
     """Queue a measurement, once: asked for again it is the same, and one that failed starts over."""
     id_, new = room.ask(wanted)
@@ -83,7 +89,7 @@ def show_measurement(caller: Viewer, record: TheMeasurement, room: TheRoom) -> d
     return {**_shown(record), "boards": boards}
 
 
-@router.get("/measurements/{id}/profile")
+@router.get("/measurements/{id}/profile", response_class=FileResponse, responses=BYTES)
 def get_profile(caller: Viewer, record: TheMeasurement, room: TheRoom) -> FileResponse:
     """The profile as a Parquet file, once all passes are there."""
     return FileResponse(room.profile(record), media_type="application/vnd.apache.parquet")
@@ -97,7 +103,7 @@ def list_agents(caller: Viewer, room: TheRoom) -> list[dict[str, Any]]:
     return [{"name": agent.name, "seen_s_ago": now_s - agent.seen_s, **agent.report} for agent in agents]
 
 
-@router.post("/agents/{name}/claim")
+@router.post("/agents/{name}/claim", responses={204: {"description": "There is none"}})
 def claim(caller: Agent, name: NameInPath, said: Announcement, holder: Holder, room: TheRoom) -> Response:
     """Give an agent its next job, or the one that it holds already; 204 where there is none."""
     room.measurements.see_agent(name, said.model_dump(mode="json"))
@@ -113,7 +119,7 @@ def renew_lease(caller: Agent, record: TheMeasurement, holder: Holder, room: The
     room.measurements.renew(record.id, holder, LEASE_S)
 
 
-@router.put("/measurements/{id}/passes/{number}")
+@router.put("/measurements/{id}/passes/{number}", responses={201: {"description": "It is new"}})
 def put_pass(
     caller: Agent, record: TheMeasurement, number: int, sent: Pass, holder: Holder, room: TheRoom
 ) -> Response:

@@ -64,6 +64,7 @@ def serve(
         )
         quotas: Quotas = app.state.quotas
         supervisor = Supervisor(store, runs, app.state.logs, jobs, quotas.running_limits)
+        app.state.supervisor = supervisor
         supervisor.start()
         try:
             with suppress(KeyboardInterrupt):  # Ctrl-C is how a server is ended

@@ -25,6 +25,8 @@ from trials.steering import Verb, Wish
 from trials.store import JobState, Store
 
 LOOK_EVERY_S = 0.5
+STUCK_S = 120.0
+"""A supervisor that has not looked for so long hangs: one look waits for a database, and not for jobs."""
 START_S = 300.0
 """A process that says nothing of itself for so long loses its job."""
 CANCEL_S = 10.0
@@ -83,6 +85,7 @@ class Supervisor:
     _full: dict[str, _Full] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+    _looked_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.jobs, self.leases = ServiceJobs(self.store), Leases(self.store)
@@ -91,6 +94,12 @@ class Supervisor:
     @property
     def is_busy(self) -> bool:
         return bool(self._children)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether its thread lives, and looks now and then."""
+        alive = self._thread is not None and self._thread.is_alive()
+        return alive and time.monotonic() - self._looked_s < STUCK_S
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
@@ -132,6 +141,7 @@ class Supervisor:
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_EVERY_S):
+            self._looked_s = time.monotonic()
             try:
                 self.step()
             except (PrunefrontError, OSError) as error:  # such as a database that is not there now

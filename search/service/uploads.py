@@ -9,14 +9,16 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, HTTPException, Request
 from pydantic import Field
+from starlette.concurrency import run_in_threadpool
 
 from hwprofiles.errors import NotFoundError, RequestError
 from hwprofiles.wire import API, Message, Sha256
 from search.service.brought import Brought
-from search.service.given import Admin, NameInPath, Submitter, TheSettings, Viewer
-from search.service.limits import FILE, PlainJson
+from search.service.given import Admin, NameInPath, Submitter, TheQuotas, TheSettings, Viewer
+from search.service.limits import FILE, PlainJson, links
 from trials.checking import InputKind, kind_of
 from trials.inputs import Input
+from trials.quotas import Quotas
 from trials.tokens import Role
 
 RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
@@ -64,7 +66,17 @@ def show_upload(caller: Submitter, sha256: Sha256, brought: TheBrought) -> Uploa
     return _shown(brought, caller.user, sha256)
 
 
-@router.put("/uploads/{sha256}", openapi_extra=FILE)
+_SENT = {
+    "description": "How much of it is here",
+    **links("sha256", "$request.path.sha256", "show_upload", "put_data", "put_bundle", "remove_upload"),
+}
+_MADE = {
+    "description": "What it has become",
+    **links("sha256", "$response.body#/sha256", "show_input", "remove_input"),
+}
+
+
+@router.put("/uploads/{sha256}", openapi_extra=FILE, responses={200: _SENT})
 async def put_part(
     caller: Submitter,
     sha256: Sha256,
@@ -72,6 +84,7 @@ async def put_part(
     request: Request,
     brought: TheBrought,
     settings: TheSettings,
+    quotas: TheQuotas,
 ) -> Upload:
     """Take a part of a file, up to which all is here. Of a file that is whole every part has come already."""
     found = RANGE.fullmatch(part)
@@ -82,19 +95,27 @@ async def put_part(
         )
     if total > settings.max_upload_bytes:
         raise HTTPException(413, f"a file may have {settings.max_upload_bytes} bytes; this one has {total}")
+    await run_in_threadpool(_check_quota, brought, quotas, caller.user, sha256, total)
     await brought.incoming.append(
         caller.user, sha256, request.stream(), first=first, size=last - first + 1, total=total
     )
     return _shown(brought, caller.user, sha256)
 
 
-@router.put("/bundles/{sha256}")
+@router.delete("/uploads/{sha256}", status_code=204)
+def remove_upload(caller: Submitter, sha256: Sha256, brought: TheBrought) -> None:
+    """Give up a file that nothing was made of."""
+    if not brought.incoming.remove(caller.user, sha256):
+        raise NotFoundError(f"nothing of the file {sha256[:12]}… is here")
+
+
+@router.put("/bundles/{sha256}", responses={200: _MADE})
 async def put_bundle(caller: Submitter, sha256: Sha256, brought: TheBrought) -> Input:
     """Make a bundle of what was sent: the manifest of this sha256, and the files that it names."""
     return await brought.keep_bundle(caller.user, sha256)
 
 
-@router.put("/data/{sha256}")
+@router.put("/data/{sha256}", responses={200: _MADE})
 async def put_data(caller: Submitter, sha256: Sha256, brought: TheBrought) -> Input:
     """Make data of the file of this sha256 that was sent: npz, or Parquet."""
     return await brought.keep_data(caller.user, sha256)
@@ -112,6 +133,12 @@ def show_input(caller: Viewer, sha256: Sha256, brought: TheBrought) -> Input:
     if found := brought.inputs.get(caller.user, sha256):
         return found
     raise NotFoundError(f"you have brought nothing of sha256 {sha256[:12]}…")
+
+
+@router.delete("/inputs/{sha256}", status_code=204)
+async def remove_input(caller: Submitter, sha256: Sha256, brought: TheBrought) -> None:
+    """Forget a bundle or data of the caller's user that none of their jobs needs."""
+    await brought.forget(caller.user, sha256)
 
 
 @router.get("/sources")
@@ -147,6 +174,12 @@ def remove_source(caller: Admin, name: NameInPath, brought: TheBrought) -> None:
     """Forget a source; the data stay, and so do jobs that were made of them."""
     if not brought.sources.remove(name):
         raise NotFoundError(f"there is no source {name!r}")
+
+
+def _check_quota(brought: Brought, quotas: Quotas, user: str, sha256: str, total: int) -> None:
+    """Refuse a file with which a user would keep too much."""
+    others = brought.size_bytes(user) - brought.incoming.size_bytes(user, sha256)
+    quotas.of(user).check_stored(user, others + total)
 
 
 def _shown(brought: Brought, user: str, sha256: str) -> Upload:

@@ -13,9 +13,6 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from hwprofiles.wire import API
-from tests.search.conftest import finished, finished_runs, planned_runs, small_job
-
-__all__ = ["finished", "finished_runs", "planned_runs", "small_job"]
 
 CHROMIUM = shutil.which("chromium")
 WAIT_MS = 60_000
@@ -28,7 +25,7 @@ Opened = Callable[..., Page]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
-        pytest.skip("there is no chromium here")
+        pytest.skip("chromium is absent: install Debian's package chromium")
     expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

@@ -99,9 +99,7 @@ def test_the_agent_image_starts_an_agent() -> None:
     parsed = (
         typer.main.get_command(app)
         .commands[command]
-        .make_context(  # type: ignore[attr-defined]
-            command, [*rest, "--server", "https://lab.example", "--token", "secret"]
-        )
+        .make_context(command, [*rest, "--server", "https://lab.example", "--token", "secret"])
     )
     assert parsed.params["server"] == "https://lab.example"
 

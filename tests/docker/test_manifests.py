@@ -170,7 +170,7 @@ def test_the_cluster_has_the_ray_that_is_locked() -> None:
 
 def test_the_services_arguments_are_those_of_serve() -> None:
     (container,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
-    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    serve = typer.main.get_command(app).commands["serve"]
     assert serve.make_context("serve", compose()["services"]["service"]["command"]).params["jobs"] == 2
     given = serve.make_context("serve", container["args"]).params
     assert given["host_name"] == [manifests()["Service"]["metadata"]["name"]]

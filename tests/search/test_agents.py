@@ -29,8 +29,8 @@ from latency_models import NetworkModel
 from search import profiling
 from search.service import list_agents, open_on_agent, request_profile
 from tests.bundles import export_images
+from tests.commands import Prunefront, written_json
 from tests.contracts.runtime import IDENTITY, save_identity
-from tests.search.conftest import Prunefront, written_json
 from tests.search.devices.conftest import network as small_network
 from tests.service.test_measuring import BOARD, KERNELS, a_pass, ask, measurement
 from tests.serving import client, token

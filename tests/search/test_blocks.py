@@ -20,8 +20,8 @@ from search.job import Job
 from search.place import Place
 from search.profiling import kernels_to_measure
 from tests.bundles import coupled
+from tests.commands import Prunefront, finish, start
 from tests.latency_models.test_table import CALL_MS, DEVICE, kernel_ms, rounds_of
-from tests.search.conftest import Prunefront, finish, start
 from trials.candidate import Candidate
 from trials.costs import Costs
 from trials.store import Store

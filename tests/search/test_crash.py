@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import search
-from tests.search.conftest import finish, start
+from tests.commands import finish, start
 from trials.candidate import Facts, Trial, TrialState
 from trials.store import JobState, Store
 

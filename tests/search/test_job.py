@@ -94,7 +94,7 @@ def test_a_job_is_called_what_it_says_or_else_after_its_folder_or_file(folder: P
 
 def test_a_loaded_job_does_not_change(folder: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load(folder, JOB).search = None  # type: ignore[assignment]
+        load(folder, JOB).search = None
 
 
 def test_several_inputs_keep_their_order_and_types(folder: Path) -> None:

@@ -15,10 +15,10 @@ from hwprofiles import Rounds, read_profile, write_profile
 from hwprofiles.runtimes import CALL
 from latency_models.stairs import Stairs
 from search.figures import write_stairs
+from tests.commands import Prunefront, Ran, written_json
 from tests.latency_models.test_compare import slower_corner
 from tests.latency_models.test_stairs import CLIFFS
 from tests.latency_models.test_table import CORNER, DEVICE, PROFILE, SPECS
-from tests.search.conftest import Prunefront, Ran, written_json
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.conftest import Prunefront, finish, start
+from tests.commands import Prunefront, finish, start
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from search.job import Job
 from search.place import Place
 from search.plan import Prepared
 from search.progress import Silent
-from tests.search.conftest import Prunefront
+from tests.commands import Prunefront
 from trials.candidate import Space, TrialState
 from trials.store import JobState, Store
 

@@ -27,7 +27,7 @@ from search.report import Report, render_html, significant
 from search.results import EXPORTED, FINAL, MEASURED, measured_on, results
 from search.session import _prepare
 from search.summary import make_report
-from tests.search.conftest import Prunefront, written_json
+from tests.commands import Prunefront, written_json
 from tests.search.test_finish import add_final, fill
 from tests.search.test_progress import Heard
 from tests.search.test_score import made_trials

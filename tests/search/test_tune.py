@@ -21,8 +21,8 @@ from search.plan import Prepared
 from search.progress import Silent
 from search.recipes import STEPS, TEACHERS, best_recipe, choices, own_choice
 from search.results import FINAL, MEASURED, TUNED, results
+from tests.commands import Prunefront, written_json
 from tests.contracts.controller import SPACE, TARGETS, cost, losses
-from tests.search.conftest import Prunefront, written_json
 from trials.bundle import read_bundle
 from trials.candidate import Candidate, Trial
 from trials.finetune import LABEL_RATE, PUPIL_RATE

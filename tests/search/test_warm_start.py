@@ -21,7 +21,7 @@ from search.place import Place
 from search.progress import Silent
 from search.service import list_agents, request_profile
 from tests.bundles import export_images
-from tests.search.conftest import Prunefront, refused
+from tests.commands import Prunefront, refused
 from tests.search.test_agents import board_agent, wait_until
 from tests.serving import token
 from trials.store import Store

@@ -9,14 +9,9 @@ import httpx
 import pytest
 
 from tests.postgres import postgres
-from tests.search.conftest import finished, finished_runs, planned_runs, prunefront, small_job
 from tests.serving import client, served, token
 from trials.store import Store
 from trials.tokens import Role
-
-__all__ = ["finished", "finished_runs", "planned_runs", "prunefront", "small_job"]
-"""What the tests of the search share with those here: a small job that is planned, and one that is done; and
-the command line."""
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +36,15 @@ def address(store: Store, tmp_path: Path) -> Iterator[str]:
 def admin(store: Store, address: str) -> Iterator[httpx.Client]:
     with client(address, token(store, Role.ADMIN)) as admin:
         yield admin
+
+
+@pytest.fixture
+def ann(store: Store, address: str) -> Iterator[httpx.Client]:
+    with client(address, token(store, Role.SUBMITTER, "ann")) as ann:
+        yield ann
+
+
+@pytest.fixture
+def bob(store: Store, address: str) -> Iterator[httpx.Client]:
+    with client(address, token(store, Role.SUBMITTER, "bob")) as bob:
+        yield bob

@@ -75,10 +75,12 @@ MAY = {
     ("GET", "/jobs/{job}/artifacts/{path:path}"): VIEWERS,
     ("GET", "/uploads/{sha256}"): SUBMITTERS,
     ("PUT", "/uploads/{sha256}"): SUBMITTERS,
+    ("DELETE", "/uploads/{sha256}"): SUBMITTERS,
     ("PUT", "/bundles/{sha256}"): SUBMITTERS,
     ("PUT", "/data/{sha256}"): SUBMITTERS,
     ("GET", "/inputs"): VIEWERS,
     ("GET", "/inputs/{sha256}"): VIEWERS,
+    ("DELETE", "/inputs/{sha256}"): SUBMITTERS,
     ("GET", "/sources"): VIEWERS,
     ("PUT", "/sources/{name}"): ADMINS,
     ("DELETE", "/sources/{name}"): ADMINS,
@@ -313,7 +315,7 @@ def test_the_store_keeps_hashes_of_tokens_and_sessions_and_neither_itself(store:
 
 
 def test_an_admin_sets_a_users_quota_and_the_user_sees_it(store: Store, address: str) -> None:
-    quota = {"queued_jobs": 3, "running_jobs": 1, "worker_minutes": 60.0}
+    quota = {"queued_jobs": 3, "running_jobs": 1, "worker_minutes": 60.0, "stored_bytes": 2**40}
     with (
         client(address, token(store, Role.ADMIN)) as admin,
         client(address, token(store, Role.SUBMITTER, "bob")) as bob,

@@ -17,7 +17,7 @@ from trials.quotas import Quota, Quotas
 from trials.store import Store
 from trials.tokens import Role, Sessions, Tokens
 
-QUOTA = Quota(queued_jobs=2, running_jobs=1, worker_minutes=10)
+QUOTA = Quota(queued_jobs=2, running_jobs=1, worker_minutes=10, stored_bytes=100)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -63,7 +63,10 @@ def test_a_session_stands_for_its_token_until_either_ends(
 
 
 def test_a_quota_is_everybodys_until_an_admin_sets_one(store: Store) -> None:
-    quotas, more = Quotas(store, QUOTA), Quota(queued_jobs=9, running_jobs=3, worker_minutes=1e6)
+    quotas, more = (
+        Quotas(store, QUOTA),
+        Quota(queued_jobs=9, running_jobs=3, worker_minutes=1e6, stored_bytes=1),
+    )
     quotas.set("ann", QUOTA)
     quotas.set("ann", more)
     assert [quotas.of("ann"), quotas.of("bob")] == [more, QUOTA]

@@ -18,7 +18,7 @@ from hwprofiles.errors import NoRoomError
 from search import sensing
 from search.place import Place
 from search.service.supervisor import ROOM_BYTES, WAITS_FOR_ROOM, Supervisor
-from tests.search.conftest import finish, start
+from tests.commands import finish, start
 from tests.search.test_crash import check_end
 from tests.service.test_controller import wait
 from tests.serving import client, served, token
@@ -28,7 +28,7 @@ from trials.store import JobState, Store
 from trials.tokens import Role
 
 SMALL_BYTES = 4 * 2**20
-QUOTA = {"queued_jobs": 1, "running_jobs": 1, "worker_minutes": 60}
+QUOTA = {"queued_jobs": 1, "running_jobs": 1, "worker_minutes": 60, "stored_bytes": 2**40}
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from trials import leases as leases_module
 from trials.candidate import Candidate, Trial
 from trials.database import metadata
 from trials.leases import MAX_DEATHS, Lease, Leases
-from trials.service_jobs import ServiceJobs
+from trials.service_jobs import ServiceJobs, Usage
 from trials.steering import Verb, Wish
 from trials.store import JobState, Store
 
@@ -137,6 +137,54 @@ def test_of_users_with_as_many_running_who_used_least_is_next(jobs: ServiceJobs,
     submit(jobs, "bob", name="third")
     assert take(leases).job == "third"
     assert jobs.usage("ann").worked_s == 100
+
+
+def test_what_a_job_took_stays_taken_when_it_is_forgotten(jobs: ServiceJobs, leases: Leases) -> None:
+    for name in ("first", "second"):
+        submit(jobs, "ann", name=name)
+        lease = take(leases)
+        leases.renew(lease, {}, worked_s=100)
+        leases.release(lease)
+        jobs.steer(name, Verb.CANCEL)
+        jobs.forget(name)
+    submit(jobs, "bob", name="third")
+    lease = take(leases)
+    leases.renew(lease, {}, worked_s=150)
+    leases.release(lease)
+    assert [jobs.usage(user).worked_s for user in ("ann", "bob", "cleo")] == [200, 150, 0]
+    submit(jobs, "ann", name="fourth")
+    assert take(leases).job == "third"
+
+
+def test_a_stop_outlives_a_pause(jobs: ServiceJobs, leases: Leases) -> None:
+    submit(jobs, "ann")
+    lease = take(leases)
+    assert [jobs.steer("mine", verb).wish for verb in (Verb.STOP, Verb.PAUSE)] == [Wish.STOP, Wish.PAUSE_STOP]
+    assert leases.renew(lease, {}, 0) is Wish.PAUSE
+    assert jobs.steer("mine", Verb.RESUME).wish is Wish.STOP
+    jobs.steer("mine", Verb.PAUSE)
+    leases.release(lease)
+    resumed = jobs.steer("mine", Verb.RESUME)
+    assert (resumed.record.state, resumed.wish) == (JobState.QUEUED, Wish.STOP)
+
+
+def test_who_may_have_no_more_in_the_queue_resumes_nothing(jobs: ServiceJobs) -> None:
+    def refuse(usage: Usage) -> None:
+        raise ConflictError(f"{usage.queued} are enough")
+
+    submit(jobs, "ann")
+    jobs.steer("mine", Verb.PAUSE, admit=refuse)
+    for verb in (Verb.RESUME, Verb.STOP):
+        with pytest.raises(ConflictError, match="0 are enough"):
+            jobs.steer("mine", verb, admit=refuse)
+        assert jobs.get("mine").wish is Wish.NOTHING
+    assert jobs.steer("mine", Verb.CANCEL, admit=refuse).record.state is JobState.CANCELLED
+
+
+def test_jobs_are_found_by_what_they_are_made_of(jobs: ServiceJobs) -> None:
+    submit(jobs, "ann", what="a" * 64)
+    assert [jobs.made_of(user, "a" * 64) for user in ("ann", "bob")] == [["mine"], []]
+    assert jobs.made_of("ann", "%" * 64) == []
 
 
 def test_no_more_jobs_run_than_may(jobs: ServiceJobs, leases: Leases) -> None:

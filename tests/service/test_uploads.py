@@ -24,6 +24,7 @@ import torch
 
 from hwprofiles.errors import NotFoundError
 from hwprofiles.wire import API
+from search.service import incoming
 from search.service.brought import Brought
 from search.service.incoming import KEPT_S
 from search.settings import Settings
@@ -56,18 +57,6 @@ def address(store: Store, folder: Path) -> Iterator[str]:
         patch.setenv("PRUNEFRONT_MAX_DATA_BYTES", "10_000_000")
         with served(store, folder) as address:
             yield address
-
-
-@pytest.fixture
-def ann(store: Store, address: str) -> Iterator[httpx.Client]:
-    with client(address, token(store, Role.SUBMITTER, "ann")) as ann:
-        yield ann
-
-
-@pytest.fixture
-def bob(store: Store, address: str) -> Iterator[httpx.Client]:
-    with client(address, token(store, Role.SUBMITTER, "bob")) as bob:
-        yield bob
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +226,72 @@ def test_what_has_not_grown_for_a_day_is_removed_when_the_next_file_comes(
         os.utime(folder / "incoming" / "ann" / name, (past_s, past_s))
     whole(ann, some(10))
     assert [here(ann, each)[0] for each in (half, old, young)] == [0, 0, 50]
+
+
+def test_without_room_on_the_disk_nothing_is_taken(
+    ann: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "ROOM_BYTES", 2**62)
+    assert said(put(ann, some(100))) == (
+        507,
+        "the disk of the service has no room for this file; try again later",
+    )
+
+
+def test_a_user_keeps_no_more_than_their_quota_and_makes_room_by_removing(
+    store: Store, address: str, folder: Path
+) -> None:
+    quota = {"queued_jobs": 1, "running_jobs": 1, "worker_minutes": 1, "stored_bytes": 3000}
+    with client(address, token(store, Role.ADMIN)) as admin:
+        assert admin.put("/quotas/cleo", json=quota).status_code == 204
+    first, second = npz(x=np.zeros((7, 2))), some(3000)
+    with client(address, token(store, Role.SUBMITTER, "cleo")) as cleo:
+        name = whole(cleo, first)
+        assert cleo.put(f"/data/{name}").json()["size_bytes"] == len(first)
+        assert not list((folder / "incoming" / "cleo").iterdir())  # it is counted once
+        status, sentence = said(put(cleo, second, 0, 9))
+        assert (status, f"'cleo' would keep {len(first) + 3000} bytes of at most 3000" in sentence) == (
+            507,
+            True,
+        )
+        assert put(cleo, second[:1000]).status_code == 200
+        assert said(put(cleo, second[:2990]))[0] == 507
+        assert cleo.delete(f"/uploads/{named(second[:1000])}").status_code == 204
+        assert said(cleo.delete(f"/uploads/{named(second[:1000])}"))[0] == 404
+        assert cleo.delete(f"/inputs/{name}").status_code == 204
+        assert said(cleo.delete(f"/inputs/{name}"))[0] == 404
+        assert not (folder / "data" / f"{name}.npz").exists()
+        assert put(cleo, second).status_code == 200
+
+
+def test_what_a_job_or_another_user_needs_stays(
+    ann: httpx.Client, bob: httpx.Client, folder: Path, bundle: dict[str, bytes]
+) -> None:
+    content = npz(x=np.ones((8, 2), dtype=np.float32), y=np.arange(8) % 2)
+    for caller in (ann, bob):
+        for each in (*bundle.values(), content):
+            whole(caller, each)
+        model, data = named(bundle["manifest.json"]), named(content)
+        assert caller.put(f"/bundles/{model}").status_code == 200
+        assert caller.put(f"/data/{data}").status_code == 200
+    asked = {
+        "name": "needs",
+        "model": {"bundle": f"sha256:{model}"},
+        "data": {"source": "npz", "train": f"sha256:{data}"},
+        "budget": {"macs": ["50%"]},
+    }
+    job = ann.post("/jobs", json=asked).json()["name"]
+    again = ann.get(f"/jobs/{job}/asked").json()
+    assert (again["model"]["bundle"], again["data"]["train"]["path"]) == (f"sha256:{model}", f"sha256:{data}")
+    assert ann.post("/jobs", json={**again, "name": "again"}).status_code == 201
+    for name in (model, data):
+        assert "is needed by 2 of your jobs, such as 'needs'" in said(ann.delete(f"/inputs/{name}"))[1]
+    for job in ("needs", "again"):
+        assert ann.delete(f"/jobs/{job}").status_code == 204
+    for caller, left in ((ann, True), (bob, False)):
+        for name, path in ((model, f"bundles/{model}"), (data, f"data/{data}.npz")):
+            assert caller.delete(f"/inputs/{name}").status_code == 204
+            assert (folder / path).exists() == left
 
 
 def test_a_bundle_is_made_of_its_files_and_kept_once(

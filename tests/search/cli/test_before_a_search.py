@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hwprofiles import Rounds, read_profile, write_profile
-from tests.search.conftest import Prunefront, written_json
+from tests.commands import Prunefront, written_json
 from trials.bundle import read_bundle
 
 

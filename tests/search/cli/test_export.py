@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import search
 from search.report import significant
-from tests.search.conftest import Prunefront, written_json
+from tests.commands import Prunefront, written_json
 from trials.bundle import read_bundle
 from trials.groups import analyse
 from trials.prune import prune

@@ -11,7 +11,7 @@ import pytest
 from hwprofiles import Profile, Rounds, read_profile, write_profile
 from search.place import Place
 from search.report import significant
-from tests.search.conftest import Prunefront, refused, written_json
+from tests.commands import Prunefront, refused, written_json
 
 
 def slowed(profile: Profile, factor: float) -> Profile:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from search import profiling
-from tests.search.conftest import Prunefront, Ran, refused
+from tests.commands import Prunefront, Ran, refused
 from trials.store import Store
 
 MODEL = 'factory = "model:resnet"\nargs = { width = 48, blocks = 1 }\ninput = { shape = [1, 8, 8] }'

@@ -10,7 +10,7 @@ import torch
 
 import search
 from search.place import Place
-from tests.search.conftest import Prunefront, written_json
+from tests.commands import Prunefront, written_json
 
 
 def test_a_run_goes_through_all_stages_and_ends_with_its_networks_and_what_to_do_with_them(

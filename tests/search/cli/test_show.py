@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from search.report import significant
-from tests.search.conftest import Prunefront, written_json
+from tests.commands import Prunefront, written_json
 from trials.store import Store
 
 

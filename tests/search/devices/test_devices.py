@@ -12,7 +12,7 @@ from hwprofiles import (
     write_profile,
 )
 from search import devices
-from tests.search.conftest import Prunefront, written_json
+from tests.commands import Prunefront, written_json
 
 
 def test_devices_lists_age_error_and_whether_it_is_this_machine(

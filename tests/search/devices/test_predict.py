@@ -13,7 +13,7 @@ from hwprofiles import (
     read_profile,
     write_profile,
 )
-from tests.search.conftest import Prunefront, refused, written_json
+from tests.commands import Prunefront, refused, written_json
 from tests.search.devices.conftest import made_up
 from trials.bundle import read_bundle
 from trials.groups import analyse

@@ -26,8 +26,8 @@ from search import device_tables, profiling
 from search.bench import Bench, open_here
 from search.growth import profile_device
 from search.progress import Silent
+from tests.commands import Prunefront, refused, written_json
 from tests.latency_models.test_table import rounds_of
-from tests.search.conftest import Prunefront, refused, written_json
 from tests.search.devices.conftest import made_up, made_up_ms, made_up_network
 
 

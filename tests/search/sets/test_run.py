@@ -16,7 +16,7 @@ from search.progress import Silent
 from search.sets.asked import ModelSet, load
 from search.sets.plan import OpenSet, SetPlan
 from search.sets.run import export
-from tests.search.conftest import Prunefront, refused, written_json
+from tests.commands import Prunefront, refused, written_json
 from tests.search.sets.conftest import SET, StopsAt, run
 from trials.bundle import read_bundle
 from trials.candidate import TrialState

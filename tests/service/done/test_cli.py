@@ -9,19 +9,14 @@ import shutil
 import signal
 import stat
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import search
-from hwprofiles import read_profile
-from hwprofiles.files import write_profile
-from search.place import Place
 from search.service.supervisor import Supervisor
-from tests.search.conftest import Prunefront, finish, refused, start, written_json
-from tests.serving import served, token
+from tests.commands import Prunefront, finish, refused, start, written_json
+from tests.serving import token
 from trials.service_jobs import ServiceJobs
 from trials.store import Store
 from trials.tokens import Role
@@ -31,30 +26,6 @@ BENCH = """
 name = "bench"
 profile = "bench"
 """
-
-
-@pytest.fixture(scope="module")
-def runs(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs in which the job "small" of ann is done, and whose device has a profile of its own."""
-    runs = Path(shutil.copytree(finished_runs, tmp_path_factory.mktemp("service") / "runs"))
-    Place(runs, "").devices.mkdir(exist_ok=True)
-    profile = read_profile(Place(runs, "small").profile)
-    elsewhere = replace(profile, device=replace(profile.device, name="bench", board="a bench"))
-    write_profile(elsewhere, Place(runs, "").devices / "bench.parquet")  # finalists are not measured there
-    return runs
-
-
-@pytest.fixture(scope="module")
-def store(runs: Path) -> Iterator[Store]:
-    with Store.open(runs / "prunefront.db") as store:
-        ServiceJobs(store).adopt("small", "ann")
-        yield store
-
-
-@pytest.fixture(scope="module")
-def address(store: Store, runs: Path) -> Iterator[str]:
-    with served(store, runs / ".service") as address:
-        yield address
 
 
 @pytest.fixture(autouse=True)
@@ -200,6 +171,40 @@ def test_ctrl_c_on_watch_leaves_the_job_alone_and_says_so(
     prunefront("cancel", name)
 
 
+def test_a_trial_is_picked_within_what_it_may_cost(prunefront: Prunefront, lab: None) -> None:
+    trials = written_json(prunefront("pareto", "small", "-s", "lab", "--json"))["trials"]
+    limit = sorted(trials["macs"])[6]
+    found = written_json(prunefront("pick", "small", "--macs", limit, "-s", "lab", "--json"))
+    assert trials["macs"][found["number"]] <= limit
+    if not found["finalist"]:
+        held = [a for a, macs in zip(trials["accuracy"], trials["macs"], strict=True) if macs <= limit]
+        assert found["accuracy"] == max(held)
+    told = prunefront("pick", "small", "--macs", limit, "-s", "lab").out
+    assert f"prunefront export small --trial {found['number']} -s lab" in told
+    refused(prunefront("pick", "small", "--macs", 1, "-s", "lab"), "no trial of job 'small' holds macs=1 on")
+    refused(
+        prunefront("pick", "small", "--energy-mj", 1, "-s", "lab"), "takes no --energy-mj; allowed: --lat"
+    )
+
+
+def test_a_job_is_removed_at_a_server(prunefront: Prunefront, lab: None, store: Store) -> None:
+    name = queued(store, "unwanted")
+    assert prunefront("rm", name, "-s", "lab").out == f"removed {name} at lab\n"
+    refused(prunefront("rm", name, "-s", "lab"), f"no job {name!r}")
+
+
+def test_devices_of_a_server_are_listed_beside_those_here(
+    prunefront: Prunefront, lab: None, address: str, tmp_path: Path
+) -> None:
+    [bench] = [
+        each
+        for each in written_json(prunefront("devices", "-s", "lab", "--runs", tmp_path, "--json"))
+        if each["device"] == "bench"
+    ]
+    assert (bench["server"], bench["this_machine"]) == (address, False)
+    assert "bench" in prunefront("devices", "-s", "lab", "--runs", tmp_path).out
+
+
 def test_tokens_are_made_listed_and_revoked(
     prunefront: Prunefront, store: Store, address: str, lab: None
 ) -> None:
@@ -226,6 +231,10 @@ def test_a_job_is_submitted_watched_looked_at_and_exported(
     commands = [shlex.split(line)[2:] for line in submitted.out.splitlines() if " prunefront " in line]
     assert [command[0] for command in commands] == ["watch", "pareto", "export"]
     prunefront("cancel", "whole")
+    (folder / "edited.toml").write_text(quick.replace("trials = 2", "trials = 3") + BENCH)
+    edited = prunefront("submit", folder / "edited.toml", "--name", "whole").out
+    assert "'whole' is another job there, such as an earlier form of this file" in edited
+    prunefront("cancel", "whole-2")
     again = prunefront("submit", folder / "job.toml", "--name", "whole").out
     assert "submitted before, and is cancelled" in again
     assert prunefront(*shlex.split(again.splitlines()[-1])[3:]).out == "job 'whole' is queued\n"

@@ -27,30 +27,13 @@ from search.client import Client, RemoteJob
 from search.job import Job
 from search.place import Place
 from search.sending import key_of, send
-from tests.serving import served, token
+from search.service.brought import Brought
+from search.settings import Settings
+from tests.serving import token
 from trials.leases import Leases
 from trials.service_jobs import ServiceJobs
 from trials.store import Store
 from trials.tokens import Role
-
-
-@pytest.fixture(scope="module")
-def runs(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs in which the job "small" of ann is done."""
-    return Path(shutil.copytree(finished_runs, tmp_path_factory.mktemp("service") / "runs"))
-
-
-@pytest.fixture(scope="module")
-def store(runs: Path) -> Iterator[Store]:
-    with Store.open(runs / "prunefront.db") as store:
-        ServiceJobs(store).adopt("small", "ann")
-        yield store
-
-
-@pytest.fixture(scope="module")
-def address(store: Store, runs: Path) -> Iterator[str]:
-    with served(store, runs / ".service") as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +84,7 @@ def test_what_was_sent_before_a_kill_is_not_sent_again_and_the_job_is_one(
 
 
 def test_what_a_factory_or_a_folder_of_images_gives_arrives_as_arrays(
-    ann: Client, store: Store, small_job: Path, tmp_path: Path
+    ann: Client, store: Store, runs: Path, small_job: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(small_job.parent, tmp_path / "job")
     (tmp_path / "job" / "made.py").write_text(
@@ -120,7 +103,9 @@ def test_what_a_factory_or_a_folder_of_images_gives_arrives_as_arrays(
         path.write_text(text.replace('source = "digits"', f'source = "{source}"\n{keys}'))
         asked = ann.remote.call("GET", f"/jobs/{ann.submit(path, name=source).name}/asked").json()
         assert (asked["data"]["source"], asked["model"]["factory"]) == ("npz", "")
-        arrived = np.load(asked["data"]["train"]["path"])
+        arrived = np.load(
+            Brought(store, runs / ".service", Settings()).located("ann", asked["data"]["train"]["path"])
+        )
         if source == "factory":
             np.testing.assert_array_equal(arrived["x0"], np.arange(6 * 64.0).reshape(6, 1, 8, 8))
             np.testing.assert_array_equal(arrived["y"], [0, 1, 0, 1, 0, 1])
@@ -141,7 +126,7 @@ def test_data_that_the_service_has_are_named_as_they_are(
     with Client(address, token(store, Role.ADMIN)) as admin:
         admin.remote.call("PUT", "/sources/images", json.dumps({"location": str(tmp_path)}))
     asked = ann.remote.call("GET", f"/jobs/{ann.submit(path, name='named').name}/asked").json()
-    assert asked["data"]["train"]["path"] == str(tmp_path)
+    assert asked["data"]["train"]["path"] == "source:images"
 
 
 def test_a_front_is_a_frame(ann: Client) -> None:

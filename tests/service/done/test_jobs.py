@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ import pytest
 
 from hwprofiles.errors import NotFoundError, RequestError
 from search.place import Place
-from search.service.asked import read_asked
-from tests.serving import client, served, token
+from search.service.asked import Located, read_asked
+from tests.serving import client, token
 from trials.leases import Leases
 from trials.service_jobs import ServiceJobs
 from trials.store import JobState, Store
@@ -32,41 +31,13 @@ ASKED: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def runs(finished_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs in which the job "small" of ann is done."""
-    runs = tmp_path_factory.mktemp("service") / "runs"
-    shutil.copytree(finished_runs, runs)
-    return runs
-
-
-@pytest.fixture(scope="module")
-def store(runs: Path) -> Iterator[Store]:
-    with Store.open(runs / "prunefront.db") as store:
-        ServiceJobs(store).adopt("small", "ann")
-        yield store
-
-
-@pytest.fixture(scope="module")
-def address(store: Store, runs: Path) -> Iterator[str]:
-    def located(reference: str) -> Path:
+def located(runs: Path) -> Located:
+    def find(reference: str) -> Path:
         if reference in (BUNDLE, "source:digits"):
             return runs
         raise NotFoundError(f"nothing was sent as {reference}")
 
-    with served(store, runs / ".service", located=located) as address:
-        yield address
-
-
-@pytest.fixture
-def ann(store: Store, address: str) -> Iterator[httpx.Client]:
-    with client(address, token(store, Role.SUBMITTER, "ann")) as caller:
-        yield caller
-
-
-@pytest.fixture
-def bob(store: Store, address: str) -> Iterator[httpx.Client]:
-    with client(address, token(store, Role.SUBMITTER, "bob")) as caller:
-        yield caller
+    return find
 
 
 def told(answer: httpx.Response, status: int = 200) -> Any:
@@ -86,7 +57,8 @@ def test_a_job_is_queued_under_its_owners_name(ann: httpx.Client, runs: Path) ->
     assert answer.headers["location"] == f"/api/v1/jobs/{job['name']}"
     assert (job["owner"], job["state"], job["budget"]) == ("ann", "queued", "latency at most 50% of dense")
     asked = told(ann.get(f"/jobs/{job['name']}/asked"))
-    assert (asked["name"], asked["model"]["bundle"]) == (job["name"], str(runs))
+    assert (asked["name"], asked["model"]["bundle"]) == (job["name"], runs.name)
+    assert str(runs.parent) not in json.dumps(asked)
 
 
 def test_the_same_key_is_the_same_job(ann: httpx.Client, bob: httpx.Client) -> None:
@@ -114,6 +86,7 @@ def test_the_same_key_is_the_same_job(ann: httpx.Client, bob: httpx.Client) -> N
         ({"name": "devices"}, "is one of the service's own"),
         ({"name": "prunefront.db-wal"}, "is one of the service's own"),
         ({"budget": {}}, "budget"),
+        ({"search": {"trials": 10**9}}, "is more than this service takes; allowed: 1 to 100000"),
         ({"what": 1}, "what"),
     ],
 )
@@ -165,6 +138,24 @@ def test_a_set_around_somebody_elses_job_shows_nothing_of_it(ann: httpx.Client, 
         assert ann.get(f"/jobs/bobs.v1{path}").status_code == 404
     assert "has not begun yet" in told(ann.get("/jobs/bobs-2.v1"), 404)["detail"]
     assert told(bob.post("/jobs", json={**ASKED, "name": "bobs-2.v1"}), 201)["name"] == "bobs-2-v1"
+
+
+def test_a_job_of_a_set_is_steered_exported_and_removed_with_the_set(ann: httpx.Client, store: Store) -> None:
+    member = {"model": ASKED["model"], "data": ASKED["data"]}
+    models = [{"name": name, **member} for name in ("v1", "v2")]
+    asked = {"name": "pair", "models": models, "budget": {"macs": ["50%"]}}
+    assert told(ann.post("/jobs", json=asked), 201)["models"] == ["pair.v1", "pair.v2"]
+    store.create_job("pair.v1", store.job("small").spec, {})
+    for verb in ("pause", "resume", "stop", "cancel", "retry"):
+        said = told(ann.post(f"/jobs/pair.v1/{verb}"), 409)["detail"]
+        assert "'pair.v1' is that of 'v1' in the set 'pair'" in said
+    assert told(ann.post("/jobs/pair.v1/exports", json={"trial": 0}), 409)
+    assert told(ann.delete("/jobs/pair.v1"), 409)
+    said = told(ann.post("/jobs/pair/exports", json={"trial": 0}), 409)["detail"]
+    assert "fetch what was exported of its jobs: pair.v1, pair.v2" in said
+    assert told(ann.post("/jobs/pair/pause"))["state"] == "paused"
+    assert ann.delete("/jobs/pair").status_code == 204
+    assert "pair.v1" not in [record.name for record in store.jobs()]
 
 
 def test_a_job_without_a_name_gets_one(ann: httpx.Client) -> None:
@@ -229,12 +220,47 @@ def test_verbs_that_do_not_fit_are_conflicts(ann: httpx.Client) -> None:
 
 def test_who_has_used_their_quota_up_waits(store: Store, address: str) -> None:
     with client(address, token(store, Role.ADMIN, "root")) as admin:
-        quota = {"queued_jobs": 1, "running_jobs": 1, "worker_minutes": 60}
+        quota = {"queued_jobs": 1, "running_jobs": 1, "worker_minutes": 60, "stored_bytes": 0}
         assert admin.put("/quotas/cleo", json=quota).status_code < 300
     with client(address, token(store, Role.SUBMITTER, "cleo")) as cleo:
         first = submitted(cleo, **{"Idempotency-Key": "k"})
         assert submitted(cleo, **{"Idempotency-Key": "k"}) == first
         assert "'cleo' has 1 queued jobs of at most 1" in told(cleo.post("/jobs", json=ASKED), 409)["detail"]
+
+
+def test_a_job_that_is_resumed_comes_into_the_queue_as_a_new_one_does(store: Store, address: str) -> None:
+    with client(address, token(store, Role.ADMIN, "root")) as admin:
+        quota = {"queued_jobs": 1, "running_jobs": 1, "worker_minutes": 60, "stored_bytes": 0}
+        assert admin.put("/quotas/dora", json=quota).status_code < 300
+    with client(address, token(store, Role.SUBMITTER, "dora")) as dora:
+        first = submitted(dora)
+        assert told(dora.post(f"/jobs/{first}/pause"))["state"] == "paused"
+        second = submitted(dora)
+        for verb in ("resume", "stop"):
+            said = told(dora.post(f"/jobs/{first}/{verb}"), 409)["detail"]
+            assert "'dora' has 1 queued jobs of at most 1" in said
+        assert told(dora.get(f"/jobs/{first}"))["wish"] == ""
+        assert told(dora.post(f"/jobs/{second}/cancel"))["state"] == "cancelled"
+        assert told(dora.post(f"/jobs/{first}/resume"))["state"] == "queued"
+        assert told(dora.post(f"/jobs/{second}/retry"), 409)
+
+
+def test_a_job_that_the_command_line_works_on_stays(ann: httpx.Client, runs: Path) -> None:
+    name = submitted(ann)
+    with Place(runs, name).lock():
+        assert "is worked on; cancel it first" in told(ann.delete(f"/jobs/{name}"), 409)["detail"]
+    assert told(ann.get(f"/jobs/{name}"))["state"] == "queued"
+    assert ann.delete(f"/jobs/{name}").status_code == 204
+    assert not Place(runs, name).folder.exists()
+
+
+def test_what_cannot_be_read_is_named_without_where_the_service_lies(
+    ann: httpx.Client, runs: Path, store: Store
+) -> None:
+    store.create_job("torn", store.job("small").spec, store.job("small").plan)
+    ServiceJobs(store).adopt("torn", "ann")
+    said = told(ann.get("/jobs/torn/front"), 422)["detail"]
+    assert said.startswith("torn/bundle/graph.json cannot be read")
 
 
 def test_the_front_is_what_the_report_says(ann: httpx.Client, runs: Path) -> None:
@@ -261,7 +287,7 @@ def test_a_front_is_drawn_for_every_device_whose_profile_knows_the_model(
     shutil.copy(Place(runs, "small").profile, runs / "devices" / "elsewhere.parquet")
     (runs / "devices" / "broken.parquet").write_bytes(b"PAR1")
     devices = told(ann.get("/jobs/small/devices"))
-    assert devices == ["this-cpu", "elsewhere"]
+    assert devices == ["this-cpu", "bench", "elsewhere"]
     for device in devices:
         assert told(ann.get(f"/jobs/small/front?device={device}"))["device"] == device
     assert "no set of models" in told(ann.get("/jobs/small/shares"), 404)["detail"]
@@ -337,9 +363,9 @@ def test_an_export_is_wanted_once(ann: httpx.Client, store: Store) -> None:
     assert told(ann.post("/jobs/small/exports", json={"trial": 3}), 202)["exports"] == [3]
     assert told(ann.get("/jobs/small"))["exports"] == [3]
     assert "no trial 99" in told(ann.post("/jobs/small/exports", json={"trial": 99}), 404)["detail"]
-    lease = Leases(store).take("test", most=9)
-    while lease and lease.job != "small":
-        lease = Leases(store).take("test", most=9)
+    leases = Leases(store)
+    while (lease := leases.take("test", most=99)) and lease.job != "small":
+        pass
     assert lease
     assert store.job("small").state is JobState.DONE
 

@@ -1,0 +1,35 @@
+"""A job of the service that the command line works on."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from search.place import Place
+from search.service.supervisor import CONTROLLER, DONE
+from trials.leases import Leases
+from trials.service_jobs import ServiceJobs
+from trials.steering import Verb
+from trials.store import JobState, Store
+
+
+def test_the_process_of_a_job_that_the_command_line_works_on_waits_and_is_steered(
+    planned_runs: Path, tmp_path: Path
+) -> None:
+    runs = Path(shutil.copytree(planned_runs, tmp_path / "runs"))
+    with Store.open(Place(runs, "").store) as store, Place(runs, "small").lock():
+        jobs = ServiceJobs(store)
+        jobs.adopt("small", "ann")
+        lease = Leases(store).take("test")
+        assert lease
+        arguments = [str(runs), "small", lease.holder, str(lease.fence)]
+        process = subprocess.Popen([sys.executable, "-m", CONTROLLER, *arguments])
+        while not jobs.get("small").progress.get("stage", "").startswith("waiting for another process"):
+            assert process.poll() is None
+            time.sleep(0.05)
+        jobs.steer("small", Verb.CANCEL)
+        assert process.wait() == DONE
+        assert (store.job("small").state, jobs.get("small").deaths) == (JobState.CANCELLED, 0)
