@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from trials.candidate import Candidate, as_counts
 from trials.costs import Costs
 from trials.graph import Graph
 from trials.groups import Coupling, analyse
-from trials.store import JobRecord, Store
+from trials.store import JobRecord, Outline, Store
 
 BOARDS = 16
 """Of jobs, held ready."""
@@ -123,6 +124,18 @@ class Board:
                 f"profile goes by that name: {error}"
             ) from None
 
+    def outlines(self, store: Store) -> Sequence[Outline]:
+        """All trials. A trial that has ended does not change any more, so those up to the first that has not
+        are read once."""
+        ended = self._ended.get("trials", ())
+        trials = (*ended, *store.outlines(self.job.name, first=ended[-1].number + 1 if ended else 0))
+        self._ended["trials"] = tuple(takewhile(lambda trial: trial.state.finished, trials))
+        return trials
+
+    @cached_property
+    def _ended(self) -> dict[str, tuple[Outline, ...]]:
+        return {}
+
     def dense_ms(self, device: str = "") -> float:
         scorer = self.scorer(device)
         networks = self._profile(device or self.devices[0]).networks
@@ -140,7 +153,7 @@ class Board:
         that is done, of accuracy and of the share of the dense latency saved.
         """
         scorer, dense_ms = self.scorer(device), self.dense_ms(device)
-        trials = store.outlines(self.job.name)
+        trials = self.outlines(store)
         counts = as_counts([trial.candidate for trial in trials]) if trials else None
         latency_ms, error_ms = scorer.latency(counts) if counts is not None else np.empty((2, 0))
         macs = self.costs.macs(counts) if counts is not None else np.empty(0)
@@ -208,7 +221,7 @@ class Board:
 
     def widths(self, store: Store) -> dict[str, Any]:
         """What each trial keeps of each group: (trials, groups) units, beside what the groups have."""
-        trials = store.outlines(self.job.name)
+        trials = self.outlines(store)
         return {
             "groups": [group.name for group in self.coupling.groups],
             "sizes": [group.size for group in self.coupling.groups],

@@ -292,8 +292,11 @@ class Store(Database):
             ).all()
         return [_trial(row) for row in rows]
 
-    def outlines(self, job: str) -> list[Outline]:
+    def outlines(self, job: str, *, first: int = 0) -> list[Outline]:
         """Return a job's trials by number, and of their facts two: in a fourth of the time of all.
+
+        Args:
+            first: the number of the first that is wanted.
 
         Raises:
             RequestError: no such job.
@@ -304,7 +307,9 @@ class Store(Database):
         with self.reading() as connection:
             _require_job(connection, job)
             rows = connection.execute(
-                select(*columns, *found).where(TRIALS.c.job == job).order_by(TRIALS.c.number)
+                select(*columns, *found)
+                .where(TRIALS.c.job == job, TRIALS.c.number >= first)
+                .order_by(TRIALS.c.number)
             ).all()
         return [
             Outline(

@@ -6,6 +6,7 @@ nothing but what this service has.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -53,6 +54,18 @@ CONTROLLERS = {
     "uniform": "the same share of every group",
 }
 """What each proposes, as docs/search.md says it at length."""
+
+
+def _with_imports(*modules: str) -> list[str]:
+    """Scripts and all that they import, so that a browser can ask for everything at once."""
+    found = list(modules)
+    for module in found:
+        imported = re.findall(r'from "\./([\w-]+\.js)"', (STATIC / module).read_text(encoding="utf-8"))
+        found += [each for each in dict.fromkeys(imported) if each not in found]
+    return found
+
+
+JOB_MODULES = _with_imports("job.js")
 
 _templates = Environment(
     loader=PackageLoader("search.dashboard"),
@@ -170,7 +183,7 @@ def show_jobs(
 @router.get("/jobs/{job}")
 def show_job(caller: Looker, request: Request, found: TheJob, jobs: TheJobs) -> Response:
     """One job: what it has found so far."""
-    return _render("job.html", request, job=_shown(found, jobs))
+    return _render("job.html", request, job=_shown(found, jobs), modules=JOB_MODULES)
 
 
 @router.get("/jobs/{job}/compare")

@@ -23,6 +23,9 @@ CSRF = "X-CSRF-Token"
 OPEN = frozenset({("GET", f"{API}/openapi.json"), ("POST", f"{API}/session")})
 """What of the API is for everybody."""
 
+STATIC = "/static/"
+"""What pages are made of begins so: it is for everybody, and nobody is looked up for it."""
+
 # These describe the API; `Identified` has looked at what they would find.
 _bearer = HTTPBearer(auto_error=False)
 _cookie = APIKeyCookie(name=COOKIE, auto_error=False)
@@ -61,6 +64,9 @@ class Identified:
         if scope["type"] != "http" or (scope["method"], scope["path"]) in OPEN:
             return await self._app(scope, receive, send)
         call = Request(scope)
+        if scope["path"].startswith(STATIC):
+            call.state.caller = None
+            return await self._app(scope, receive, send)
         header, session = call.headers.get("authorization"), call.cookies.get(COOKIE)
         if header is not None:
             caller = await run_in_threadpool(self._tokens.check, header.removeprefix("Bearer "))

@@ -61,6 +61,7 @@ export function frontPage(name, { say, exported, failed }) {
     try {
       groups ??= await call(`/jobs/${name}/groups${deviceQuery("?")}`);
       const known = groups.filter((group) => Object.keys(group.losses).length);
+      at("alone-group").closest("label").hidden = !known.length;
       if (!known.length) return showState(at("alone"), "nothing", "Not measured in this job", "Controllers that start from sensitivities, such as auto and amc, measure them before their first trial.");
       const drawn = aloneChart(at("alone"));
       drawn.show(known);

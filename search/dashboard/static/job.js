@@ -96,7 +96,7 @@ function hear(kind, data) {
   waitingExports = data.exports;
 }
 
-let job = await call(`/jobs/${name}`);
+let job = JSON.parse(head.dataset.shown);
 let waitingExports = job.exports;
 drawState();
 showState(at("loading"), "loading", "Fetching what it has found …");

@@ -25,15 +25,16 @@ export function widthsChart(place, picks, note) {
 
 function options({ front: { trials }, widths, rowOf, shown, indices }, colors, picks) {
   const axes = [
-    ...shown.map(({ name }) => ({ name: name.length > 22 ? `…${name.slice(-21)}` : name, min: 0, max: 1, formatter: (value) => `${(100 * value).toFixed(0)}` })),
+    ...shown.map(({ name }) => ({ name: name.length > 22 ? `…${name.slice(-21)}` : name, min: 0, max: 1, interval: 0.25, formatter: (value) => `${(100 * value).toFixed(0)}` })),
     { name: "latency, ms", formatter: (value) => significant(value) },
     { name: "accuracy, %", formatter: (value) => percent(value, 1) },
   ];
   const rows = (wanted) => wanted.map((i) => [...shown.map(({ column }) => widths.kept[rowOf.get(trials.number[i])][column] / widths.sizes[column]), trials.latency_ms[i], trials.accuracy[i]]);
-  const scale = { parallelAxis: axes.map(({ name, min, max, formatter }, dim) => ({
+  const scale = { parallelAxis: axes.map(({ name, min, max, interval, formatter }, dim) => ({
     dim, name, min: min ?? "dataMin", max: max ?? "dataMax", nameLocation: "end", nameRotate: 40, nameGap: 10, nameTextStyle: { color: colors.quiet, fontSize: 11, align: "left" },
-    axisLine: { lineStyle: { color: colors.line } }, axisTick: { show: false }, splitNumber: 4,
-    axisLabel: { show: dim === 0 || dim >= shown.length, color: colors.quiet, fontSize: 10, formatter },
+    axisLine: { lineStyle: { color: colors.line } }, axisTick: { show: false }, splitNumber: 4, interval,
+    // Labels of shares once, at the first axis; `show` of an axis is not heeded.
+    axisLabel: { hideOverlap: true, color: colors.quiet, fontSize: 10, formatter: dim === 0 || dim >= shown.length ? formatter : () => "" },
     areaSelectStyle: { width: 14, color: faded(colors.found, 0.2), borderColor: colors.found, borderWidth: 1, opacity: 1 },
   })) };
   const others = indices.filter((i) => !trials.on_front[i] && !picks.has(trials.number[i]));
@@ -41,7 +42,7 @@ function options({ front: { trials }, widths, rowOf, shown, indices }, colors, p
   const line = (color, width, opacity) => ({ color, width, opacity });
   return {
     ...scale,
-    parallel: { left: 40, right: 70, top: 120, bottom: 16, parallelAxisDefault: { realtime: indices.length < 500 } },
+    parallel: { left: 40, right: 70, top: 24 + 3.8 * Math.max(...axes.map(({ name }) => name.length)), bottom: 16, parallelAxisDefault: { realtime: indices.length < 500 } },
     series: [
       { name: "others", type: "parallel", lineStyle: line(colors.trial, 1, others.length > 100 ? 0.18 : 0.4), inactiveOpacity: 0.02, activeOpacity: 0.5, data: rows(others), progressive: 0 },
       { name: "front", type: "parallel", z: 3, lineStyle: line(colors.found, 1.2, onFront.length > 30 ? 0.35 : 0.75), inactiveOpacity: 0.05, activeOpacity: 0.9, data: rows(onFront), progressive: 0 },
