@@ -92,7 +92,7 @@ function options(front, colors, picks, whole) {
     series: [
       // Without a zlevel, which a custom series has not by itself, its elements lose theirs when a brush is drawn.
       { name: "bars", type: "custom", silent: true, zlevel: 0, z: 2, clip: true, data: barred, renderItem: errorBars(trials, colors), encode: { x: 0, y: 1 } },
-      { name: "trial", type: "scatter", large: many, z: 3, symbolSize: many ? 4 : 7, data: rows.trial, itemStyle: { color: colors.trial, opacity: many ? 0.45 : 0.75 }, progressive: 0 },
+      { name: "trial", type: "scatter", large: many, z: 3, symbolSize: many ? 4 : 7, data: rows.trial, itemStyle: { color: colors.trial, opacity: 0.75 }, progressive: 0 },
       { name: "uniform widths", type: "scatter", z: 4, symbol: "triangle", symbolSize: 9, data: rows.uniform, itemStyle: { color: colors.uniform, opacity: 0.85 } },
       {
         name: "front", type: "line", step: "end", z: 5, showSymbol: true, symbol: (row) => shape(row), symbolSize: 8, data: rows.front,
