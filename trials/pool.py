@@ -145,8 +145,13 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """How many submits would start at once."""
-        return len(self._idle)
+        """How many submits would start at once.
+
+        None waits for a worker that is not warm yet, unless no other is left: the machine that it is to run
+        on may be away for good.
+        """
+        warm = sum(self._is_warm(seat) for seat in self._idle)
+        return warm if warm or self._running else len(self._idle)
 
     @property
     def busy_share(self) -> float:
@@ -212,6 +217,10 @@ class Pool:
             if ready or left_s <= LOOK_EVERY_S:
                 return list(ready)
 
+    def _is_warm(self, seat: _Seat) -> bool:
+        seat.is_warm = seat.is_warm or bool(self._ray.wait([seat.warm], timeout=0)[0])
+        return seat.is_warm
+
     def _warm_pid(self, seat: _Seat) -> int:
         self._ready([seat.warm], None)
         try:
@@ -225,10 +234,12 @@ class Pool:
         return int(pid)
 
     def _dispatch(self) -> None:
-        while self._queue and self._idle:
+        while self._queue and self.free:
             key, request = self._queue.popleft()
-            reference = self._idle[-1].actor.run.remote(request)
-            self._running[reference] = (self._idle.pop(), key)
+            seat = next((seat for seat in reversed(self._idle) if self._is_warm(seat)), self._idle[-1])
+            reference = seat.actor.run.remote(request)
+            self._idle.remove(seat)
+            self._running[reference] = (seat, key)
 
     def _finish(self, reference: Any) -> Finished:
         seat, key = self._running.pop(reference)
@@ -269,6 +280,7 @@ class _Seat:
 
     actor: Any
     warm: Any
+    is_warm: bool = False
     answered: int = 0
 
 

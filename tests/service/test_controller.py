@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import time
@@ -84,14 +83,6 @@ def of(pattern: str) -> Victim:
     return lambda controller: next((p for p in descendants(controller) if pattern in command(p)), None)
 
 
-VICTIMS: dict[str, Victim] = {
-    "controller": lambda controller: controller,
-    "worker": of("ray::_Worker"),
-    "raylet": of("/raylet/raylet "),
-    "GCS": of("gcs_server"),
-}
-
-
 def test_killed_a_job_is_taken_over_and_finds_what_it_would_have_found(
     store: Store, jobs: ServiceJobs, supervisor: Supervisor, runs: Path, finished_runs: Path
 ) -> None:
@@ -167,33 +158,6 @@ def test_a_process_that_was_halted_is_killed_when_its_job_is_taken_over(
     wait(lambda: jobs.get("small").fence == 2)
     wait(lambda: state(store) is JobState.DONE)
     assert not command(halted)
-    check_end(runs, finished_runs)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", range(10))
-def test_killed_at_random_points_a_job_finds_what_it_would_have_found(
-    seed: int, store: Store, jobs: ServiceJobs, supervisor: Supervisor, runs: Path, finished_runs: Path
-) -> None:
-    """Five kills of five kinds a run, so fifty in all; nothing finished is lost, and each time it goes on."""
-    rng = random.Random(seed)
-    kinds = [*VICTIMS, "everything"]
-    rng.shuffle(kinds)
-    for kind in kinds:
-        time.sleep(rng.uniform(0, 12))
-        if state(store) is JobState.DONE:
-            break
-        controller = pid(jobs)
-        before = [trial for trial in store.trials("small") if trial.state.finished]
-        if kind == "everything":
-            for process in descendants(controller):
-                kill(process)
-        elif (victim := VICTIMS[kind](controller)) is not None:
-            kill(victim)
-        stored = {trial.number: trial for trial in store.trials("small")}
-        assert [stored[trial.number] for trial in before] == before
-    wait(lambda: state(store) in (JobState.DONE, JobState.FAILED))
     check_end(runs, finished_runs)
 
 

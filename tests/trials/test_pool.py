@@ -66,6 +66,42 @@ def test_a_pool_whose_ray_has_died_says_so_and_closes(part: str, tmp_path: Path)
             pool.wait()
 
 
+class Lame(Calls):
+    """A runner that is built once there is a place for it, which it takes."""
+
+    def __init__(self, places: Path) -> None:
+        super().__init__()
+        while not any(took(place) for place in places.iterdir()):
+            time.sleep(0.01)
+
+
+def took(place: Path) -> bool:
+    try:
+        place.unlink()
+    except FileNotFoundError:  # the other worker was faster
+        return False
+    return True
+
+
+def test_no_request_waits_for_a_worker_that_may_never_come_back(tmp_path: Path) -> None:
+    """As where its machine is gone; stands before the shared pool, too."""
+    places = tmp_path / "places"
+    places.mkdir()
+    (places / "1").touch()
+    (places / "2").touch()
+    with Pool(Lame, {"places": places}, workers=2, threads=1) as pool:
+        pool.submit("doomed", hold(tmp_path / "pid"))
+        os.kill(holder(tmp_path / "pid"), signal.SIGKILL)
+        assert [each.died for each in finish(pool, 1)] == [True]
+        assert pool.free == 1
+        for number in range(3):
+            pool.submit(number, pid)
+        assert [each.died for each in finish(pool, 3)] == [False] * 3
+        (places / "3").touch()
+        pool.worker_pids()
+        assert pool.free == 2
+
+
 def test_ray_that_cannot_start_is_named_with_its_reason_in_one_line() -> None:
     """In a process of its own, as Ray leaves what it had started to the end of its process."""
     driver = (
