@@ -195,10 +195,10 @@ class ServiceJobs:
         with self._store.reading() as connection:
             return find(connection, name, owner)
 
-    def held(self) -> list[ServiceJob]:
-        """Those that are worked on."""
+    def taken(self) -> list[ServiceJob]:
+        """Those that somebody has taken and not let go, though the lease may be over."""
         with self._store.reading() as connection:
-            rows = connection.execute(_shown().where(SERVICE_JOBS.c.lease_until_s > time.time())).all()
+            rows = connection.execute(_shown().where(SERVICE_JOBS.c.holder != "")).all()
         return [_service_job(row) for row in rows]
 
     def is_one(self, name: str) -> bool:

@@ -124,7 +124,7 @@ class Supervisor:
     def step(self) -> None:
         """Look once at all that may have changed."""
         self._reap()
-        self._bury_dead()
+        self._look_after_holders()
         self._end_cancelled()
         self._keep_for_starting()
         if self._free_bytes() < ROOM_BYTES:
@@ -179,14 +179,21 @@ class Supervisor:
         elif code not in (DONE, LOST):
             self.leases.bury(lease, f"killed by signal {-code}" if code < 0 else f"with exit code {code}")
 
-    def _bury_dead(self) -> None:
-        """Let go of jobs of a service that was here before, whose processes have died since."""
+    def _look_after_holders(self) -> None:
+        """Let go of jobs of a service that was here before, whose processes have died since, and end those
+        that were halted for too long: one that was in the midst of a transaction locks an SQLite file for
+        everybody, so nobody could even take its job.
+        """
         ours = {child.lease.job for child in self._children}
-        for job in self.jobs.held():
-            name, progress = job.record.name, job.progress
-            has_spoken = progress.get("fence") == job.fence and progress.get("host") == socket.gethostname()
-            if name not in ours and has_spoken and not _is_holder(progress.get("pid"), name):
-                self.leases.bury(Lease(job=name, holder=job.holder, fence=job.fence), "and is gone")
+        for job in self.jobs.taken():
+            name, pid = job.record.name, job.progress.get("pid")
+            if job.progress.get("fence") != job.fence or job.progress.get("host") != socket.gethostname():
+                continue
+            if not _is_holder(pid, name):
+                if name not in ours:
+                    self.leases.bury(Lease(job=name, holder=job.holder, fence=job.fence), "and is gone")
+            elif not job.is_held and _is_halted(pid):
+                _kill_holder(name, job.progress)
 
     def _wait_for_room(self, lease: Lease) -> None:
         self._spare.unlink(missing_ok=True)
@@ -237,6 +244,14 @@ def _kill_holder(job: str, progress: Mapping[str, object]) -> None:
     pid = progress.get("pid")
     if progress.get("host") == socket.gethostname() and isinstance(pid, int) and _is_holder(pid, job):
         _kill(pid)
+
+
+def _is_halted(pid: object) -> bool:
+    """Whether a signal has stopped a process of this machine, which has not gone on since."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
 
 
 def _is_holder(pid: object, job: str) -> bool:

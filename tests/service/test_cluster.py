@@ -108,7 +108,7 @@ def workers(node: str) -> list[int]:
 def test_a_job_on_a_cluster_ends_with_all_trials_though_a_link_is_cut_and_healed(
     hosts: tuple[Host, Host], longer: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Once for a moment, and once until the cluster has given the node up, which then comes back."""
+    """Once for a moment, and once until the cluster has given the node up."""
     head, worker = hosts
     runs = Path(shutil.copytree(longer, tmp_path / "runs"))
     ray = Path(f"/tmp/{head.name}")  # sockets have short paths
