@@ -27,6 +27,7 @@ from hwprofiles.remote import Remote
 from hwprofiles.runtimes import CALL
 from latency_models import NetworkModel
 from search import profiling
+from search.devices import SHIPPED
 from search.service import list_agents, open_on_agent, request_profile
 from tests.bundles import export_images
 from tests.commands import Prunefront, written_json
@@ -131,7 +132,9 @@ def test_a_board_is_profiled_through_kills_of_agent_and_server_and_every_pass_is
     assert {rounds.times_ms.shape[:2] for rounds in profile.kernels.values()} == {(passes, 40)}
     assert found["validation"]["networks"] == len(profile.held_out) > 0
     assert predicted["candidates"][0]["measured"]["latency_ms"] > 0
-    in_fp32 = [item for item in listed if item["precision"] == "fp32"]
+    shipped = {path.stem for path in SHIPPED.glob("*.parquet")}
+    assert shipped <= {item["device"] for item in listed}  # the server has them, too
+    in_fp32 = [item for item in listed if item["precision"] == "fp32" and item["device"] not in shipped]
     assert [(item["device"], item["profile"], item.get("alive")) for item in in_fp32] == [
         ("this-cpu", None, None),
         ("board", str(mine / "devices" / "board.parquet"), None),
