@@ -182,8 +182,10 @@ def conduct(store: Store, runs: Path, lease: Lease, copies: Copies) -> int:
 def _copy(copies: Copies, store: Store, job: str) -> None:
     """Copy what a job has made; where that fails, its log says so, and its next export tries it again."""
     try:
-        for name in (job, *jobs_of(store.job(job))):
-            copies.keep(name)
+        of_set = set(jobs_of(store.job(job)))
+        for record in store.jobs():
+            if record.name == job or record.name in of_set:
+                copies.keep(record)
     except TransientError as error:
         store.add_event(job, "copy failed", one_line(str(error)))
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from hwprofiles.disk import whole_folder
 from hwprofiles.errors import RequestError, TransientError
 from search.place import Place
+from trials.store import JobRecord, JobState
 
 LIST = ".whole.json"
 """Names all files of a job's copy, and is written last: without it the copy is not whole."""
+_log = logging.getLogger(__name__)
 
 
 class Copies:
@@ -39,7 +43,7 @@ class Copies:
                 "fsspec knows, such as s3://bucket/prefix, for which install prunefront[s3]"
             ) from None
 
-    def keep(self, job: str) -> None:
+    def keep(self, job: JobRecord) -> None:
         """Copy the report and all exports of a job, in place of what was copied before.
 
         Raises:
@@ -47,33 +51,47 @@ class Copies:
         """
         if self._files is None:
             return
-        place = Place(self._runs, job)
+        place = Place(self._runs, job.name)
         files = {path.relative_to(place.folder).as_posix(): path for path in artifacts(place)}
         if not files:
             return
-        with self._reached(job):
+        with self._reached(job.name):
             for name, path in files.items():
-                there = self._at(job, name)
+                there = self._at(job.name, name)
                 self._files.makedirs(there.rpartition("/")[0], exist_ok=True)
                 self._files.put_file(str(path), there)
-            self._files.pipe_file(self._at(job, LIST), json.dumps(sorted(files)).encode())
+            whole = {"created_s": job.created_s, "files": sorted(files)}
+            self._files.pipe_file(self._at(job.name, LIST), json.dumps(whole).encode())
 
-    def bring_back(self, job: str) -> None:
-        """Copy a job's files back where this disk has no folder of it, and its copy is whole.
+    def bring_back(self, job: JobRecord) -> None:
+        """Copy the files of a job that is done back where the disk has no folder of it, if the copy is whole.
+
+        That of another job which had its name before, and whose copy could not be removed, is none of it.
 
         Raises:
             TransientError: the storage cannot be read.
         """
-        place = Place(self._runs, job)
-        if self._files is None or place.folder.exists():
+        place = Place(self._runs, job.name)
+        if self._files is None or job.state is not JobState.DONE or place.folder.exists():
             return
-        with self._reached(job):
-            if not self._files.exists(self._at(job, LIST)):
+        with self._reached(job.name):
+            if not self._files.exists(self._at(job.name, LIST)):
                 return
-            with whole_folder(place.folder) as partial:
-                for name in json.loads(self._files.cat_file(self._at(job, LIST))):
-                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                    self._files.get_file(self._at(job, name), str(partial / name))
+            whole = json.loads(self._files.cat_file(self._at(job.name, LIST)))
+            if whole["created_s"] == job.created_s:
+                self._fetch(job.name, whole["files"], place.folder)
+
+    def _fetch(self, job: str, names: Sequence[str], folder: Path) -> None:
+        """Take the place of nothing, unlike `whole_folder`: a process may have begun to work on the job."""
+        partial = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
+        try:
+            for name in names:
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                self._files.get_file(self._at(job, name), str(partial / name))
+            with suppress(OSError):  # another call was faster
+                partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def forget(self, job: str) -> None:
         """Remove a job's copy.
@@ -93,12 +111,14 @@ class Copies:
 
     @contextmanager
     def _reached(self, job: str) -> Iterator[None]:
+        """What a storage says may name paths and hosts of the service, so its log alone has that."""
         try:
             yield
         except Exception as error:  # each kind of storage has its own
+            _log.warning("the copy of job %r at %s: %r", job, self._url, error)
             raise TransientError(
-                f"the copy of job {job!r} at {self._url} cannot be reached: {error or type(error).__name__}; "
-                "check that the storage is there and lets the service in"
+                f"the copy of job {job!r} cannot be reached now; try again, or let an admin look at "
+                "PRUNEFRONT_ARTIFACTS and the service's log"
             ) from error
 
 

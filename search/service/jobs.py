@@ -275,9 +275,9 @@ def remove_job(
             raise ConflictError(f"job {job!r} is worked on; cancel it first, and wait for its end") from None
         jobs.forget(job, _whose(caller))
         remove_held(place, store)
+    _log_of(request, job).unlink(missing_ok=True)
     for name in (job, *jobs_of(before.record)):
         copies.forget(name)
-    _log_of(request, job).unlink(missing_ok=True)
 
 
 @router.get("/{job}/trials")
@@ -420,7 +420,7 @@ async def _stream(
 @router.get("/{job}/artifacts")
 def list_artifacts(found: TheJob, runs: TheRuns, copies: TheCopies) -> list[dict[str, Any]]:
     """The files that the job has made, its report and its export among them."""
-    copies.bring_back(found.record.name)
+    copies.bring_back(found.record)
     place = Place(runs, found.record.name)
     found_files = []
     for path in sorted(artifacts(place)):
@@ -433,7 +433,7 @@ def list_artifacts(found: TheJob, runs: TheRuns, copies: TheCopies) -> list[dict
 @router.get("/{job}/artifacts/{path:path}", response_class=FileResponse, responses=BYTES)
 def get_artifact(found: TheJob, path: str, runs: TheRuns, copies: TheCopies) -> FileResponse:
     """One of them; parts of it by Range."""
-    copies.bring_back(found.record.name)
+    copies.bring_back(found.record)
     place = Place(runs, found.record.name)
     if (wanted := place.folder / path) in artifacts(place):
         return FileResponse(wanted, headers={"Content-Security-Policy": "sandbox allow-scripts"})
@@ -444,7 +444,7 @@ def get_artifact(found: TheJob, path: str, runs: TheRuns, copies: TheCopies) -> 
 def get_archive(found: TheJob, folder: str, runs: TheRuns, copies: TheCopies) -> StreamingResponse:
     """A folder among the artifacts, such as `export`, as one zip whose files lie in a folder of its name."""
     name, place = found.record.name, Place(runs, found.record.name)
-    copies.bring_back(name)
+    copies.bring_back(found.record)
     within = place.folder / folder
     files = sorted(path for path in artifacts(place) if within != place.folder and within in path.parents)
     if not files:

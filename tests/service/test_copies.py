@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,10 +20,12 @@ from search.place import Place
 from search.service.copies import LIST, Copies
 from tests.serving import client, served, token
 from trials.service_jobs import ServiceJobs
-from trials.store import Store
+from trials.store import JobRecord, JobState, Store
 from trials.tokens import Role
 
 MADE = {"report.html": "<p>", "export/config.json": "{}", "exports/trial-3/graph.json": "[]"}
+
+MINE = JobRecord(name="mine", state=JobState.DONE, spec={}, plan={}, created_s=1.5)
 
 
 @pytest.fixture(scope="module")
@@ -81,69 +85,90 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def test_what_a_disk_lost_comes_back(url: str, place: Place) -> None:
-    Copies(url, place.runs).keep("mine")
+    Copies(url, place.runs).keep(MINE)
     shutil.rmtree(place.runs)
-    Copies(url, place.runs).bring_back("mine")
+    Copies(url, place.runs).bring_back(MINE)
     assert files(place.folder) == MADE
-    Copies(url, place.runs).bring_back("other")
+    Copies(url, place.runs).bring_back(replace(MINE, name="other"))
     assert not (place.runs / "other").exists()
 
 
 def test_a_later_copy_takes_the_place_of_the_first(url: str, place: Place) -> None:
     copies = Copies(url, place.runs)
-    copies.keep("mine")
+    copies.keep(MINE)
     (place.folder / "report.html").write_text("<p>anew")
-    copies.keep("mine")
+    copies.keep(MINE)
     shutil.rmtree(place.folder)
-    copies.bring_back("mine")
+    copies.bring_back(MINE)
     assert files(place.folder) == {**MADE, "report.html": "<p>anew"}
 
 
 def test_what_is_on_the_disk_is_left_as_it_is(url: str, place: Place) -> None:
     copies = Copies(url, place.runs)
-    copies.keep("mine")
+    copies.keep(MINE)
     (place.folder / "report.html").unlink()
-    copies.bring_back("mine")
+    copies.bring_back(MINE)
     assert not (place.folder / "report.html").exists()
 
 
 def test_a_forgotten_job_has_no_copy(url: str, place: Place) -> None:
     copies = Copies(url, place.runs)
     copies.forget("mine")
-    copies.keep("mine")
+    copies.keep(MINE)
     copies.forget("mine")
     shutil.rmtree(place.folder)
-    copies.bring_back("mine")
+    copies.bring_back(MINE)
     assert not place.folder.exists()
 
 
 def test_half_a_copy_is_none(place: Place, tmp_path: Path) -> None:
     copies = Copies((tmp_path / "elsewhere").as_uri(), place.runs)
-    copies.keep("mine")
+    copies.keep(MINE)
     (tmp_path / "elsewhere" / "mine" / LIST).unlink()
     shutil.rmtree(place.folder)
-    copies.bring_back("mine")
+    copies.bring_back(MINE)
     assert not place.folder.exists()
 
 
 def test_a_copy_that_lacks_a_file_brings_nothing_back(place: Place, tmp_path: Path) -> None:
     copies = Copies((tmp_path / "elsewhere").as_uri(), place.runs)
-    copies.keep("mine")
+    copies.keep(MINE)
     (tmp_path / "elsewhere" / "mine" / "report.html").unlink()
     shutil.rmtree(place.runs)
-    with pytest.raises(TransientError, match=r"the copy of job 'mine' at file://.* cannot be .*report"):
-        copies.bring_back("mine")
+    with pytest.raises(TransientError, match="the copy of job 'mine' cannot be reached now") as refused:
+        copies.bring_back(MINE)
+    assert str(tmp_path) not in str(refused.value)
+    assert not list(place.runs.glob("*"))
+
+
+def test_a_later_job_of_the_name_gets_nothing_of_it(place: Place, tmp_path: Path) -> None:
+    copies = Copies((tmp_path / "elsewhere").as_uri(), place.runs)
+    copies.keep(MINE)
+    shutil.rmtree(place.folder)
+    copies.bring_back(replace(MINE, created_s=2.5))
+    copies.bring_back(replace(MINE, state=JobState.QUEUED))
     assert not place.folder.exists()
+
+
+def test_many_calls_at_once_bring_it_back_once(place: Place, tmp_path: Path) -> None:
+    copies = Copies((tmp_path / "elsewhere").as_uri(), place.runs)
+    copies.keep(MINE)
+    shutil.rmtree(place.folder)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: copies.bring_back(MINE), range(16)))
+    assert files(place.folder) == MADE
+    assert [path.name for path in place.runs.iterdir()] == ["mine"]
 
 
 def test_users_fetch_what_the_disk_has_lost_until_they_forget_the_job(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PRUNEFRONT_ARTIFACTS", (tmp_path / "elsewhere").as_uri())
-    Copies((tmp_path / "elsewhere").as_uri(), place.runs).keep("mine")
-    shutil.rmtree(place.folder)
     with Store.open(place.store) as store, served(store, place.runs / ".service") as address:
         ServiceJobs(store).submit("ann", "mine", {}, "")
+        store.set_job_state("mine", JobState.DONE)
+        Copies((tmp_path / "elsewhere").as_uri(), place.runs).keep(store.job("mine"))
+        shutil.rmtree(place.folder)
         with client(address, token(store, Role.SUBMITTER, "ann")) as ann:
             found = {file["path"] for file in ann.get("/jobs/mine/artifacts").json()}
             assert found == set(MADE)
@@ -157,8 +182,8 @@ def test_users_fetch_what_the_disk_has_lost_until_they_forget_the_job(
 
 def test_without_an_address_nothing_is_copied(place: Place) -> None:
     copies, before = Copies("", place.runs), files(place.runs)
-    copies.keep("mine")
-    copies.bring_back("other")
+    copies.keep(MINE)
+    copies.bring_back(replace(MINE, name="other"))
     copies.forget("mine")
     assert files(place.runs) == before
 
