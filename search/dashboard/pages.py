@@ -26,7 +26,7 @@ from hwprofiles.errors import PrunefrontError
 from search.service import jobs as jobs_api
 from search.service.auth import COOKIE, csrf_token
 from search.service.errors import status_and_sentence
-from search.service.jobs import TheJob, TheJobs
+from search.service.which import TheJob, TheJobs
 from trials.service_jobs import ServiceJob
 from trials.store import JobState
 from trials.tokens import Role, Token

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from hwprofiles.wire import API, MAX_FILE_BYTES
 from search.board import Boards
 from search.dashboard import pages
-from search.service import access, devices, health, jobs, measuring, uploads
+from search.service import access, devices, found, health, jobs, measuring, told, uploads
 from search.service.audit import Audited
 from search.service.auth import Identified
 from search.service.brought import Brought
@@ -69,7 +69,7 @@ def create_app(store: Store, folder: Path, hosts: Iterable[str]) -> FastAPI:
     app.add_middleware(Explained)
     app.add_middleware(Audited, store=store)
     app.add_middleware(health.Counted, metrics=metrics)
-    for routes in (access, jobs, devices, measuring, uploads, health, pages):
+    for routes in (access, jobs, found, told, devices, measuring, uploads, health, pages):
         app.include_router(routes.router)
     answer_with_problems(app)
     return app

@@ -13,9 +13,9 @@ from latency_models.stairs import Stairs, operators, stairs
 from search.devices import find_profile, known_profiles, list_devices
 from search.place import DEVICES
 from search.service.given import NameInPath, Viewer
-from search.service.jobs import TheRuns
 from search.service.limits import PlainJson
 from search.service.measuring import TheRoom, list_agents
+from search.service.which import TheRuns
 
 router = APIRouter(prefix=f"{API}/devices", route_class=PlainJson, tags=["devices"])
 
