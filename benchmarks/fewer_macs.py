@@ -1,14 +1,15 @@
 """ResNets on CIFAR-10 with some times fewer MACs, after 1 000 steps of our own fine-tuning.
 
     python -m benchmarks.fewer_macs [--network resnet56] [--fewer 2.11 2.55] [--steps 1000] [--seeds 0]
+    python -m benchmarks.fewer_macs --fewer 2.55 --steps 4000 --folder runs/fewer
     python -m benchmarks.fewer_macs --network resnet20 --fewer 1.3716
 
 Needs the data folder beside the repository. A search as in `benchmarks.half_macs`; the finalist that
 validation images like best is trained as finalists are, and of it before, after and averaged that one is
 kept which validation images like best. Accuracies are of the 5 000 test images that choose nothing. The bars
-are for 1 000 steps; more of them are the full recipe, for hours or a GPU. The second command is what ModelOpt
-shows its FastNAS by: 59.2 M of 81.2 M operations, twice the MACs. Writes `results/fewer_macs.json`; what is
-there stays.
+are for 1 000 steps; more of them are the full recipe, for hours or a GPU. With a folder the search stays
+there, and what was found is not searched for again. The third command is what ModelOpt shows its FastNAS by:
+59.2 M of 81.2 M operations, twice the MACs. Writes `results/fewer_macs.json`; what is there stays.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ RESULTS = Path(__file__).parent / "results" / "fewer_macs.json"
 
 def run(subject: Subject, fewer: float, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Search, then train what was found."""
-    with TemporaryDirectory(prefix="fewer-") as folder:
-        job = asked(subject.name, [1 / fewer], seed, Path(folder), options)
-        found = search(job, Path(folder), Console())
+    with TemporaryDirectory(prefix="fewer-") as passing:
+        folder = options.folder or Path(passing)
+        folder.mkdir(parents=True, exist_ok=True)
+        job = asked(subject.name, [1 / fewer], seed, folder, options)
+        found = search(job, folder, Console())
         pupil = read_bundle(found.bundle).network().eval()
     return {
         "macs": round(found.best.macs / found.report.dense.macs, 4),
@@ -54,6 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--execution", default="bfloat16", choices=list(Execution), help="of training")
+    parser.add_argument("--folder", type=Path, help="of the searches; a passing one if left out")
     add_options(parser)
     options = parser.parse_args()
     if not (DATA / "cifar10_train.parquet").exists():

@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -232,7 +233,12 @@ def report(folder: Path, results: dict[str, Any], execution: Execution) -> None:
 
 
 def trained(
-    pupil: Network, teacher: Network, split: Split, execution: Execution, steps: int = STEPS
+    pupil: Network,
+    teacher: Network,
+    split: Split,
+    execution: Execution,
+    steps: int = STEPS,
+    progress: Callable[[int, float], None] | None = None,
 ) -> tuple[Network, Network]:
     """Train as `trials.run` trains finalists: the pupil itself, and averaged over the steps."""
     (images,), _ = split.batch(slice(1))
@@ -246,6 +252,7 @@ def trained(
         ),
         augment=Augment.SHIFT_FLIP,
         execution=execution,
+        progress=progress,
     )
     return pupil, build(pupil.graph, found.averaged)
 

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from benchmarks.cifar import CHECKPOINTS, DATA, load_checkpoint, load_splits
 from benchmarks.cifar_search import STREAMS, add_options, asked, search
 from benchmarks.finetune_recipe import STEPS, trained
+from search.progress import Bars
 from trials.bundle import read_bundle
 from trials.data import Split, Splits
 from trials.evaluate import Execution, Judge
@@ -121,7 +122,17 @@ def trained_by_us(subject: Subject, pupil: Network, steps: int = STEPS) -> dict[
     """The best on validation images of: as it was, after the last step, and averaged."""
     started = time.perf_counter()
     before = build(pupil.graph, {name: value.clone() for name, value in pupil.state_dict().items()})
-    found = (before, *trained(pupil, subject.teacher, subject.splits.train, subject.execution, steps))
+    with Bars(Console()) as bars:
+        bars.stage(f"training for {steps} steps")
+        after = trained(
+            pupil,
+            subject.teacher,
+            subject.splits.train,
+            subject.execution,
+            steps,
+            progress=lambda done, loss: bars.update(done / steps, f"loss {loss:.2f}"),
+        )
+    found = (before, *after)
     best = max(found, key=lambda network: subject.chooses(network).accuracy)
     return {"trained": subject.accuracy(best), "train_seconds": round(time.perf_counter() - started)}
 
