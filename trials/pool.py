@@ -52,6 +52,8 @@ LOCAL_RAY = {
     "RAY_worker_niceness": "0",
 }
 """Ray reads its environment when it is imported, and its processes when they start."""
+UNASKED = ("start_monitor", "start_log_monitor", "start_api_server")
+"""Start parts of Ray that nobody here asks: its autoscaler, collector of logs and dashboard's server."""
 
 
 class Runner(Protocol):
@@ -359,7 +361,8 @@ def _start(ray: Any, address: str, cpus: int, folder: str) -> None:
         if address:
             ray.init(address, **quiet)
         else:
-            ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **quiet)
+            with _sparing(ray):
+                ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **quiet)
     except Exception as error:  # Ray raises whatever its parts do
         where, check = (
             (f"join the cluster at {address!r}", "that it has the versions of Ray and Python that run here")
@@ -373,6 +376,20 @@ def _start(ray: Any, address: str, cpus: int, folder: str) -> None:
     if threading.current_thread() is threading.main_thread():
         # Ray would print where each of its threads stands, and end this process on the spot.
         signal.signal(signal.SIGTERM, at_sigterm)
+
+
+@contextmanager
+def _sparing(ray: Any) -> Iterator[None]:
+    """Leave out what is `UNASKED`, which would take a core three seconds; `ray.init` has no say in it."""
+    node = ray._private.node.Node
+    starts = {name: getattr(node, name) for name in UNASKED}
+    try:
+        for name in starts:
+            setattr(node, name, lambda *_, **__: None)
+        yield
+    finally:
+        for name, start in starts.items():
+            setattr(node, name, start)
 
 
 def _dead(ray: Any) -> str:
