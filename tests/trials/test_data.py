@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from hwprofiles.errors import RequestError
 from trials.data import DataSpec, Normalize, Split, SplitSpec, load, stratified
@@ -83,6 +84,15 @@ class TestDigits:
         assert len(np.unique(images, axis=0)) == 1797
         for part in parts:
             assert np.ptp(np.bincount(part.labels) / len(part)) < 0.01
+
+    def test_are_those_of_scikit_learn(self) -> None:
+        pixels, labels = load_digits(return_X_y=True)
+        splits = load(DataSpec("digits"), Path(), seed=0)
+        assert splits.test is not None
+        parts = (splits.train, splits.validation, splits.test)
+        images = np.concatenate([part.inputs[0].reshape(len(part), -1) for part in parts]) * 16
+        found = np.column_stack([images, np.concatenate([part.labels for part in parts])])
+        assert sorted(map(tuple, found)) == sorted(map(tuple, np.column_stack([pixels, labels])))
 
     def test_are_the_same_for_every_seed_because_the_checkpoint_was_trained_on_them(self) -> None:
         first, second = (load(DataSpec("digits"), Path(), seed=seed) for seed in (0, 1))
