@@ -66,6 +66,11 @@ def stored(runs: Path) -> list[Trial]:
         return store.trials("small")
 
 
+def done(runs: Path) -> dict[int, Trial]:
+    """Trials that are finished, by number."""
+    return {trial.number: trial for trial in stored(runs) if trial.state.finished}
+
+
 def told(trial: Trial) -> tuple[object, ...]:
     """What a trial is and found out, but for how long it took and how often it was begun."""
     facts = None
@@ -94,7 +99,7 @@ def resume_and_kill(runs: Path, moment: Moment, delay_s: float) -> int:
     process = start("resume", runs / "small")
     wait_for(moment, runs, process)
     time.sleep(delay_s)
-    before = {trial.number: trial for trial in stored(runs) if trial.state.finished}
+    before = done(runs)
     kill_tree(process)
     after = {trial.number: trial for trial in stored(runs)}
     assert {number: after[number] for number in before} == before
@@ -110,14 +115,6 @@ def survive(kills: Sequence[tuple[Moment, float]], planned: Path, undisturbed: P
     assert ended.code == 0, ended.err
     check_end(runs, undisturbed)
     return finished
-
-
-def test_killed_with_its_whole_tree_a_job_goes_on_and_finds_what_it_would_have_found(
-    planned_runs: Path, finished_runs: Path, tmp_path: Path
-) -> None:
-    kills = [(finished_trials(4), 0.05), (in_state(JobState.FINISHING), 0.2)]
-    finished = survive(kills, planned_runs, finished_runs, tmp_path / "runs")
-    assert 4 <= finished[0] < finished[1] == 12
 
 
 @pytest.mark.slow
@@ -153,47 +150,56 @@ def test_killed_while_it_is_planned_a_job_is_planned_again(
     assert all(trial.state is TrialState.DONE for trial in trials)
 
 
-def test_stopped_by_ctrl_c_it_says_how_to_go_on_and_then_outlives_a_killed_worker(
+def test_told_to_end_stopped_bereft_of_a_worker_and_killed_a_job_finds_what_it_would_have_found(
     planned_runs: Path, finished_runs: Path, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(planned_runs, runs)
     process = start("resume", runs / "small")
-    wait_for(finished_trials(2), runs, process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-    stopped = finish(process)
-    assert stopped.code == 130, stopped.err
-    assert stopped.err.endswith(f"go on with: prunefront resume {runs}/small\n")
-    with Store.open(runs / "prunefront.db") as store:
-        assert store.job("small").state is JobState.INTERRUPTED
-        assert not [trial for trial in store.trials("small") if trial.state is TrialState.RUNNING]
-    assert 2 <= len([trial for trial in stored(runs) if trial.state.finished]) < 12
-
-    process = start("run", runs / "small")
-    wait_for(lambda store: any(t.state is TrialState.RUNNING for t in store.trials("small")), runs, process)
-    kill_workers(process)
-    ended = finish(process)
-    assert ended.code == 0, ended.err
-    check_end(runs, finished_runs)
-    with Store.open(runs / "prunefront.db") as store:
-        assert "worker died" in [event.kind for event in store.events("small")]
-
-
-def test_told_to_end_it_ends_as_by_ctrl_c(planned_runs: Path, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    shutil.copytree(planned_runs, runs)
-    process = start("resume", runs / "small")
     wait_for(finished_trials(1), runs, process)
     process.terminate()  # as a batch system does
-    stopped = finish(process)
-    assert stopped.code == 143, stopped.err
-    assert stopped.err.splitlines() == [
+    told_to_end = finish(process)
+    assert told_to_end.code == 143, told_to_end.err
+    assert told_to_end.err.splitlines() == [
         "",
         "interrupted; nothing finished is lost",
         f"go on with: prunefront resume {runs}/small",
     ]
+    first = check_rest(runs)
+
+    process = start("run", runs / "small")
+    wait_for(finished_trials(len(first) + 1), runs, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    stopped = finish(process)
+    assert stopped.code == 130, stopped.err
+    assert stopped.err.endswith(f"go on with: prunefront resume {runs}/small\n")
+    second = check_rest(runs)
+    assert len(first) < len(second) < 12
+    assert {number: second[number] for number in first} == first
+
+    process = start("resume", runs / "small")
+    wait_for(lambda store: any(t.state is TrialState.RUNNING for t in store.trials("small")), runs, process)
+    kill_workers(process)
+    wait_for(in_state(JobState.FINISHING), runs, process)
+    kill_tree(process)
+    with Store.open(runs / "prunefront.db") as store:
+        assert "worker died" in [event.kind for event in store.events("small")]
+    third = done(runs)
+    assert len(third) == 12
+    assert {number: third[number] for number in second} == second
+
+    ended = finish(start("resume", runs / "small"))
+    assert ended.code == 0, ended.err
+    assert done(runs) == third
+    check_end(runs, finished_runs)
+
+
+def check_rest(runs: Path) -> dict[int, Trial]:
+    """The job is interrupted, and none of its trials is left running; returns those that are finished."""
     with Store.open(runs / "prunefront.db") as store:
         assert store.job("small").state is JobState.INTERRUPTED
+        assert not [trial for trial in store.trials("small") if trial.state is TrialState.RUNNING]
+    return done(runs)
 
 
 def kill_workers(process: subprocess.Popen[str]) -> None:
