@@ -9,7 +9,6 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from hwprofiles.files import MeasuredNetwork
 from latency_models.calibrate import LEAST_FOR_A_REST, WORTH_IT, held_by_most
@@ -97,6 +96,8 @@ def _terms(latency_ms: Array, macs: Array) -> Array:
 
 def _fit(terms: Array, measured_mj: Array) -> Array:
     """(terms,) coefficients of least squared relative errors, none below 0."""
+    from scipy.optimize import nnls  # takes long to import
+
     scale = terms.max(axis=0)  # MACs are millions: all columns to the same size
     scale[scale == 0] = 1.0  # of networks without MACs: a term that is none has no part in the sum
     times, _ = nnls(terms / scale / measured_mj[:, None], np.ones_like(measured_mj))
