@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -38,11 +37,12 @@ from trials.finetune import (
     BETAS,
     MOMENTUM,
     Augment,
+    Progress,
+    Training,
     _decayed,
-    _shuffled,
     _under_a_teacher,
     augmented,
-    finetune,
+    batch_rows,
     mixed,
 )
 from trials.graph import Input
@@ -148,11 +148,11 @@ def run(
     for norm in pupil.modules():
         if trial.norms == "frozen" and isinstance(norm, nn.BatchNorm2d):
             norm.eval()
-    batches = _shuffled(len(splits.train), trial.batch_size, rng)
-    for step, rows in zip(range(trial.steps), batches, strict=False):
+    for step in range(trial.steps):
         rate = min(1.0, (step + 1) / (0.05 * trial.steps)) * (1 + math.cos(math.pi * step / trial.steps)) / 2
         for group in (group for each in optimizers for group in each.param_groups):
             group["lr"] = group["times"] * trial.learning_rate * rate
+        rows = batch_rows(step, len(splits.train), trial.batch_size, seed=0)
         arrays, classes = splits.train.batch(rows)
         arrays = augmented(arrays, Augment.SHIFT_FLIP, rng)
         inputs = execution.tensors(mixed(arrays, rng) if trial.mix else arrays)
@@ -238,11 +238,11 @@ def trained(
     split: Split,
     execution: Execution,
     steps: int = STEPS,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Progress = lambda step, loss: None,
 ) -> tuple[Network, Network]:
     """Train as `trials.run` trains finalists: the pupil itself, and averaged over the steps."""
     (images,), _ = split.batch(slice(1))
-    found = finetune(
+    found = Training(
         pupil,
         split,
         steps=steps,
@@ -252,8 +252,7 @@ def trained(
         ),
         augment=Augment.SHIFT_FLIP,
         execution=execution,
-        progress=progress,
-    )
+    ).run(progress=progress)
     return pupil, build(pupil.graph, found.averaged)
 
 

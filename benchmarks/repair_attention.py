@@ -23,7 +23,7 @@ from trials.candidate import Candidate
 from trials.criteria import Evidence, score, select
 from trials.data import DataSpec, Splits, load
 from trials.export import export_model
-from trials.finetune import finetune
+from trials.finetune import Training
 from trials.graph import Input
 from trials.groups import analyse
 from trials.network import Network, build
@@ -100,7 +100,7 @@ class Transformer(nn.Module):
 def trained(attention: type[nn.Module], splits: Splits, seed: int) -> Bundle:
     torch.manual_seed(seed)
     model = Transformer(attention)
-    finetune(model, splits.train, steps=600, seed=seed, batch_size=64, learning_rate=0.02)
+    Training(model, splits.train, steps=600, seed=seed, batch_size=64, learning_rate=0.02).run()
     return export_model(model, [Input(name="x", shape=(1, 8, 8))])
 
 

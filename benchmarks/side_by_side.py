@@ -46,7 +46,7 @@ from trials.bundle import read_bundle
 from trials.data import Split, Splits
 from trials.evaluate import Execution, Judge
 from trials.export import export_model
-from trials.finetune import Augment, finetune
+from trials.finetune import Augment, Training
 from trials.graph import Input
 from trials.network import Network, build
 from trials.norms import recalibrate
@@ -149,7 +149,7 @@ def theirs(subject: Subject, model: nn.Module, options: argparse.Namespace) -> d
     if options.our_recipe:
         result["our_recipe"] = trained_by_us(subject, exported(model))["trained"]
     started = time.perf_counter()
-    finetune(
+    Training(
         model,
         subject.splits.train,
         steps=STEPS,
@@ -157,7 +157,7 @@ def theirs(subject: Subject, model: nn.Module, options: argparse.Namespace) -> d
         learning_rate=0.01,
         augment=Augment.SHIFT_FLIP,
         execution=subject.execution,
-    )
+    ).run()
     return result | {
         "trained": subject.accuracy(model),
         "train_seconds": round(time.perf_counter() - started),

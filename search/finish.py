@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +26,9 @@ from search.results import FINAL, results
 from trials.bundle import read_bundle
 from trials.candidate import Candidate, Facts, Trial
 from trials.costs import Costs
+from trials.halfway import Halfway
 from trials.onnx_file import write_onnx
-from trials.run import Outcome, Request, merit
+from trials.run import Leg, Outcome, Request, merit
 from trials.store import Store
 
 FINALIST_FAILED = "finalist failed"
@@ -37,6 +41,8 @@ NEARLY = 0.95
 ALIKE = 0.01
 """The share up to which latencies are about the same: predictions are off by as much."""
 MEASURING_PASSES, MEASURING_ROUNDS = 3, 20
+LEG_S = 120.0
+"""What a finalist that is killed in its training may lose of it."""
 
 
 def choose_finalists(prepared: Prepared, trials: Sequence[Trial]) -> list[int]:
@@ -92,64 +98,98 @@ def beaten(errors: Sequence[float], latencies: NDArray[np.float64]) -> NDArray[n
     return ranks(np.column_stack([errors, np.rint(np.log(latencies) / ALIKE)]))
 
 
-def final_request(trial: Trial) -> Request:
-    return Request(candidate=trial.candidate, seed=trial.seed, final=True)
+def next_leg(prepared: Prepared, trial: Trial) -> Leg:
+    """What a worker is to do next to train a trial to the end, by what has been kept of it."""
+    folder = prepared.place.halfway(trial.number)
+    halfway = Halfway.read(folder)
+    if halfway is None:
+        shutil.rmtree(folder, ignore_errors=True)  # whatever there is of it is damaged
+    request = Request(candidate=trial.candidate, seed=trial.seed, final=True)
+    return Leg(request=request, for_s=LEG_S, halfway=halfway)
 
 
-def keep_final(prepared: Prepared, store: Store, number: int, outcome: Outcome) -> None:
-    """Keep what a final request gave: its network on disk, then in the store that it is there."""
-    assert outcome.network is not None
-    folder = prepared.place.finalist(number)
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed before the store knew
-    outcome.network.write(folder)
-    store.add_result(prepared.job.name, number, FINAL, outcome.to_json())
+def keep_leg(prepared: Prepared, store: Store, number: int, found: Outcome | Halfway) -> bool:
+    """Keep what a leg came to; says whether it was the last.
+
+    At the end that is the network on disk, and then in the store that it is there.
+    """
+    place = prepared.place
+    if isinstance(found, Halfway):
+        found.write(place.halfway(number))
+        return False
+    assert found.network is not None
+    shutil.rmtree(place.finalist(number), ignore_errors=True)  # of one that was killed before the store knew
+    found.network.write(place.finalist(number))
+    store.add_result(prepared.job.name, number, FINAL, found.to_json())
+    shutil.rmtree(place.halfway(number), ignore_errors=True)
+    return True
 
 
 def train_finalists(
     prepared: Prepared, store: Store, pool: Workers, numbers: Sequence[int], listener: Listener
 ) -> None:
-    """Run what is missing of the final stage; a finalist's test split is read once and the result kept."""
+    """Run what is missing of the final stage; a finalist's test split is read once and the result kept.
+
+    Training goes in legs, each of which is kept: who is killed loses the last one at most.
+    """
     job, finals = prepared.job.name, results(store, prepared.job.name, FINAL)
     trials = {trial.number: trial for trial in store.trials(job)}
     missing = [number for number in numbers if number not in finals]
-    todo, begun_s, total = list(missing), dict[int, float](), len(missing)
+    todo, under_way, total = list(missing), dict[int, UnderWay](), len(missing)
     took_s = [sum(finals[number]["facts"]["seconds"].values()) for number in numbers if number in finals]
-    attempts = dict.fromkeys(missing, 0)
+    deaths = Counter[int]()
     while missing:
         while todo and pool.free > 0:
             number = todo.pop(0)
-            begun_s[number] = time.monotonic()
-            attempts[number] += 1
-            pool.submit(number, final_request(trials[number]))
-        done, names = total - len(missing), ", ".join(label(trials[number]) for number in begun_s)
-        under_way = done_of([time.monotonic() - begin_s for begin_s in begun_s.values()], took_s)
-        text = f"{done} of {total} done, {final_work(prepared)} {names}"
-        listener.update((done + under_way) / total, text)
+            leg = next_leg(prepared, trials[number])
+            under_way[number] = UnderWay.of(leg.halfway)
+            pool.submit(number, leg)
+        done, names = total - len(missing), ", ".join(label(trials[number]) for number in under_way)
+        usual_s = sum(took_s) / len(took_s) if took_s else 0.0
+        share = sum(each.share(usual_s) for each in under_way.values())
+        listener.update((done + share) / total, f"{done} of {total} done, {final_work(prepared)} {names}")
         for finished in pool.wait(1.0):
             ended = finished.key
             assert isinstance(ended, int)
-            del begun_s[ended]
-            if finished.died and attempts[ended] < MAX_DEATHS:
+            spent_s = under_way.pop(ended).spent_s
+            deaths[ended] += finished.died
+            if finished.died and deaths[ended] < MAX_DEATHS:
                 todo.append(ended)
                 continue
-            missing.remove(ended)
             if finished.value is None:
                 reason = finished.error or f"its worker died {MAX_DEATHS} times"
                 store.add_event(job, FINALIST_FAILED, f"trial {ended}: {reason}")
+            elif not keep_leg(prepared, store, ended, finished.value):
+                todo.insert(0, ended)
                 continue
-            keep_final(prepared, store, ended, finished.value)
-            took_s.append(finished.busy_s)
+            else:
+                took_s.append(spent_s + finished.busy_s)
+            missing.remove(ended)
     baselines = sum(trials[number].origin == "uniform" for number in numbers)
     listener.update(1.0, f"finalists: {len(numbers) - baselines}, uniform baselines: {baselines}")
 
 
-def done_of(running_s: Collection[float], took_s: Collection[float]) -> float:
-    """How many finalists those amount to that have run for so long, if they take as long as others took.
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A finalist in a worker's hands: when that was, what share was done by then, and in which time."""
 
-    One that takes longer is nearly done until it is; where no other has ended, nothing is known to be done.
-    """
-    usual_s = sum(took_s) / max(1, len(took_s))
-    return sum(min(NEARLY, each_s / usual_s) for each_s in running_s) if usual_s else 0.0
+    since_s: float
+    done: float = 0.0
+    spent_s: float = 0.0
+
+    @classmethod
+    def of(cls, halfway: Halfway | None) -> Self:
+        if halfway is None:
+            return cls(time.monotonic())
+        return cls(time.monotonic(), halfway.share, sum(halfway.seconds.values()))
+
+    def share(self, usual_s: float) -> float:
+        """How much of it is done by now, as its own legs went or, in the first one, as long as others took.
+
+        Where no other has ended either, nothing is known to be done.
+        """
+        whole_s = self.spent_s / self.done if self.done else usual_s
+        return min(NEARLY, (self.spent_s + time.monotonic() - self.since_s) / whole_s) if whole_s else 0.0
 
 
 def measure_finalists(prepared: Prepared, store: Store, listener: Listener) -> None:

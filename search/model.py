@@ -18,7 +18,7 @@ from trials.data import Split, Splits, load
 from trials.evaluate import evaluate
 from trials.export import export_model
 from trials.factory import call_factory
-from trials.finetune import Augment, finetune
+from trials.finetune import Augment, Training
 from trials.groups import Coupling, analyse
 from trials.limit import LIMIT_S, time_limit
 from trials.proof import prove
@@ -175,7 +175,7 @@ def open_regularised(
     network = bundle.network()
     constraint = PENALTIES[wanted.penalty](network, coupling, wanted.strength, THRESHOLDS[wanted.threshold])
     try:
-        finetune(
+        Training(
             network,
             splits.train,
             steps=wanted.steps,
@@ -184,7 +184,7 @@ def open_regularised(
             learning_rate=tune.learning_rate,
             augment=Augment(tune.augment),
             constraint=constraint,
-        )
+        ).run()
     except TrialError as error:
         raise RequestError(f"training under the penalty {wanted.penalty}: {error}") from None
     trained = Bundle(bundle.graph, {name: tensor.detach() for name, tensor in network.state_dict().items()})

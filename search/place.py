@@ -75,6 +75,10 @@ class Place:
     def finalist(self, trial: int) -> Path:
         return self.folder / "finalists" / f"trial-{trial}"
 
+    def halfway(self, trial: int) -> Path:
+        """How far the training of a finalist has come."""
+        return self.folder / "halfway" / f"trial-{trial}"
+
     def remove_if_empty(self) -> bool:
         """Remove the folder if there is nothing in it; says whether that is so."""
         try:

@@ -19,11 +19,11 @@ from search.exported import export_config
 from search.finish import (
     choose_finalists,
     choose_winner,
-    final_request,
     final_work,
-    keep_final,
+    keep_leg,
     label,
     measure_finalists,
+    next_leg,
     train_finalists,
 )
 from search.job import Job
@@ -296,11 +296,15 @@ def finish_trial(prepared: Prepared, store: Store, number: int, listener: Listen
     """
     if number not in results(store, prepared.job.name, FINAL):
         trial = {trial.number: trial for trial in store.trials(prepared.job.name)}[number]
-        listener.update(0.0, f"{final_work(prepared)} {label(trial)}")
+        doing = f"{final_work(prepared)} {label(trial)}"
         tuned = results(store, prepared.job.name, TUNED).get(number, {"recipe": {}})
         recipe = replace(prepared.recipe, **tuned["recipe"])
         bench = Workbench(prepared.bundle, prepared.splits, recipe)
-        keep_final(prepared, store, number, bench(final_request(trial)))
+        is_done = False
+        while not is_done:
+            leg = next_leg(prepared, trial)
+            listener.update(leg.halfway.share if leg.halfway else 0.0, doing)
+            is_done = keep_leg(prepared, store, number, bench(leg))
     measure_finalists(prepared, store, listener)
 
 

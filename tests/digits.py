@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.bundles import export_images
 from trials.bundle import Bundle
 from trials.data import DataSpec, Splits, load
-from trials.finetune import finetune
+from trials.finetune import Training
 
 
 class DigitsNet(nn.Module):
@@ -41,5 +41,5 @@ def digits_bundle() -> Bundle:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = DigitsNet()
-    finetune(model, digits().train, steps=80, seed=0, batch_size=64, learning_rate=0.05)
+    Training(model, digits().train, steps=80, seed=0, batch_size=64, learning_rate=0.05).run()
     return export_images(model, 1, 8, 8)

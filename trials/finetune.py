@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from functools import lru_cache
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ AVERAGE_DECAY = 0.97
 
 Constraint = Callable[[int, float], None]
 """Called after each step with the number of steps done and the learning rate; may change the weights."""
+Progress = Callable[[int, float], object]
 
 
 class Augment(StrEnum):
@@ -47,40 +50,33 @@ Loss = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class FinetuneResult:
-    """What training came to, beside the weights of its last step.
+class TrainingState:
+    """All that a training needs in order to go on as if it had never been left off.
 
-    `losses` has one of each step, before its update. `averaged` is the model's state as an exponential
-    average over the steps, `at_once` how many examples of a batch memory held at a time in the end.
+    `model` and `averaged` are by the names of the model's state, `memory` what optimizers remember of each
+    weight.
     """
 
-    losses: tuple[float, ...]
+    model: Mapping[str, Tensor]
     averaged: Mapping[str, Tensor]
+    memory: Mapping[str, Tensor]
+    losses: tuple[float, ...]
     at_once: int
 
+    @property
+    def step(self) -> int:
+        """How many are done."""
+        return len(self.losses)
 
-def finetune(
-    model: nn.Module,
-    split: Split,
-    *,
-    steps: int,
-    seed: int,
-    batch_size: int = 128,
-    at_once: int | None = None,
-    learning_rate: float = 0.0,
-    distillation: Distillation | None = None,
-    augment: Augment = Augment.NONE,
-    execution: Execution = Execution.FLOAT32,
-    constraint: Constraint | None = None,
-    progress: Callable[[int, float], None] | None = None,
-) -> FinetuneResult:
-    """Train `model` in place with a cosine schedule; leave it in eval mode.
+
+class Training:
+    """The training of a model in place, with a cosine schedule; it can be left off and gone on with.
 
     Labels teach by SGD with Nesterov momentum, a teacher by Muon and, where weights are no matrices, by Adam:
     steps of SGD long enough to move a repaired network undo its repair first (docs/training.md). The same
-    seed gives the same weights on one machine; torch's global generator is left as it was. When memory runs
-    out, batches go through in parts, each half as large as before: the update and its learning rate stay
-    those of the whole batch.
+    seed gives the same weights on one machine, in however many parts; torch's global generator is left as it
+    was. When memory runs out, batches go through in parts, each half as large as before: the update and its
+    learning rate stay those of the whole batch.
 
     Args:
         at_once: examples of a batch that go through together at most.
@@ -90,45 +86,118 @@ def finetune(
             mixed two by two. With it the model is run as its teacher is, in eval mode: without dropout, and
             with the statistics of batch norms that it has, which are not those of mixed images.
         constraint: what must hold of the weights after each step, such as zeros that stay zero.
-        progress: called after each step with the number of steps done and the loss.
 
-    Raises:
-        TrialError: a loss is NaN or infinite, at which step; or memory does not hold one example.
+    Attributes:
+        losses: of each step that is done, before its update.
+        averaged: the model's state as an exponential average over the steps.
+        at_once: how many examples of a batch memory held at a time in the end.
     """
-    loss: Loss = distillation or _label_loss
-    learning_rate = learning_rate or (PUPIL_RATE if distillation else LABEL_RATE)
-    optimizers = _under_a_teacher(model) if distillation else _by_labels(model)
-    generator = np.random.default_rng(seed)
-    averaged = {name: value.clone() for name, value in model.state_dict().items()}
-    losses, at_once = [], min(batch_size, at_once or batch_size)
-    model.train(mode=distillation is None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # for dropout, which takes no generator
-        for step, rows in zip(range(steps), _shuffled(len(split), batch_size, generator), strict=False):
-            for group in (group for each in optimizers for group in each.param_groups):
-                group["lr"] = group["times"] * learning_rate * _schedule(step, steps)
-            arrays, classes = split.batch(rows)
-            arrays = augmented(arrays, augment, generator)
-            if distillation and distillation.weight == 1:
-                arrays = mixed(arrays, generator)
-            inputs, labels = execution.tensors(arrays), torch.from_numpy(classes)
-            with execution.autocast():
-                value, at_once = _backward(model, loss, inputs, labels, at_once)
-            losses.append(value)
-            if not math.isfinite(value):
-                raise TrialError(
-                    f"the training loss became {value} at step {step + 1} of {steps} "
-                    f"with learning rate {learning_rate}; lower it"
-                )
-            for optimizer in optimizers:
-                optimizer.step()
-            if constraint is not None:
-                constraint(step + 1, learning_rate * _schedule(step, steps))
-            _average(averaged, model.state_dict())
-            if progress is not None:
-                progress(step + 1, value)
-    model.eval()
-    return FinetuneResult(tuple(losses), averaged, at_once)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        *,
+        steps: int,
+        seed: int,
+        batch_size: int = 128,
+        at_once: int | None = None,
+        learning_rate: float = 0.0,
+        distillation: Distillation | None = None,
+        augment: Augment = Augment.NONE,
+        execution: Execution = Execution.FLOAT32,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self._model, self._split, self._steps, self._seed = model, split, steps, seed
+        self._batch_size, self.at_once = batch_size, min(batch_size, at_once or batch_size)
+        self._distillation, self._loss = distillation, distillation or _label_loss
+        self._learning_rate = learning_rate or (PUPIL_RATE if distillation else LABEL_RATE)
+        self._optimizers = _under_a_teacher(model) if distillation else _by_labels(model)
+        self._augment, self._execution, self._constraint = augment, execution, constraint
+        self.averaged = {name: value.clone() for name, value in model.state_dict().items()}
+        self.losses: list[float] = []
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.losses) >= self._steps
+
+    def run(self, *, for_s: float = math.inf, progress: Progress = lambda step, loss: None) -> Self:
+        """Take steps, one at least, until all are done or the time is over; leave the model in eval mode.
+
+        Args:
+            progress: called after each step with the number of steps done and the loss.
+
+        Raises:
+            TrialError: a loss is NaN or infinite, at which step; or memory does not hold one example.
+        """
+        end_s = time.monotonic() + for_s
+        self._model.train(mode=self._distillation is None)
+        while not self.is_done:
+            loss = self._step(len(self.losses))
+            progress(len(self.losses), loss)
+            if time.monotonic() >= end_s:
+                break
+        self._model.eval()
+        return self
+
+    def state(self) -> TrainingState:
+        """A copy of where it stands, for another training of the same arguments to `go_on` from."""
+        return TrainingState(
+            model=_copied(self._model.state_dict()),
+            averaged=_copied(self.averaged),
+            memory={
+                f"{each}.{place}.{name}": value.clone()
+                for each, optimizer in enumerate(self._optimizers)
+                for place, parameter in enumerate(_of(optimizer))
+                for name, value in optimizer.state[parameter].items()
+            },
+            losses=tuple(self.losses),
+            at_once=self.at_once,
+        )
+
+    def go_on(self, state: TrainingState) -> None:
+        """Stand where another training stood."""
+        self._model.load_state_dict(state.model)
+        self.averaged, self.losses, self.at_once = _copied(state.averaged), list(state.losses), state.at_once
+        for path, value in state.memory.items():
+            each, place, name = path.split(".")
+            optimizer = self._optimizers[int(each)]
+            optimizer.state[_of(optimizer)[int(place)]][name] = value.clone()
+
+    def _step(self, step: int) -> float:
+        """Returns the loss. What is random follows from the step alone, whatever came before."""
+        rate = self._learning_rate * _schedule(step, self._steps)
+        for group in (group for each in self._optimizers for group in each.param_groups):
+            group["lr"] = group["times"] * rate
+        generator = np.random.default_rng((self._seed, 1, step))
+        arrays, classes = self._split.batch(batch_rows(step, len(self._split), self._batch_size, self._seed))
+        arrays = augmented(arrays, self._augment, generator)
+        if self._distillation and self._distillation.weight == 1:
+            arrays = mixed(arrays, generator)
+        inputs, labels = self._execution.tensors(arrays), torch.from_numpy(classes)
+        with torch.random.fork_rng(devices=[]), self._execution.autocast():
+            torch.manual_seed(int(generator.integers(2**63)))  # for dropout, which takes no generator
+            loss, self.at_once = _backward(self._model, self._loss, inputs, labels, self.at_once)
+        self.losses.append(loss)
+        if not math.isfinite(loss):
+            raise TrialError(
+                f"the training loss became {loss} at step {step + 1} of {self._steps} "
+                f"with learning rate {self._learning_rate}; lower it"
+            )
+        for optimizer in self._optimizers:
+            optimizer.step()
+        if self._constraint is not None:
+            self._constraint(step + 1, rate)
+        _average(self.averaged, self._model.state_dict())
+        return loss
+
+
+def _of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in tensors.items()}
 
 
 def _label_loss(model: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
@@ -211,14 +280,20 @@ def _schedule(step: int, steps: int) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _shuffled(count: int, batch_size: int, generator: np.random.Generator) -> Iterator[Labels]:
-    """Yield row numbers without end, every epoch in a new order; the rest of an epoch that fills no batch
-    is left out, because BatchNorm learns nothing good from a few rows."""
+def batch_rows(step: int, count: int, batch_size: int, seed: int) -> Labels:
+    """The row numbers of a step's batch, of `count` rows.
+
+    Every epoch has an order of its own; the rest of an epoch that fills no batch is left out, because
+    BatchNorm learns nothing good from a few rows.
+    """
     size = min(batch_size, count)
-    while True:
-        order = generator.permutation(count)
-        for start in range(0, count - size + 1, size):
-            yield order[start : start + size]
+    epoch, place = divmod(step, count // size)
+    return _order(count, seed, epoch)[place * size : (place + 1) * size]
+
+
+@lru_cache(maxsize=1)
+def _order(count: int, seed: int, epoch: int) -> Labels:
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 
 def augmented(

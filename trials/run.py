@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from trials.criteria import Evidence, Scores, score, select
 from trials.data import Split, Splits
 from trials.distill import Distillation, common_features
 from trials.evaluate import Execution, Judge, evaluate
-from trials.finetune import Augment, Constraint, FinetuneResult, finetune, shifted
+from trials.finetune import Augment, Constraint, Training, shifted
 from trials.graph import Graph
 from trials.groups import Coupling, Kept, analyse
+from trials.halfway import Halfway
 from trials.memory import Memory
 from trials.network import Network, build
 from trials.norms import recalibrate
@@ -87,6 +88,18 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """A part of a final request: to train for so long, from the start or from where it was left off.
+
+    Where the job has zeros, which come during the training, a leg is the whole way.
+    """
+
+    request: Request
+    for_s: float
+    halfway: Halfway | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a request found out.
 
@@ -125,21 +138,34 @@ class Workbench:
         self.execution = Execution(recipe.execution)
         self.sparsity = read_sparsity(recipe.zeros, recipe.zeros_scope) if recipe.zeros else None
 
-    def __call__(self, request: Request) -> Outcome:
-        """Make a candidate real.
+    @overload
+    def __call__(self, asked: Request) -> Outcome: ...
+    @overload
+    def __call__(self, asked: Leg) -> Outcome | Halfway: ...
+    def __call__(self, asked: Request | Leg) -> Outcome | Halfway:
+        """Make a candidate real, or a final one as real as it becomes in a leg.
 
         Raises:
             TrialError: it keeps everything, something in it is not finite, or a layer cannot be refitted.
         """
-        seconds: dict[str, float] = {}
+        if isinstance(asked, Request):
+            return self._made_real(asked)
+        if self.sparsity or not self.recipe.final_steps:
+            return self._made_real(asked.request)
+        halfway = self._trained_for(asked)
+        return halfway if halfway.share < 1 else self._made_real(asked.request, halfway)
+
+    def _made_real(self, request: Request, trained: Halfway | None = None) -> Outcome:
+        """
+        Args:
+            trained: what came of its legs, where it was trained in such.
+        """
         history: dict[str, float] = {}
         notes: list[str] = []
-        started = time.perf_counter()
         judge = self._whole if request.final else self._sample
-        network, kept = self._prune_and_repair(request)
-        seconds["repair"] = time.perf_counter() - started
         steps = self.recipe.final_steps if request.final else self.recipe.brief_steps
         steps, sparsity = (0, None) if request.probe else (steps, self.sparsity)
+        network, kept, seconds = self._begun(request, trained)
         last, repaired = 0.0 if steps else request.needed, network
         evaluation = self._timed_evaluation(network, judge, seconds, 0.0 if sparsity else last)
         history["repaired"] = evaluation.accuracy
@@ -150,12 +176,16 @@ class Workbench:
             history["sparse"] = evaluation.accuracy
         if steps:
             start = network if self.recipe.schedule == "one_shot" else repaired
-            tuned = self._finetuned(start, steps, request.seed, seconds, notes)
-            after, trained = self._best(tuned, judge, seconds, request.needed)
+            if trained:
+                self._note_memory(trained.state.at_once, notes)
+                tuned = [build(network.graph, each) for each in (trained.state.model, trained.state.averaged)]
+            else:
+                tuned = self._finetuned(start, steps, request.seed, seconds, notes)
+            after, better = self._best(tuned, judge, seconds, request.needed)
             history["fine-tuned"] = after.accuracy
             # Fine-tuning a well repaired model can cost accuracy: keep what is better on held-out data.
             if self._merit(after) >= self._merit(evaluation) or not request.final:
-                network, evaluation = trained, after
+                network, evaluation = better, after
         counts = as_counts([request.candidate])
         facts = Facts(
             accuracy=evaluation.accuracy,
@@ -173,11 +203,40 @@ class Workbench:
             seconds=seconds,
             notes=tuple(dict.fromkeys(notes)),
         )
-        outcome = Outcome(facts=facts, kept={name: units.tolist() for name, units in kept.items()})
+        outcome = Outcome(facts=facts, kept=_listed(kept))
         if not request.final:
             return outcome
-        state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-        return replace(outcome, test=self._test(network), network=Bundle(network.graph, state))
+        network_kept = Bundle(network.graph, _copied(network.state_dict()))
+        return replace(outcome, test=self._test(network), network=network_kept)
+
+    def _begun(self, request: Request, halfway: Halfway | None) -> tuple[Network, Kept, dict[str, float]]:
+        """The network as it is repaired, the units that it has, and the seconds that went into it by now."""
+        if halfway:
+            kept: Kept = {name: np.array(units, dtype=np.int64) for name, units in halfway.kept.items()}
+            return halfway.repaired.network().eval(), kept, dict(halfway.seconds)
+        started = time.perf_counter()
+        network, kept = self._prune_and_repair(request)
+        return network, kept, {"repair": time.perf_counter() - started}
+
+    def _trained_for(self, leg: Leg) -> Halfway:
+        """Where a leg ends; it goes on from one that was trained as this job trains."""
+        recipe, steps = asdict(self.recipe), self.recipe.final_steps
+        halfway = leg.halfway if leg.halfway and leg.halfway.recipe == recipe else None
+        repaired, kept, seconds = self._begun(leg.request, halfway)
+        started = time.perf_counter()
+        training = self._training(_built(repaired.graph, repaired.state_dict()), steps, leg.request.seed)
+        if halfway:
+            training.go_on(halfway.state)
+        state = training.run(for_s=leg.for_s).state()
+        seconds["fine-tune"] = seconds.get("fine-tune", 0.0) + time.perf_counter() - started
+        return Halfway(
+            recipe=recipe,
+            repaired=Bundle(repaired.graph, _copied(repaired.state_dict())),
+            kept=_listed(kept),
+            state=state,
+            share=state.step / steps,
+            seconds=seconds,
+        )
 
     def dense(self) -> tuple[Evaluation, Mapping[str, float] | None]:
         """The dense model on the validation and the test split."""
@@ -330,37 +389,43 @@ class Workbench:
             watch: called with the network and the number of steps done.
         """
         started = time.perf_counter()
-        trained, batch_size = _built(network.graph, network.state_dict()), self.recipe.batch_size
-        distillation = self._distillation(trained)
+        trained = _built(network.graph, network.state_dict())
 
-        def train(steps: int, constraint: Constraint | None = None) -> FinetuneResult:
-            result = finetune(
-                trained,
-                self.splits.train,
-                steps=steps,
-                seed=seed,
-                batch_size=batch_size,
-                at_once=self.room.backward,
-                learning_rate=self.recipe.learning_rate,
-                distillation=distillation,
-                augment=Augment(self.recipe.augment),
-                execution=Execution(self.recipe.training),
-                constraint=constraint,
-                progress=(lambda step, _: watch(trained, step)) if watch else None,
-            )
-            if result.at_once < min(batch_size, self.room.backward):
-                notes.append(
-                    f"memory did not hold batches of {batch_size}: trained on {result.at_once} at a time"
-                )
-            return result
+        def train(steps: int, constraint: Constraint | None = None) -> Training:
+            training = self._training(trained, steps, seed, constraint)
+            training.run(progress=lambda step, _: watch(trained, step) if watch else None)
+            self._note_memory(training.at_once, notes)
+            return training
 
         if self.sparsity is None:
-            found = [trained, _built(trained.graph, train(steps).averaged)]
+            found = [trained, build(trained.graph, train(steps).averaged)]
         else:
             SCHEDULES[self.recipe.schedule](trained, self.sparsity, steps, train)
             found = [trained, self.recalibrated(trained)]
         seconds["fine-tune"] = time.perf_counter() - started
         return found
+
+    def _training(
+        self, network: Network, steps: int, seed: int, constraint: Constraint | None = None
+    ) -> Training:
+        return Training(
+            network,
+            self.splits.train,
+            steps=steps,
+            seed=seed,
+            batch_size=self.recipe.batch_size,
+            at_once=self.room.backward,
+            learning_rate=self.recipe.learning_rate,
+            distillation=self._distillation(network),
+            augment=Augment(self.recipe.augment),
+            execution=Execution(self.recipe.training),
+            constraint=constraint,
+        )
+
+    def _note_memory(self, at_once: int, notes: list[str]) -> None:
+        batch_size = self.recipe.batch_size
+        if at_once < min(batch_size, self.room.backward):
+            notes.append(f"memory did not hold batches of {batch_size}: trained on {at_once} at a time")
 
     def _best(
         self, networks: Iterable[Network], judge: Judge, seconds: dict[str, float], needed: float
@@ -390,4 +455,12 @@ class Workbench:
 
 def _built(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> Network:
     """With tensors of its own."""
-    return build(graph, {name: tensor.clone() for name, tensor in tensors.items()})
+    return build(graph, _copied(tensors))
+
+
+def _copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _listed(kept: Kept) -> dict[str, list[int]]:
+    return {name: units.tolist() for name, units in kept.items()}

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from trials.data import DataSpec, load
 from trials.evaluate import evaluate
-from trials.finetune import Augment, finetune
+from trials.finetune import Augment, Training
 from trials.probe import probe_execution
 
 FOLDER = Path(__file__).parent
@@ -27,7 +27,7 @@ def main() -> None:
     for name, (steps, learning_rate) in RECIPES.items():
         torch.manual_seed(0)
         network = getattr(model, name)()
-        finetune(
+        Training(
             network,
             splits.train,
             steps=steps,
@@ -36,7 +36,7 @@ def main() -> None:
             learning_rate=learning_rate,
             augment=Augment.SHIFT,
             execution=probe_execution(network, splits.train),
-        )
+        ).run()
         half = {
             key: value.half() if value.is_floating_point() else value
             for key, value in network.state_dict().items()

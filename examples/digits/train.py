@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from trials.data import DataSpec, load
 from trials.evaluate import evaluate
-from trials.finetune import Augment, finetune
+from trials.finetune import Augment, Training
 from trials.probe import probe_execution
 
 FOLDER = Path(__file__).parent
@@ -28,7 +28,7 @@ def main() -> None:
     assert splits.test is not None
     torch.manual_seed(0)
     model = resnet()
-    finetune(
+    Training(
         model,
         splits.train,
         steps=STEPS,
@@ -37,8 +37,7 @@ def main() -> None:
         learning_rate=0.05,
         augment=Augment.SHIFT,
         execution=probe_execution(model, splits.train),
-        progress=report,
-    )
+    ).run(progress=report)
     half = {
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,15 @@ import numpy as np
 import pytest
 from torch import nn
 
-from search.finish import FINALIST_FAILED, NEARLY, choose_finalists, choose_winner, done_of, train_finalists
+from search import finish
+from search.finish import (
+    FINALIST_FAILED,
+    NEARLY,
+    UnderWay,
+    choose_finalists,
+    choose_winner,
+    train_finalists,
+)
 from search.place import Place
 from search.plan import Prepared
 from search.progress import Silent
@@ -23,7 +32,7 @@ from tests.search.test_score import FACTS, made_trials
 from trials.bundle import read_bundle
 from trials.candidate import Trial, TrialState
 from trials.pool import Finished
-from trials.run import Outcome
+from trials.run import Outcome, Request, Workbench
 from trials.store import Store
 
 
@@ -167,7 +176,7 @@ class FakeWorkers:
         return self.workers - len(self.ended)
 
     def submit(self, key: int, request: Any) -> None:
-        assert request.final
+        assert request.request.final
         self.attempts[key] += 1
         if key == 2 or (key == 1 and self.attempts[key] == 1):
             self.ended.append(Finished(key=key, died=True))
@@ -240,18 +249,79 @@ def test_while_finalists_are_trained_it_is_told_which_and_how_many_are_done(
 
 
 @pytest.mark.parametrize(
-    ("running_s", "took_s", "done"),
+    ("under_way", "usual_s", "share"),
     [
-        ([100.0], [], 0.0),
-        ([30.0], [50.0, 70.0], 0.5),
-        ([30.0, 600.0], [60.0], 0.5 + NEARLY),
-        ([], [60.0], 0.0),
+        (UnderWay(since_s=-100), 0.0, 0.0),
+        (UnderWay(since_s=-30), 60.0, 0.5),
+        (UnderWay(since_s=-600), 60.0, NEARLY),
+        (UnderWay(since_s=-20, done=0.3, spent_s=60.0), 1e3, 0.4),
+        (UnderWay(since_s=-900, done=0.3, spent_s=60.0), 1e3, NEARLY),
     ],
 )
-def test_a_finalist_counts_as_done_by_how_long_others_took_and_never_quite(
-    running_s: list[float], took_s: list[float], done: float
+def test_a_finalist_is_done_so_far_as_its_legs_went_or_others_took_and_never_quite(
+    under_way: UnderWay, usual_s: float, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert done_of(running_s, took_s) == pytest.approx(done)
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    assert under_way.share(usual_s) == pytest.approx(share)
+
+
+class Benches(FakeWorkers):
+    """Work as workers do; after `ends` legs in all there is no going on."""
+
+    def __init__(self, prepared: Prepared, ends: int) -> None:
+        super().__init__((), workers=1)
+        self.bench = Workbench(prepared.bundle, prepared.splits, prepared.recipe)
+        self.legs: list[tuple[int, float]] = []
+        self.left = ends
+
+    def submit(self, key: int, request: Any) -> None:
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        self.legs.append((key, request.halfway.share if request.halfway else 0.0))
+        self.ended.append(Finished(key=key, value=self.bench(request), busy_s=1.0))
+
+
+def test_training_that_is_stopped_goes_on_where_its_last_leg_ended_and_comes_to_the_same(
+    in_own_folder: Prepared, planned_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leg of no time is one step."""
+    prepared = replace(in_own_folder, recipe=replace(in_own_folder.recipe, final_steps=4))
+    trials = made_trials(prepared, 2, seed=3)
+    fill(planned_store, trials)
+    whole = Workbench(prepared.bundle, prepared.splits, prepared.recipe)(
+        Request(candidate=trials[1].candidate, seed=trials[1].seed, final=True)
+    )
+    monkeypatch.setattr(finish, "LEG_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train_finalists(prepared, planned_store, Benches(prepared, ends=2), [1], Silent())
+    assert results(planned_store, "small", FINAL) == {}
+    workers, heard = Benches(prepared, ends=9), Heard()
+    train_finalists(prepared, planned_store, workers, [1], heard)
+    assert workers.legs == [(1, 0.5), (1, 0.75)]
+    assert heard.shares == pytest.approx([0.5, 0.75, 1.0], abs=0.2)
+    found = results(planned_store, "small", FINAL)[1]
+    assert {**found["facts"], "seconds": {}} == {**whole.facts.to_json(), "seconds": {}}
+    assert (found["test"], found["kept"]) == (whole.test, whole.kept)
+    assert whole.network is not None
+    assert read_bundle(prepared.place.finalist(1)).sha256 == whole.network.sha256
+    assert not prepared.place.halfway(1).exists()
+
+
+@pytest.mark.parametrize("damaged", ["training.safetensors", "weights.safetensors", "manifest.json"])
+def test_what_is_kept_of_a_training_and_damaged_is_begun_anew(
+    damaged: str, in_own_folder: Prepared, planned_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = replace(in_own_folder, recipe=replace(in_own_folder.recipe, final_steps=3))
+    fill(planned_store, made_trials(prepared, 2, seed=3))
+    monkeypatch.setattr(finish, "LEG_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train_finalists(prepared, planned_store, Benches(prepared, ends=1), [1], Silent())
+    path = prepared.place.halfway(1) / damaged
+    path.write_bytes(path.read_bytes()[:-40])
+    workers = Benches(prepared, ends=9)
+    train_finalists(prepared, planned_store, workers, [1], Silent())
+    assert [share for _, share in workers.legs] == pytest.approx([0.0, 1 / 3, 2 / 3])
 
 
 def test_the_share_that_is_done_rises_while_a_finalist_is_trained(

@@ -17,7 +17,7 @@ from trials.candidate import Candidate
 from trials.data import Split
 from trials.distill import FEATURE_WEIGHT, Distillation, common_features
 from trials.evaluate import evaluate
-from trials.finetune import finetune
+from trials.finetune import Training
 from trials.groups import even_kept
 from trials.network import Network, build
 from trials.prune import prune
@@ -35,10 +35,10 @@ def pruned(name: str, thin: str) -> Network:
 
 def test_a_teacher_is_imitated_where_labels_say_nothing(train: Split, validation: Split) -> None:
     teacher = small_net(seed=1)
-    finetune(teacher, train, steps=100, seed=0, batch_size=64, learning_rate=0.05)
+    Training(teacher, train, steps=100, seed=0, batch_size=64, learning_rate=0.05).run()
     unlabelled, pupil = Split(train.inputs, np.zeros_like(train.labels)), small_net()
     recipe: dict[str, Any] = {"steps": 100, "seed": 0, "batch_size": 64, "learning_rate": 0.004}
-    finetune(pupil, unlabelled, distillation=Distillation(teacher), **recipe)
+    Training(pupil, unlabelled, distillation=Distillation(teacher), **recipe).run()
     assert evaluate(pupil, validation).accuracy > 0.9
 
 
@@ -104,7 +104,7 @@ def test_statistics_of_batch_norms_stay_under_a_teacher_and_move_without(train: 
     for distillation, moves in ((Distillation(small_net(seed=1)), False), (None, True)):
         pupil = small_net()
         before = copy.deepcopy(pupil.norm.running_mean)
-        finetune(pupil, train, steps=2, seed=0, distillation=distillation)
+        Training(pupil, train, steps=2, seed=0, distillation=distillation).run()
         assert before is not None
         assert torch.equal(before, pupil.norm.running_mean) != moves
         assert not torch.equal(pupil.norm.weight, torch.ones(16))

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from hwprofiles.errors import RequestError, TrialError
 from trials.data import DataSpec, Split, load
+from trials.distill import Distillation
 from trials.evaluate import evaluate
 from trials.finetune import (
     Augment,
+    Training,
     _by_labels,
     _schedule,
-    _shuffled,
     _under_a_teacher,
     augmented,
-    finetune,
+    batch_rows,
     mixed,
 )
 
@@ -63,7 +64,7 @@ def validation() -> Split:
 
 def test_a_network_learns_the_digits(train: Split, validation: Split) -> None:
     model = small_net()
-    result = finetune(model, train, steps=100, seed=0, batch_size=64, learning_rate=0.05)
+    result = Training(model, train, steps=100, seed=0, batch_size=64, learning_rate=0.05).run()
     assert len(result.losses) == 100
     assert np.mean(result.losses[-10:]) < 0.3 < result.losses[0]
     assert evaluate(model, validation).accuracy > 0.9
@@ -73,11 +74,11 @@ def test_a_network_learns_the_digits(train: Split, validation: Split) -> None:
 def test_one_seed_gives_one_network_whatever_the_global_generator_holds(train: Split) -> None:
     first, second, other = small_net(), small_net(), small_net()
     state = torch.get_rng_state()
-    finetune(first, train, steps=5, seed=7, augment=Augment.SHIFT)
+    Training(first, train, steps=5, seed=7, augment=Augment.SHIFT).run()
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(3)
-    finetune(second, train, steps=5, seed=7, augment=Augment.SHIFT)
-    finetune(other, train, steps=5, seed=8, augment=Augment.SHIFT)
+    Training(second, train, steps=5, seed=7, augment=Augment.SHIFT).run()
+    Training(other, train, steps=5, seed=8, augment=Augment.SHIFT).run()
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
     assert not torch.equal(first.linear.weight, other.linear.weight)
@@ -103,17 +104,19 @@ def test_memory_that_runs_out_halves_what_goes_through_at_once_and_nothing_else(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             models[most] = Greedy(most)
-    results = {most: finetune(model, train, steps=3, seed=0, batch_size=50) for most, model in models.items()}
+    results = {
+        most: Training(model, train, steps=3, seed=0, batch_size=50).run() for most, model in models.items()
+    }
     assert (results[64].at_once, results[20].at_once) == (50, 13)
     assert results[20].losses == pytest.approx(results[64].losses, rel=1e-5)
     torch.testing.assert_close(models[20].linear.weight, models[64].linear.weight)
     with pytest.raises(TrialError, match="out of memory with one example at a time"):
-        finetune(Greedy(0), train, steps=1, seed=0)
+        Training(Greedy(0), train, steps=1, seed=0).run()
 
 
 def test_an_error_that_is_not_about_memory_is_not_taken_for_one(train: Split) -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        finetune(nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), train, steps=1, seed=0)
+        Training(nn.Sequential(nn.Flatten(), nn.Linear(63, 10)), train, steps=1, seed=0).run()
 
 
 def test_the_average_follows_the_weights_from_where_they_began(train: Split) -> None:
@@ -126,7 +129,7 @@ def test_the_average_follows_the_weights_from_where_they_began(train: Split) -> 
                 value.clone() if name.endswith("tracked") else 0.97 * expected[name] + 0.03 * value
             )
 
-    result = finetune(model, train, steps=4, seed=0, batch_size=32, progress=follow)
+    result = Training(model, train, steps=4, seed=0, batch_size=32).run(progress=follow)
     assert result.averaged.keys() == expected.keys()
     for name, value in result.averaged.items():
         torch.testing.assert_close(value, expected[name])
@@ -136,7 +139,7 @@ def test_the_average_follows_the_weights_from_where_they_began(train: Split) -> 
 def test_no_steps_change_nothing(train: Split) -> None:
     model = small_net()
     before = copy.deepcopy(model.state_dict())
-    assert finetune(model, train, steps=0, seed=0).losses == ()
+    assert Training(model, train, steps=0, seed=0).run().losses == []
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -144,7 +147,7 @@ def test_a_frozen_parameter_stays(train: Split) -> None:
     model = small_net()
     model.conv.weight.requires_grad_(False)
     before = model.conv.weight.clone()
-    finetune(model, train, steps=2, seed=0)
+    Training(model, train, steps=2, seed=0).run()
     assert torch.equal(model.conv.weight, before)
 
 
@@ -172,12 +175,12 @@ def test_weight_decay_leaves_norms_and_biases_alone(
 
 def test_a_loss_that_is_no_number_ends_the_trial_at_its_step(train: Split) -> None:
     with pytest.raises(TrialError, match=r"became (nan|inf) at step \d+ of 50 with learning rate 1e\+20"):
-        finetune(small_net(), train, steps=50, seed=0, learning_rate=1e20)
+        Training(small_net(), train, steps=50, seed=0, learning_rate=1e20).run()
 
 
 def test_progress_counts_the_steps(train: Split) -> None:
     seen: list[tuple[int, float]] = []
-    result = finetune(small_net(), train, steps=3, seed=0, progress=lambda *step: seen.append(step))
+    result = Training(small_net(), train, steps=3, seed=0).run(progress=lambda *step: seen.append(step))
     assert seen == list(zip((1, 2, 3), result.losses, strict=True))
 
 
@@ -238,8 +241,38 @@ def test_the_schedule_rises_to_its_peak_and_falls_towards_zero(steps: int) -> No
 @given(count=st.integers(1, 50), batch_size=st.integers(1, 60), seed=st.integers(0, 5))
 def test_an_epoch_sees_no_row_twice_and_every_batch_is_full(count: int, batch_size: int, seed: int) -> None:
     size = min(count, batch_size)
-    batches = _shuffled(count, batch_size, np.random.default_rng(seed))
-    for _ in range(2):
-        epoch = np.concatenate([next(batches) for _ in range(count // size)])
-        assert len(epoch) == count // size * size
+    batches = count // size
+    epochs = [
+        np.concatenate([batch_rows(first + step, count, batch_size, seed) for step in range(batches)])
+        for first in (0, batches)
+    ]
+    for epoch in epochs:
+        assert len(epoch) == batches * size
         assert len(np.unique(epoch)) == len(epoch)
+    if batches * size > 9:
+        assert not np.array_equal(*epochs)
+
+
+@pytest.mark.parametrize("taught", [False, True], ids=["labels", "teacher"])
+def test_left_off_and_gone_on_with_a_training_ends_as_in_one_go(taught: bool, train: Split) -> None:
+    def training(seed: int) -> Training:
+        models[seed] = small_net(seed)
+        teacher = Distillation(small_net(5)) if taught else None
+        return Training(
+            models[seed], train, steps=6, seed=7, batch_size=32, augment=Augment.SHIFT, distillation=teacher
+        )
+
+    models: dict[int, SmallNet] = {}
+    whole = training(0).run()
+    first = training(0).run(for_s=0).run(for_s=0)
+    state = first.state()
+    first.run()
+    assert state.step == 2
+
+    second = training(1)  # from other weights, which those of the state replace
+    second.go_on(state)
+    second.run()
+    assert second.losses == first.losses == whole.losses
+    for name, value in models[0].state_dict().items():
+        assert torch.equal(value, models[1].state_dict()[name]), name
+        assert torch.equal(whole.averaged[name], second.averaged[name]), name

@@ -15,7 +15,7 @@ from tests.bundles import coupled, exported
 from tests.digits import digits, digits_bundle
 from trials.candidate import Candidate
 from trials.criteria import Evidence, score, select
-from trials.finetune import finetune
+from trials.finetune import Training
 from trials.groups import analyse
 from trials.network import Network, build
 from trials.prune import prune
@@ -90,7 +90,7 @@ def driven(penalty: str, threshold: str, strength: float) -> Network:
     """The digits' network after 60 steps under a penalty."""
     network = digits_bundle().network()
     constraint = PENALTIES[penalty](network, analyse(network.graph), strength, THRESHOLDS[threshold])
-    finetune(network, digits().train, steps=60, seed=0, batch_size=64, constraint=constraint)
+    Training(network, digits().train, steps=60, seed=0, batch_size=64, constraint=constraint).run()
     return network
 
 

@@ -7,7 +7,7 @@ import torch
 
 from tests.digits import digits, digits_bundle
 from trials.evaluate import evaluate
-from trials.finetune import Constraint, finetune
+from trials.finetune import Constraint, Training
 from trials.network import Network
 from trials.schedules import GRADUAL_SHARE, SCHEDULES
 from trials.sparsity import Blocks, Magnitude, Sparsity, hide
@@ -22,7 +22,7 @@ def share_of_zeros(network: Network) -> float:
     return sum(int((each == 0).sum()) for each in weights) / sum(each.numel() for each in weights)
 
 
-class Training:
+class Watched:
     """Trains a network on digits and writes down the share of zeros after each step, and at each start."""
 
     def __init__(self, network: Network) -> None:
@@ -38,12 +38,12 @@ class Training:
             self.shares.append(share_of_zeros(self.network))
 
         train = digits().train
-        finetune(self.network, train, steps=steps, seed=0, batch_size=64, constraint=watched)
+        Training(self.network, train, steps=steps, seed=0, batch_size=64, constraint=watched).run()
 
 
-def trained(schedule: str, sparsity: Sparsity = ZEROS) -> Training:
+def trained(schedule: str, sparsity: Sparsity = ZEROS) -> Watched:
     network = digits_bundle().network()
-    training = Training(network)
+    training = Watched(network)
     SCHEDULES[schedule](network, sparsity, STEPS, training)
     return training
 
@@ -77,7 +77,7 @@ def test_after_rewinding_the_early_weights_go_on_under_the_mask_of_the_late_ones
         if done == STEPS // 20:
             early.load_state_dict(late.state_dict())
 
-    finetune(late, images, steps=STEPS, seed=0, batch_size=64, constraint=remember)
+    Training(late, images, steps=STEPS, seed=0, batch_size=64, constraint=remember).run()
     hide(early, ZEROS.masks(late))
     _, again = training.starts
     for name, tensor in early.state_dict().items():
