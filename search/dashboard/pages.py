@@ -23,6 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from hwprofiles.errors import PrunefrontError
+from search.dashboard.form import CONTROLLERS, LIMITS
 from search.service import jobs as jobs_api
 from search.service.auth import COOKIE, csrf_token
 from search.service.errors import status_and_sentence
@@ -42,18 +43,6 @@ HEADERS = {
 LOOKERS = (Role.VIEWER, Role.SUBMITTER, Role.ADMIN)
 JOBS_SHOWN = 50
 """On one page of the list."""
-CONTROLLERS = {
-    "auto": "an estimate that starts from sensitivities, and learns from every trial",
-    "amc": "a reinforcement learner that walks from group to group",
-    "evolution": "small mutations of the best so far",
-    "greedy": "small steps down from the dense model; learns nothing",
-    "knapsack": "the best allocation for the sensitivities alone; learns nothing",
-    "nsga2": "Optuna's genetic sampler",
-    "tpe": "Optuna's Bayesian sampler",
-    "random": "proportions drawn at random",
-    "uniform": "the same share of every group",
-}
-"""What each proposes, as docs/search.md says it at length."""
 
 
 def _with_imports(*modules: str) -> list[str]:
@@ -203,7 +192,7 @@ def show_form(caller: Looker, request: Request) -> Response:
     """A form for a job."""
     if caller.role is Role.VIEWER:
         raise HTTPException(403, f"token {caller.id} has the role viewer, which looks and submits nothing")
-    return _render("submit.html", request, controllers=CONTROLLERS)
+    return _render("submit.html", request, controllers=CONTROLLERS, limits=LIMITS)
 
 
 def _shown(found: ServiceJob, jobs: TheJobs) -> dict[str, Any]:

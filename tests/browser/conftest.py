@@ -18,6 +18,8 @@ CHROMIUM = shutil.which("chromium")
 WAIT_MS = 60_000
 """For what a page is to show: seconds at most, and longer only where the machine is busy."""
 OURS = ("127.0.0.1", "")
+REFUSED = "the server responded with a status of 422"
+"""What the browser logs where a form is refused, which is for the form to say."""
 
 Opened = Callable[..., Page]
 
@@ -40,7 +42,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Opened]:
     contexts = []
 
     def complain(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        if message.type in ("error", "warning") and REFUSED not in message.text:
             complaints.append(message.text)
 
     def note(request: Request) -> None:

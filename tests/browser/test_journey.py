@@ -76,7 +76,7 @@ def test_a_model_is_submitted_watched_brushed_compared_exported_and_loaded(
     page.fill("#name", "mine")
     page.set_input_files("[name=bundle-file]", sorted(bundle.iterdir()))
     page.set_input_files("[name=train-file]", digits)
-    page.fill("#levels", "50%, 75%")
+    page.fill("[name=levels]", "50%, 75%")
     page.fill("#trials", "8")
     page.fill("#steps", "3")
     page.click("#submit button.main")

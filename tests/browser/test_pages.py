@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import httpx
 import numpy as np
@@ -16,8 +16,8 @@ from playwright.sync_api import Page, expect
 from benchmarks.large_job import REASON, add_large_job, add_set
 from hwprofiles.wire import API
 from search import devices
-from search.dashboard.pages import CONTROLLERS
-from search.job import Search
+from search.dashboard.form import CONTROLLERS, LIMITS
+from search.job import Budget, Search
 from search.place import Place
 from tests.browser.conftest import Opened
 from tests.serving import served, token
@@ -145,11 +145,11 @@ def test_a_set_of_models_is_submitted_with_data_for_validation(
         labels = np.arange(images) % 10
         np.savez(tmp_path / f"{name}.npz", x=np.zeros((images, 1, 8, 8), np.float32), y=labels)
     page = opened(address, ann, "/submit")
-    page.click("#another")
+    page.select_option("[name=kind]", "memory_bytes")
+    page.click("[data-add=budget]")
+    page.click("[data-add=model]")
     for number in (0, 1):
-        model = page.locator("fieldset.model").nth(number)
-        model.locator("[name=bundle]").select_option("upload")
-        model.locator("[name=bundle-file]").set_input_files(sorted(Place(runs, "small").bundle.iterdir()))
+        bring(page, number, Place(runs, "small").bundle)
     page.locator("[name=train]").nth(0).select_option("digits")
     page.locator("[name=train-file]").nth(1).set_input_files(tmp_path / "train.npz")
     page.locator("[name=validation]").nth(1).select_option("upload")
@@ -166,7 +166,63 @@ def test_a_set_of_models_is_submitted_with_data_for_validation(
     ]
     assert spec["models"][0]["data"]["source"] == "digits"
     assert spec["models"][1]["data"]["validation"] != spec["models"][1]["data"]["train"]
-    assert (spec["search"]["controller"], spec["budget"]["latency"]) == ("knapsack", ["50%"])
+    assert spec["search"]["controller"] == "knapsack"
+    assert asked_in(spec) == {"latency": ["50%"]}
+
+
+def test_a_job_is_submitted_with_budgets_of_several_kinds_on_several_devices(
+    opened: Opened, address: str, ann: str, store: Store, runs: Path
+) -> None:
+    page = opened(address, ann, "/submit")
+    bring(page, 0, Place(runs, "small").bundle)
+    page.fill("#name", "several")
+    page.select_option("[name=train]", "digits")
+    page.click("[data-add=device]")
+    page.locator("[name=own]").nth(1).fill("80%")
+    for _ in range(3):
+        page.click("[data-add=budget]")
+    kinds, levels = page.locator("[name=kind]"), page.locator("[name=levels]")
+    assert [kinds.nth(k).input_value() for k in range(4)] == ["latency", "latency_p99", "macs", "parameters"]
+    levels.nth(0).fill("20%..100%")
+    kinds.nth(1).select_option("size_bytes")
+    levels.nth(1).fill("4.1 MB")
+    kinds.nth(2).select_option("accuracy_drop")
+    levels.nth(3).fill("5 ms")
+    page.click("#submit button.main")
+    assert "250 k" in levels.nth(3).evaluate("field => field.validationMessage")
+    levels.nth(3).fill("0.25 M, 75%")
+    page.click("#submit button.main")
+    refused = page.locator(".budget", has=levels.nth(0)).locator("#refused")
+    expect(refused).to_contain_text("budget has several levels of latency and of parameters")
+    expect(levels.nth(0)).to_be_focused()
+    page.get_by_label("Remove this budget").nth(3).click()
+    expect(page.locator("[data-add=budget]")).to_be_focused()
+    page.click("#submit button.main")
+    page.wait_for_url("**/jobs/several")
+    spec = store.job("several").spec
+    front = ["20%", "33.3%", "46.7%", "60%", "73.3%", "86.7%"]
+    assert asked_in(spec) == {"latency": front, "size_bytes": [4.1e6], "accuracy_drop": 1}
+    assert [(each["name"], each["profile"], each["latency"]) for each in spec["devices"]] == [
+        ("this-cpu", "", []),
+        ("elsewhere", "elsewhere", ["80%"]),
+    ]
+
+
+def bring(page: Page, number: int, bundle: Path) -> None:
+    """Choose the files of a bundle for one of the form's models; the service checks what it has not yet."""
+    page.locator("[name=bundle]").nth(number).select_option("upload")
+    page.locator("[name=bundle-file]").nth(number).set_input_files(sorted(bundle.iterdir()))
+
+
+def asked_in(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: levels for key, levels in spec["budget"].items() if levels}
+
+
+def test_every_key_of_a_budget_may_be_chosen_and_takes_the_example_of_its_form() -> None:
+    assert {key for limit in LIMITS for key in (limit.key, limit.number)} == set(Budget.model_fields)
+    for limit in LIMITS:
+        number, _, unit = limit.example.partition(" ")
+        Budget.checked({limit.number: float(number) * limit.units[unit]}, limit.name)
 
 
 def test_every_controller_may_be_chosen() -> None:

@@ -5,9 +5,16 @@ import { send } from "./sending.js";
 
 const BUNDLE = ["manifest.json", "graph.json", "weights.safetensors"];
 const SPLITS = ["train", "validation", "test"];
+const OWN = "this-cpu";
+// What a job calls the service's own CPU.
+const DROP = "accuracy_drop";
+const FRONT = "50%, 75%";
+const LEVEL = "50%";
+// What the first budget begins with, and others, or that of several models.
 
 const form = document.getElementById("submit");
 const at = (id) => document.getElementById(id);
+const refused = at("refused");
 const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
 
 const kinds = {};
@@ -15,8 +22,11 @@ const kinds = {};
 let here = [];
 // What the lists of a model offer: [their names, value, text].
 
-const models = () => [...at("models").children];
+/** All that there is of "model", "device" or "budget". */
+const rows = (what) => [...at(`${what}s`).children];
+const models = () => rows("model");
 const isSet = () => models().length > 1;
+const field = (row, name) => row.querySelector(`[name=${name}]`);
 
 async function fetchData() {
   const [inputs, sources] = await Promise.all([call("/inputs"), call("/sources")]);
@@ -32,16 +42,42 @@ async function fetchData() {
 /** The first time that a service lists its devices it validates them, which takes seconds: nothing waits for it. */
 async function fillDevices() {
   const devices = await call("/devices");
-  at("device").append(...devices.filter(({ profile, wrong }) => profile && !wrong).map(({ device }) => element("option", {}, device)));
+  const named = devices.filter(({ device, profile, wrong }) => profile && !wrong && device !== OWN);
+  for (const row of [at("device").content, ...rows("device")]) field(row, "device").append(...named.map(({ device }) => element("option", {}, device)));
+  toggle();
 }
 
-function addModel() {
-  const { elements } = at("models").appendChild(at("model").content.firstElementChild.cloneNode(true));
+function add(what) {
+  const row = at(`${what}s`).appendChild(at(what).content.firstElementChild.cloneNode(true));
+  ({ model: startModel, device: startDevice, budget: startBudget })[what](row);
+  return row;
+}
+
+function startModel({ elements }) {
   for (const [names, value, text] of here) for (const name of names) elements[name].append(element("option", { value }, text));
   elements.member.value = `model-${models().length}`;
   elements.train.value = "upload";
   if (elements.bundle.options.length > 1) elements.bundle.selectedIndex = 1;
-  toggle();
+}
+
+function startDevice(row) {
+  chooseUnused(rows("device").map((each) => field(each, "device")), field(row, "device"));
+}
+
+function startBudget(row) {
+  chooseUnused(rows("budget").map((each) => field(each, "kind")), field(row, "kind"));
+  begin(row);
+}
+
+/** Give a budget what it is to begin with. */
+function begin(row) {
+  const isFirst = rows("budget")[0] === row && !isSet();
+  field(row, "levels").value = field(row, "kind").value === DROP ? "1" : isFirst ? FRONT : LEVEL;
+}
+
+function chooseUnused(selects, select) {
+  const used = selects.filter((other) => other !== select).map(({ value }) => value);
+  select.value = [...select.options].find(({ value }) => !used.includes(value)).value;
 }
 
 /** Show what fits what was chosen. */
@@ -58,7 +94,43 @@ function toggle() {
   }
   for (const each of form.querySelectorAll("[data-of-set]")) each.hidden = !isSet();
   for (const each of form.querySelectorAll("[data-of-one]")) each.hidden = isSet();
-  if (isSet() && form.levels.value === form.levels.defaultValue) form.levels.value = "50%";
+  toggleRows("device", "device");
+  toggleRows("budget", "kind");
+  for (const [k, row] of rows("device").entries()) {
+    field(row, "device").dataset.key = `devices[${k}]`;
+    field(row, "own").hidden = k === 0;
+  }
+  rows("budget").forEach(toggleBudget);
+  at("all-met").hidden = rows("budget").length + rows("device").length === 2;
+}
+
+/** One of each is always there, nothing is chosen twice, and several models share a single budget on a single device. */
+function toggleRows(what, name) {
+  const all = rows(what);
+  const selects = all.map((row) => field(row, name));
+  for (const select of selects) {
+    for (const option of select.options) option.disabled = isSet() ? "notShared" in option.dataset : selects.some((other) => other !== select && other.value === option.value);
+  }
+  for (const [k, row] of all.entries()) {
+    row.hidden = isSet() && k > 0;
+    row.querySelector("[data-remove]").hidden = k === 0;
+    for (const each of row.querySelectorAll("input, select")) each.disabled = row.hidden;
+  }
+  form.querySelector(`[data-add=${what}]`).hidden = all.length === selects[0].options.length;
+}
+
+function toggleBudget(row, k) {
+  const [kind, levels] = [field(row, "kind"), field(row, "levels")];
+  if (isSet() && kind.selectedOptions[0].disabled) {
+    kind.value = "latency";
+    changeKind(row);
+  }
+  if (isSet() && levels.value === FRONT) levels.value = LEVEL;
+  const { value: key, selectedOptions: [{ dataset: { example } }] } = kind;
+  levels.dataset.key = `budget.${key}`;
+  row.querySelector("small").textContent = key === DROP ? "points of validation accuracy below the dense model's, up to which the winner may lie"
+    : isSet() ? `of all models together: one level, such as 50%, or ${example}`
+      : `of dense, such as 50%${k ? "" : ", or a whole front: 20%..100%"}; or a number: ${example}`;
 }
 
 function told(text, share) {
@@ -102,11 +174,48 @@ async function sentData(model) {
   return { source, ...Object.fromEntries(named) };
 }
 
-/** "50%, 75%" or "2.5 ms" as a job file has it. */
-function budget(text) {
-  const levels = text.split(",").map((level) => level.trim()).filter(Boolean);
-  if (!levels.some((level) => /ms$/.test(level))) return { latency: levels };
-  return { latency_ms: levels.map((level) => Number(level.replace(/\s*ms$/, ""))) };
+/**
+ * "50%, 75%" or "2.5 ms" of a kind of budget as a job file has it: a key, and one level or several.
+ * Percentages are for the service to read.
+ */
+function levelsOf(text, { value: key, text: name, dataset: { number, units, example } }) {
+  const levels = text.split(",").map((level) => level.trim()).filter(Boolean).map((level) => {
+    if (level.endsWith("%") && key !== DROP) return level;
+    const [, value, unit] = /^(\d+(?:\.\d+)?(?:e\d+)?)\s*(\S*)$/i.exec(level) ?? [];
+    const cost = Number(value) * JSON.parse(units)[unit];
+    if (Number.isFinite(cost)) return Number(cost.toPrecision(15));
+    throw new Error(`"${level}" is no ${name}; allowed: ${key === DROP ? "points, " : "50%, 20%..100%, or a number "}such as ${example}`);
+  });
+  const isNumber = typeof levels[0] === "number";
+  if (key !== number && levels.some((level) => (typeof level === "number") !== isNumber)) throw new Error(`percentages and numbers of ${name} are two budgets; write one kind of them`);
+  return { [isNumber ? number : key]: levels.length === 1 ? levels[0] : levels };
+}
+
+/** What was typed as levels, if anything; a field whose text cannot be read says so. */
+function typed(input, option) {
+  input.setCustomValidity("");
+  if (!input.value.trim()) return {};
+  try {
+    return levelsOf(input.value, option);
+  } catch (error) {
+    input.setCustomValidity(sentence(error));
+    return {};
+  }
+}
+
+function budget() {
+  const asked = rows("budget").filter((row) => !row.hidden);
+  return Object.assign({}, ...asked.map((row) => typed(field(row, "levels"), field(row, "kind").selectedOptions[0])));
+}
+
+/** The devices of a job; null is its default. */
+function devices() {
+  const [first, ...others] = rows("device").filter((row) => !row.hidden).map((row) => {
+    const { value } = field(row, "device");
+    const latency = field(rows("budget")[0], "kind").querySelector("[value=latency]");
+    return { ...(value ? { name: value, profile: value } : { name: OWN }), ...typed(field(row, "own"), latency) };
+  });
+  return others.length || first.profile ? [first, ...others] : null;
 }
 
 async function sentModels() {
@@ -121,20 +230,31 @@ async function sentModels() {
   return isSet() ? { models: found } : found[0];
 }
 
-form.addEventListener("change", toggle);
-form.addEventListener("click", ({ target }) => {
-  if (!("remove" in target.dataset)) return;
-  target.closest("fieldset").remove();
+form.addEventListener("change", ({ target }) => {
+  if (target.name === "kind") changeKind(target.closest(".budget"));
   toggle();
-  at("another").focus();
 });
-at("another").addEventListener("click", () => {
-  addModel();
-  models().at(-1).elements.member.focus();
+/** A percentage is one of any kind of budget. */
+function changeKind(row) {
+  if (field(row, "kind").value === DROP || !field(row, "levels").value.includes("%")) begin(row);
+}
+form.addEventListener("click", ({ target }) => {
+  const { remove, add: added } = target.dataset;
+  if (remove) {
+    target.closest(`.${remove}`).remove();
+    toggle();
+    form.querySelector(`[data-add=${remove}]`).focus();
+  }
+  if (added) {
+    const row = add(added);
+    toggle();
+    row.querySelector("select, input").focus();
+  }
 });
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  at("refused").hidden = true;
+  refused.hidden = true;
+  const asked = { budget: budget(), devices: devices() };
   if (!form.reportValidity()) return;
   const button = form.querySelector("button.main");
   button.disabled = true;
@@ -142,10 +262,10 @@ form.addEventListener("submit", async (event) => {
     const job = {
       name: form.elements.name.value,
       ...(await sentModels()),
-      budget: budget(form.levels.value),
+      budget: asked.budget,
       search: { controller: form.controller.value, trials: form.trials.valueAsNumber, workers: form.workers.valueAsNumber },
       finetune: { final_steps: form.steps.valueAsNumber },
-      ...(form.device.value ? { devices: [{ name: form.device.value, profile: form.device.value }] } : {}),
+      ...(asked.devices ? { devices: asked.devices } : {}),
     };
     told("submitting", 1);
     const made = await call("/jobs", { method: "POST", body: job, headers: { "Idempotency-Key": key } });
@@ -157,9 +277,29 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
+/** Say what is wrong beside the field that it is about, else beside the button. */
 function refuse(error) {
-  at("refused").textContent = sentence(error);
-  at("refused").hidden = false;
+  const about = fieldOf(error.message);
+  if (about) about.closest(".row").after(refused);
+  else at("actions").before(refused);
+  refused.textContent = sentence(error);
+  refused.hidden = false;
+  about?.focus();
+}
+
+/** The field of the key that a sentence of the API begins with; of a table the first in it. */
+function fieldOf(told) {
+  const [, key] = told.match(/^the job: ([\w.[\]]+)/) ?? [];
+  if (!key) return undefined;
+  const keyed = [...form.querySelectorAll("[data-key]:enabled")].map((each) => [keyOf(each), each]);
+  const [, found] = keyed.filter(([known]) => key.startsWith(known)).sort(([a], [b]) => b.length - a.length)[0]
+    ?? keyed.find(([known]) => known.startsWith(key)) ?? [];
+  return found;
+}
+
+function keyOf(each) {
+  const model = each.closest(".model");
+  return `${model && isSet() ? `models[${models().indexOf(model)}].` : ""}${each.dataset.key}`;
 }
 
 try {
@@ -167,5 +307,6 @@ try {
 } catch (error) {
   refuse(error);
 }
-addModel();
+for (const what of ["model", "device", "budget"]) add(what);
+toggle();
 fillDevices().catch(refuse);
