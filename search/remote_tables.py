@@ -35,7 +35,7 @@ def doing(job: Mapping[str, Any]) -> str:
         return f"asked to {job['wish']}"
     if job["at_work"] and "stage" in progress:
         return f"{progress['stage']} {progress['share']:.0%}"
-    return str(job["reason"])
+    return "copy outstanding" if job["copy_outstanding"] else str(job["reason"])
 
 
 def front(board: Mapping[str, Any]) -> Table:

@@ -103,11 +103,11 @@ def _prepare(
         if not stored and not forget:
             _fail(job, store, error)
         elif not stored:
-            store.remove_job(job.name)
             if is_measured(place, job):
                 listener.note(f"what was measured stays in {place.folder}, for this job as it is asked next")
             else:
                 shutil.rmtree(place.folder, ignore_errors=True)
+            store.remove_job(job.name)
         raise
     if not stored:
         store.set_plan(job.name, prepared.plan.to_json())

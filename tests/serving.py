@@ -32,7 +32,8 @@ def served(
     app = create_app(store, folder, ["127.0.0.1"])
     app.state.supervisor = supervisor
     if located:
-        app.state.located = lambda user, reference: located(reference)
+        app.state.brought.located = lambda user, reference: located(reference)
+        app.state.brought.holding = lambda user, references: lambda connection: None
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

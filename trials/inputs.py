@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Float, String, Table, delete, func, insert, select
+from sqlalchemy import BigInteger, Column, Connection, Float, String, Table, delete, func, insert, select
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import IntegrityError
 
+from hwprofiles.errors import ConflictError, NotFoundError
 from trials.checking import InputKind
 from trials.database import Database, metadata
+from trials.service_jobs import Hold, made_of
 
 _inputs = Table(
     "inputs",
@@ -79,12 +82,42 @@ class Inputs:
             row = connection.execute(select(_inputs).where(this)).one_or_none()
         return _input(row) if row else None
 
+    def holding(self, user: str, sha256s: Collection[str]) -> Hold:
+        """For `ServiceJobs.submit`: until the job is there, nothing that it is made of can be removed.
+
+        It raises NotFoundError where something was removed since the user named it.
+        """
+        these = (_inputs.c.user == user) & _inputs.c.sha256.in_(sha256s)
+        held = select(_inputs.c.sha256).where(these).order_by(_inputs.c.sha256).with_for_update(read=True)
+
+        def hold(connection: Connection) -> None:
+            if gone := set(sha256s) - set(connection.scalars(held)):
+                raise NotFoundError(f"'sha256:{min(gone)}' was removed just now; send it again")
+
+        return hold
+
     def remove(self, user: str, sha256: str) -> bool:
-        """Forget that a user has brought something; says whether anybody else has."""
+        """Forget that a user has brought something; says whether anybody else has, or has a job made of it.
+
+        Raises:
+            NotFoundError: the user has brought no such thing.
+            ConflictError: a job of theirs needs it.
+        """
         same = _inputs.c.sha256 == sha256
+        this = same & (_inputs.c.user == user)
         with self._database.writing() as connection:
-            connection.execute(delete(_inputs).where(same & (_inputs.c.user == user)))
-            return connection.execute(select(_inputs.c.user).where(same)).first() is not None
+            # Locked before it is asked who needs it: a job that is being added is there by then, or refused.
+            found = connection.execute(select(_inputs.c.kind).where(this).with_for_update()).one_or_none()
+            if found is None:
+                raise NotFoundError(f"you have brought nothing of sha256 {sha256[:12]}…")
+            if jobs := made_of(connection, sha256, user):
+                raise ConflictError(
+                    f"{found.kind} {sha256[:12]}… is needed by {len(jobs)} of your jobs, such as "
+                    f"{jobs[0]!r}; remove those first"
+                )
+            connection.execute(delete(_inputs).where(this))
+            others = connection.execute(select(_inputs.c.user).where(same)).first()
+            return others is not None or bool(made_of(connection, sha256))
 
     def size_bytes(self, user: str) -> int:
         """Of all that a user brought."""

@@ -9,13 +9,15 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     Connection,
     Float,
@@ -27,6 +29,7 @@ from sqlalchemy import (
     UniqueConstraint,
     and_,
     cast,
+    false,
     func,
     insert,
     or_,
@@ -50,6 +53,7 @@ from trials.store import (
     Store,
     job_record,
     note,
+    remove_jobs,
     unknown_job,
 )
 
@@ -74,6 +78,7 @@ SERVICE_JOBS = Table(
     Column("fence", Integer, nullable=False),
     Column("deaths", Integer, nullable=False),
     Column("worked_s", Float, nullable=False),
+    Column("uncopied", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("owner", "key", name="uq_service_jobs_owner_key"),
 )
 
@@ -95,7 +100,8 @@ class ServiceJob:
     """A job as its owner sees it.
 
     `exports` are the trials that are still to be exported; `reason` says why it is paused, cancelled or
-    failed; `progress` is what the process that works on it said last; `worked_s` are seconds of its workers.
+    failed; `progress` is what the process that works on it said last; `worked_s` are seconds of its workers;
+    `uncopied` says that it has made, or is making, what was not copied since.
     """
 
     record: JobRecord
@@ -110,10 +116,16 @@ class ServiceJob:
     fence: int
     deaths: int
     worked_s: float
+    uncopied: bool
 
     @property
     def is_held(self) -> bool:
         return self.lease_until_s > time.time()
+
+    @property
+    def is_to_be_copied(self) -> bool:
+        """Whether nobody works on it any more, and what it has made is still to be copied."""
+        return self.uncopied and self.record.state is JobState.DONE and not self.is_held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +145,14 @@ def _admit_all(usage: Usage) -> None:
     """Of those who ask for nobody's quota."""
 
 
+Hold = Callable[[Connection], None]
+"""Locks what a job is made of until it is added; raises where that is gone."""
+
+
+def _hold_nothing(connection: Connection) -> None:
+    """Of those whose jobs are made of nothing that could be taken back."""
+
+
 class ServiceJobs:
     """All jobs of a store that came by the service."""
 
@@ -147,6 +167,7 @@ class ServiceJobs:
         fingerprint: str,
         key: str | None = None,
         admit: Admit = _admit_all,
+        hold: Hold = _hold_nothing,
     ) -> tuple[ServiceJob, bool]:
         """Queue a job, under the first of `name`, `name-2`, … that is free; gives it, and whether it is new.
 
@@ -166,6 +187,7 @@ class ServiceJobs:
                     if found := _asked_before(connection, owner, key, fingerprint):
                         return found, False
                     admit(_usage(connection, owner))
+                    hold(connection)
                     return _add(connection, owner, name, spec, fingerprint, key), True
             except IntegrityError:  # the same key, or the same name, was added at this very moment
                 continue
@@ -201,18 +223,24 @@ class ServiceJobs:
             rows = connection.execute(_shown().where(SERVICE_JOBS.c.holder != "")).all()
         return [_service_job(row) for row in rows]
 
+    def to_be_copied(self) -> list[ServiceJob]:
+        """Those on which nobody works any more and of which what they have made is still to be copied."""
+        with self._store.reading() as connection:
+            rows = connection.execute(_shown().where(SERVICE_JOBS.c.uncopied)).all()
+        return [job for job in map(_service_job, rows) if job.is_to_be_copied]
+
+    def set_uncopied(self, name: str, uncopied: bool) -> None:
+        """Note that a job is about to make files, or that all that it has made are copied."""
+        with self._store.writing() as connection:
+            change(connection, name, uncopied=uncopied)
+            if not uncopied:
+                note(connection, name, "copied", "what it has made")
+
     def is_one(self, name: str) -> bool:
         """Whether anybody has a job of that name here."""
         with self._store.reading() as connection:
             this = select(SERVICE_JOBS.c.job).where(SERVICE_JOBS.c.job == name)
             return connection.execute(this).first() is not None
-
-    def made_of(self, owner: str, sha256: str) -> list[str]:
-        """The user's jobs that need a model or data of this sha256."""
-        named = cast(JOBS.c.spec, String).contains(sha256, autoescape=True)
-        wanted = select(JOBS.c.name).select_from(JOBS.join(SERVICE_JOBS)).order_by(JOBS.c.created_s)
-        with self._store.reading() as connection:
-            return list(connection.scalars(wanted.where(named, SERVICE_JOBS.c.owner == owner)))
 
     def page(
         self,
@@ -304,8 +332,9 @@ class ServiceJobs:
             change(connection, name, exports=" ".join(map(str, sorted({*found.exports, trial}))))
             return find(connection, name)
 
-    def forget(self, name: str, owner: str | None = None) -> None:
-        """Take a job out of the service, to be removed with `Store.remove_job` after it.
+    @contextmanager
+    def removing(self, name: str, *models: str, owner: str | None = None) -> Iterator[None]:
+        """Forget a job, a set's with those of its models, as `Store.removing` does.
 
         What it took of its owner's quota stays taken.
 
@@ -321,6 +350,15 @@ class ServiceJobs:
             if found.worked_s:
                 taken = {"owner": found.owner, "worked_s": found.worked_s}
                 connection.execute(insert(_FORGOTTEN), taken)
+            remove_jobs(connection, name, *models)
+            yield
+
+
+def made_of(connection: Connection, sha256: str, owner: str | None = None) -> list[str]:
+    """The jobs, of a user or of everybody, that need a model or data of this sha256."""
+    named = cast(JOBS.c.spec, String).contains(sha256, autoescape=True)
+    wanted = select(JOBS.c.name).select_from(JOBS.join(SERVICE_JOBS)).order_by(JOBS.c.created_s).where(named)
+    return list(connection.scalars(wanted if owner is None else wanted.where(SERVICE_JOBS.c.owner == owner)))
 
 
 def worked_s_by_owner() -> Select[Any]:
@@ -447,4 +485,5 @@ def _service_job(row: Row[Any]) -> ServiceJob:
         fence=row.fence,
         deaths=row.deaths,
         worked_s=row.worked_s,
+        uncopied=row.uncopied,
     )

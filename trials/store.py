@@ -10,7 +10,8 @@ compares the stored state with the one it starts from: what does not fit raises,
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -234,16 +235,34 @@ class Store(Database):
         Raises:
             RequestError: no job of that name, or it is one of a service.
         """
+        with self.removing(name):
+            pass
+
+    @contextmanager
+    def removing(self, name: str, *models: str) -> Iterator[None]:
+        """Forget a job, a set's with those of its models, once the block has put away their files: who dies
+        before the end of the block has forgotten nothing.
+
+        Raises:
+            RequestError: no job of that name, or it is one of a service.
+        """
         with self.writing() as connection:
             _require_job(connection, name)
-            for table in (EVENTS, _results, TRIALS):
-                connection.execute(delete(table).where(table.c.job == name))
-            try:
-                connection.execute(delete(JOBS).where(JOBS.c.name == name))
-            except IntegrityError:
-                raise RequestError(
-                    f"job {name!r} is one of a service, which alone can forget it: DELETE /api/v1/jobs/{name}"
-                ) from None
+            remove_jobs(connection, name, *models)
+            yield
+
+    @contextmanager
+    def keeping(self, job: JobRecord) -> Iterator[None]:
+        """Within this a job is not removed.
+
+        Raises:
+            NotFoundError: it was removed before.
+        """
+        this = (JOBS.c.name == job.name) & (JOBS.c.created_s == job.created_s)
+        with self.writing() as connection:
+            if connection.execute(select(JOBS.c.name).where(this).with_for_update()).first() is None:
+                raise _unknown_job(connection, job.name)
+            yield
 
     def set_plan(self, name: str, plan: Mapping[str, Any]) -> None:
         """Replace a job's plan.
@@ -416,6 +435,22 @@ def note(connection: Connection, job: str, kind: str, message: str) -> None:
     """Append a line to the log of a job that is there."""
     row = {"job": job, "time_s": time.time(), "kind": kind, "message": message}
     connection.execute(insert(EVENTS), row)
+
+
+def remove_jobs(connection: Connection, *names: str) -> None:
+    """Forget all that the store has of jobs.
+
+    Raises:
+        RequestError: one of them is a service's.
+    """
+    for table in (EVENTS, _results, TRIALS):
+        connection.execute(delete(table).where(table.c.job.in_(names)))
+    try:
+        connection.execute(delete(JOBS).where(JOBS.c.name.in_(names)))
+    except IntegrityError:
+        raise RequestError(
+            f"job {names[0]!r} is one of a service, which alone can forget it: DELETE /api/v1/jobs/{names[0]}"
+        ) from None
 
 
 def _move(connection: Connection, job: str, trial: Trial) -> None:

@@ -48,7 +48,6 @@ def create_app(store: Store, folder: Path, hosts: Iterable[str]) -> FastAPI:
     app.state.supervisor = None
     app.state.settings, app.state.room = settings, Room(store, folder)
     app.state.brought = Brought(store, folder, settings)
-    app.state.located = app.state.brought.located
     app.state.copies = Copies(settings.artifacts, folder.parent)
     app.state.runs, app.state.logs, app.state.boards = folder.parent, folder / LOGS, Boards(folder.parent)
     app.state.quotas = Quotas(

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,13 +19,13 @@ import fsspec
 from starlette.concurrency import run_in_threadpool
 
 from hwprofiles.disk import file_sha256, whole_folder
-from hwprofiles.errors import ConflictError, NotFoundError, RequestError
+from hwprofiles.errors import NotFoundError, RequestError
 from hwprofiles.foreign import parse_json
 from search.service.incoming import Incoming
 from search.settings import Settings
 from trials.checking import InputKind, check, kind_of
 from trials.inputs import Input, Inputs, Source, Sources
-from trials.service_jobs import ServiceJobs
+from trials.service_jobs import Hold
 from trials.store import Store
 
 MANIFEST, MODEL = "manifest.json", ("graph.json", "weights.safetensors")
@@ -39,7 +39,7 @@ class Brought:
 
     def __init__(self, store: Store, folder: Path, settings: Settings) -> None:
         self.incoming = Incoming(folder / "incoming")
-        self.inputs, self.sources, self._jobs = Inputs(store), Sources(store), ServiceJobs(store)
+        self.inputs, self.sources = Inputs(store), Sources(store)
         self._bundles, self._data, self._settings = folder / "bundles", folder / "data", settings
         self._turn = asyncio.Lock()
 
@@ -55,6 +55,11 @@ class Brought:
         if what == "source" and (source := self.sources.all().get(name)):
             return Path(source.path)
         raise NotFoundError(f"{reference!r} is not here; send it first, or see which sources there are")
+
+    def holding(self, user: str, references: Collection[str]) -> Hold:
+        """For `ServiceJobs.submit`: keeps what was located for a job until the job is there."""
+        names = (reference.partition(":") for reference in references)
+        return self.inputs.holding(user, {name for what, _, name in names if what == "sha256"})
 
     def named(self, path: str) -> str:
         """How a job names what lies there: of a source that is forgotten, its file's name is left."""
@@ -138,18 +143,11 @@ class Brought:
 
     def _forget(self, user: str, sha256: str) -> None:
         found = self.inputs.get(user, sha256)
-        if found is None:
-            raise NotFoundError(f"you have brought nothing of sha256 {sha256[:12]}…")
-        if jobs := self._jobs.made_of(user, sha256):
-            raise ConflictError(
-                f"{found.kind} {sha256[:12]}… is needed by {len(jobs)} of your jobs, such as {jobs[0]!r}; "
-                "remove those first"
-            )
-        path = self._path(found.kind, sha256)
-        sources = [source.path for source in self.sources.all().values()]
-        if self.inputs.remove(user, sha256) or str(path) in sources:
+        if self.inputs.remove(user, sha256) or found is None:
             return
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path = self._path(found.kind, sha256)
+        if str(path) not in [source.path for source in self.sources.all().values()]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _register(self, name: str, location: str) -> Source:
         path = self._fetched(location) if "://" in location else Path(location)

@@ -33,13 +33,11 @@ from search.job import Job
 from search.place import Place
 from search.plan import prepare
 from search.progress import Listener
-from search.service.copies import Copies
 from search.service.supervisor import DONE, DRAIN_S, LOST, NO_ROOM
 from search.session import export_trial, finish_trial, run_job
 from search.sets.asked import ModelSet, read
 from search.sets.run import run_set
 from search.settings import Settings
-from search.status import jobs_of
 from trials.leases import Lease, Leases
 from trials.service_jobs import TAKEN_UP, ServiceJobs
 from trials.steering import Wish
@@ -133,8 +131,11 @@ class Steering:
         }
 
 
-def conduct(store: Store, runs: Path, lease: Lease, copies: Copies) -> int:
+def conduct(store: Store, runs: Path, lease: Lease, *, is_copied: bool = False) -> int:
     """Work on a job until it is done or has failed, or its owner or the service asks for an end.
+
+    Args:
+        is_copied: whether what jobs make is copied, which `search.service.copying` does.
 
     Returns:
         The exit code.
@@ -149,11 +150,12 @@ def conduct(store: Store, runs: Path, lease: Lease, copies: Copies) -> int:
     reason = ""
     try:
         _wait_for_others(place, steering)
+        if is_copied:
+            ServiceJobs(guarded).set_uncopied(lease.job, True)
         if guarded.job(lease.job).state in TAKEN_UP:
             _run(asked, place, guarded, steering)
         if isinstance(asked, Job):
             _export(asked, place, guarded, leases, lease, steering)
-        _copy(copies, guarded, lease.job)
     except KeyboardInterrupt:
         pass  # the job becomes what was asked for as it is let go
     except LostLeaseError as error:
@@ -177,17 +179,6 @@ def conduct(store: Store, runs: Path, lease: Lease, copies: Copies) -> int:
         steering.end()
     leases.release(lease, reason)
     return DONE
-
-
-def _copy(copies: Copies, store: Store, job: str) -> None:
-    """Copy what a job has made; where that fails, its log says so, and its next export tries it again."""
-    try:
-        of_set = set(jobs_of(store.job(job)))
-        for record in store.jobs():
-            if record.name == job or record.name in of_set:
-                copies.keep(record)
-    except TransientError as error:
-        store.add_event(job, "copy failed", one_line(str(error)))
 
 
 def _say(text: str) -> None:
@@ -234,8 +225,8 @@ def main(runs: str, job: str, holder: str, fence: str) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     folder, settings = Path(runs), Settings()
     with Store.open(settings.database or Place(folder, "").store) as store:
-        copies = Copies(settings.artifacts, folder)
-        return conduct(store, folder, Lease(job=job, holder=holder, fence=int(fence)), copies)
+        lease = Lease(job=job, holder=holder, fence=int(fence))
+        return conduct(store, folder, lease, is_copied=bool(settings.artifacts))
 
 
 if __name__ == "__main__":

@@ -6,20 +6,25 @@ import json
 import logging
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from hwprofiles.errors import RequestError, TransientError
+from hwprofiles.disk import file_sha256
+from hwprofiles.errors import PrunefrontError, RequestError, TransientError
 from search.place import Place
-from trials.store import JobRecord, JobState
+from trials.store import JobRecord, JobState, Store
 
 LIST = ".whole.json"
-"""Names all files of a job's copy, and is written last: without it the copy is not whole."""
+"""Has size and sha256 of all files of a job's copy, and is written last: without it the copy is not whole."""
 _log = logging.getLogger(__name__)
+
+
+class CopyError(TransientError):
+    """The storage of copies cannot be read or written now."""
 
 
 class Copies:
@@ -46,8 +51,11 @@ class Copies:
     def keep(self, job: JobRecord) -> None:
         """Copy the report and all exports of a job, in place of what was copied before.
 
+        A file stays as it is there if the copy is whole, the storage still has as many bytes of it as it had
+        then, and it has the sha256 here that it was copied with.
+
         Raises:
-            TransientError: the storage cannot be written to.
+            CopyError: the storage cannot be written to.
         """
         if self._files is None:
             return
@@ -55,40 +63,58 @@ class Copies:
         files = {path.relative_to(place.folder).as_posix(): path for path in artifacts(place)}
         if not files:
             return
+        here = {name: [path.stat().st_size, file_sha256(path)] for name, path in files.items()}
         with self._reached(job.name):
-            for name, path in files.items():
-                there = self._at(job.name, name)
-                self._files.makedirs(there.rpartition("/")[0], exist_ok=True)
-                self._files.put_file(str(path), there)
-            whole = {"created_s": job.created_s, "files": sorted(files)}
-            self._files.pipe_file(self._at(job.name, LIST), json.dumps(whole).encode())
+            there, sizes = self._listed(job), self._sizes(job.name)
+            changed = [
+                name for name in here if there.get(name) != here[name] or sizes.get(name) != here[name][0]
+            ]
+            if not there.keys().isdisjoint(changed):  # half of them is neither the old copy nor the new one
+                self._files.rm_file(self._at(job.name, LIST))
+            for name in changed:
+                self._files.makedirs(self._at(job.name, name).rpartition("/")[0], exist_ok=True)
+                self._files.put_file(str(files[name]), self._at(job.name, name))
+            if changed or there != here:
+                whole = {"created_s": job.created_s, "files": here}
+                self._files.pipe_file(self._at(job.name, LIST), json.dumps(whole).encode())
 
-    def bring_back(self, job: JobRecord) -> None:
+    def _listed(self, job: JobRecord) -> dict[str, Any]:
+        """What a job's copy holds, by name, if it is whole. That of another job which had its name before,
+        and whose copy could not be removed, is none of it."""
+        self._files.invalidate_cache()
+        if not self._files.exists(self._at(job.name, LIST)):
+            return {}
+        whole = json.loads(self._files.cat_file(self._at(job.name, LIST)))
+        return dict(whole["files"]) if whole["created_s"] == job.created_s else {}
+
+    def _sizes(self, job: str) -> dict[str, int]:
+        """How many bytes the storage has of each file below a job's folder there."""
+        root = self._at(job, "")
+        found = self._files.find(root, detail=True) if self._files.exists(root[:-1]) else {}
+        return {path.removeprefix(root): file["size"] for path, file in found.items()}
+
+    def bring_back(self, job: JobRecord, store: Store) -> None:
         """Copy the files of a job that is done back where the disk has no folder of it, if the copy is whole.
 
-        That of another job which had its name before, and whose copy could not be removed, is none of it.
-
         Raises:
-            TransientError: the storage cannot be read.
+            NotFoundError: the job was removed meanwhile.
+            CopyError: the storage cannot be read.
         """
         place = Place(self._runs, job.name)
         if self._files is None or job.state is not JobState.DONE or place.folder.exists():
             return
         with self._reached(job.name):
-            if not self._files.exists(self._at(job.name, LIST)):
-                return
-            whole = json.loads(self._files.cat_file(self._at(job.name, LIST)))
-            if whole["created_s"] == job.created_s:
-                self._fetch(job.name, whole["files"], place.folder)
+            if listed := self._listed(job):
+                self._fetch(job, listed, place.folder, store)
 
-    def _fetch(self, job: str, names: Sequence[str], folder: Path) -> None:
+    def _fetch(self, job: JobRecord, names: Iterable[str], folder: Path, store: Store) -> None:
         """Take the place of nothing, unlike `whole_folder`: a process may have begun to work on the job."""
         partial = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
         try:
             for name in names:
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                self._files.get_file(self._at(job, name), str(partial / name))
-            with suppress(OSError):  # another call was faster
+                self._files.get_file(self._at(job.name, name), str(partial / name))
+            with store.keeping(job), suppress(OSError):  # another call was faster
                 partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -97,7 +123,7 @@ class Copies:
         """Remove a job's copy.
 
         Raises:
-            TransientError: the storage cannot be written to.
+            CopyError: the storage cannot be written to.
         """
         if self._files is None:
             return
@@ -114,9 +140,11 @@ class Copies:
         """What a storage says may name paths and hosts of the service, so its log alone has that."""
         try:
             yield
+        except PrunefrontError:
+            raise
         except Exception as error:  # each kind of storage has its own
             _log.warning("the copy of job %r at %s: %r", job, self._url, error)
-            raise TransientError(
+            raise CopyError(
                 f"the copy of job {job!r} cannot be reached now; try again, or let an admin look at "
                 "PRUNEFRONT_ARTIFACTS and the service's log"
             ) from error

@@ -75,9 +75,9 @@ def groups(board: TheBoard, device: Device = "") -> list[dict[str, Any]]:
 
 
 @router.get("/{job}/artifacts")
-def list_artifacts(found: TheJob, runs: TheRuns, copies: TheCopies) -> list[dict[str, Any]]:
+def list_artifacts(found: TheJob, runs: TheRuns, copies: TheCopies, store: TheStore) -> list[dict[str, Any]]:
     """The files that the job has made, its report and its export among them."""
-    copies.bring_back(found.record)
+    copies.bring_back(found.record, store)
     place = Place(runs, found.record.name)
     found_files = []
     for path in sorted(artifacts(place)):
@@ -88,9 +88,9 @@ def list_artifacts(found: TheJob, runs: TheRuns, copies: TheCopies) -> list[dict
 
 
 @router.get("/{job}/artifacts/{path:path}", response_class=FileResponse, responses=BYTES)
-def get_artifact(found: TheJob, path: str, runs: TheRuns, copies: TheCopies) -> FileResponse:
+def get_artifact(found: TheJob, path: str, runs: TheRuns, copies: TheCopies, store: TheStore) -> FileResponse:
     """One of them; parts of it by Range."""
-    copies.bring_back(found.record)
+    copies.bring_back(found.record, store)
     place = Place(runs, found.record.name)
     if (wanted := place.folder / path) in artifacts(place):
         return FileResponse(wanted, headers={"Content-Security-Policy": "sandbox allow-scripts"})
@@ -98,10 +98,12 @@ def get_artifact(found: TheJob, path: str, runs: TheRuns, copies: TheCopies) -> 
 
 
 @router.get("/{job}/archives/{folder:path}", response_class=StreamingResponse, responses=BYTES)
-def get_archive(found: TheJob, folder: str, runs: TheRuns, copies: TheCopies) -> StreamingResponse:
+def get_archive(
+    found: TheJob, folder: str, runs: TheRuns, copies: TheCopies, store: TheStore
+) -> StreamingResponse:
     """A folder among the artifacts, such as `export`, as one zip whose files lie in a folder of its name."""
     name, place = found.record.name, Place(runs, found.record.name)
-    copies.bring_back(found.record)
+    copies.bring_back(found.record, store)
     within = place.folder / folder
     files = sorted(path for path in artifacts(place) if within != place.folder and within in path.parents)
     if not files:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import ExitStack
-from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request
@@ -61,11 +61,18 @@ def submit(
     key: Key = None,
 ) -> JSONResponse:
     """Queue a job. Sent again with the same Idempotency-Key, it is the same job."""
-    state = request.app.state
-    asked = read_asked(tables, state.runs, partial(state.located, caller.user))
+    state, brought = request.app.state, request.app.state.brought
+    references: set[str] = set()
+
+    def located(reference: str) -> Path:
+        references.add(reference)
+        found: Path = brought.located(caller.user, reference)
+        return found
+
+    asked = read_asked(tables, state.runs, located)
     fingerprint = hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
-    admit = _admit(state.quotas, caller.user)
-    found, new = jobs.submit(caller.user, asked.name, asked.to_json(), fingerprint, key, admit)
+    admit, hold = _admit(state.quotas, caller.user), brought.holding(caller.user, references)
+    found, new = jobs.submit(caller.user, asked.name, asked.to_json(), fingerprint, key, admit, hold)
     headers = {"Location": f"{API}/jobs/{found.record.name}"}
     return JSONResponse(job_shown(found, 0), 201 if new else 200, headers)
 
@@ -160,20 +167,20 @@ def remove_job(
     before: TheJobToChange,
     job: JobName,
     jobs: TheJobs,
-    store: TheStore,
     runs: TheRuns,
     copies: TheCopies,
     request: Request,
 ) -> None:
     """Forget a job with all that it has found; it must not be worked on."""
-    place = Place(runs, job)
+    place, models = Place(runs, job), jobs_of(before.record)
     with ExitStack() as held:
         try:
             held.enter_context(place.lock())
         except TransientError:
-            raise ConflictError(f"job {job!r} is worked on; cancel it first, and wait for its end") from None
-        jobs.forget(job, whose(caller))
-        remove_held(place, store)
-    log_of(request, job).unlink(missing_ok=True)
-    for name in (job, *jobs_of(before.record)):
-        copies.forget(name)
+            raise ConflictError(
+                f"job {job!r} is worked on; cancel it first, or wait until it is done and copied"
+            ) from None
+        for name in (job, *models):  # first, for it may fail
+            copies.forget(name)
+        removing = jobs.removing(job, *models, owner=whose(caller))
+        remove_held(place, models, removing, log_of(request, job))

@@ -13,6 +13,7 @@ from hwprofiles.errors import RequestError
 from search.place import Place
 from search.service.access import DAY_S
 from search.service.app import create_app
+from search.service.copying import Copying
 from search.service.supervisor import Supervisor
 from search.settings import Settings
 from trials.quotas import Quotas
@@ -65,13 +66,17 @@ def serve(
         quotas: Quotas = app.state.quotas
         supervisor = Supervisor(store, runs, app.state.logs, jobs, quotas.running_limits)
         app.state.supervisor = supervisor
+        copying = Copying(store, runs, app.state.copies)
         supervisor.start()
+        if app.state.settings.artifacts:
+            copying.start()
         try:
             with suppress(KeyboardInterrupt):  # Ctrl-C is how a server is ended
                 uvicorn.Server(config).run(sockets=[listener])
         finally:
             if supervisor.is_busy:
                 say("ending    waiting for trials that run; what is finished is kept")
+            copying.stop()
             supervisor.stop()
 
 

@@ -27,6 +27,7 @@ def job_shown(job: ServiceJob, finished: int | None) -> dict[str, Any]:
         "exports": list(job.exports),
         "reason": job.reason,
         "at_work": job.is_held,
+        "copy_outstanding": job.is_to_be_copied,
         "has_front": bool(record.plan) and not models,
         "created_s": record.created_s,
         "worked_s": round(job.worked_s, 1),

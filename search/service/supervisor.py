@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hwprofiles.disk import write_whole
 from hwprofiles.errors import LostLeaseError, NotFoundError, PrunefrontError
+from search.removal import sweep
 from trials.leases import Lease, Leases
 from trials.service_jobs import TAKEN_UP, ServiceJobs
 from trials.steering import Verb, Wish
@@ -140,6 +141,7 @@ class Supervisor:
                 return
 
     def _watch(self) -> None:
+        sweep(self.runs)
         while not self._ended.wait(LOOK_EVERY_S):
             self._looked_s = time.monotonic()
             try:

@@ -69,8 +69,8 @@ def run_set(
             raise
         except Exception as error:
             if isinstance(error, RequestError) and is_new and forget and not opened.plan.shares:
-                store.remove_job(asked.name)
                 shutil.rmtree(place.folder, ignore_errors=True)
+                store.remove_job(asked.name)
                 raise
             if not (isinstance(error, TransientError) or is_full(error)):
                 store.set_job_state(asked.name, JobState.FAILED)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from search.place import Place
+from search.service.copies import Copies
+from search.service.copying import Copying
 from search.service.supervisor import Supervisor
 from tests.search.test_crash import check_end, descendants
 from trials.candidate import TrialState
@@ -138,6 +140,7 @@ def test_paused_and_ended_a_job_waits_and_goes_on_and_is_stopped_and_exported_an
     jobs.want_export("small", done)
     wait(lambda: not jobs.get("small").exports and not jobs.get("small").is_held)
     assert (Place(runs, "small").export_of(done) / "model.onnx").exists()
+    Copying(store, runs, Copies(elsewhere.as_uri(), runs)).step()
     for folder in ("export", f"exports/trial-{done}"):
         its, copied = Place(runs, "small").folder / folder, elsewhere / "small" / folder
         assert (copied / "model.onnx").read_bytes() == (its / "model.onnx").read_bytes()

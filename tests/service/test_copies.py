@@ -12,20 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
-from hwprofiles.errors import RequestError, TransientError
+from hwprofiles.errors import NotFoundError, RequestError, TransientError
 from search.place import Place
+from search.removal import remove_held
+from search.service import copying as copying_module
 from search.service.copies import LIST, Copies
+from search.service.copying import Copying
 from tests.serving import client, served, token
+from trials.leases import Leases
 from trials.service_jobs import ServiceJobs
 from trials.store import JobRecord, JobState, Store
 from trials.tokens import Role
 
 MADE = {"report.html": "<p>", "export/config.json": "{}", "exports/trial-3/graph.json": "[]"}
-
-MINE = JobRecord(name="mine", state=JobState.DONE, spec={}, plan={}, created_s=1.5)
 
 
 @pytest.fixture(scope="module")
@@ -78,96 +82,116 @@ def place(tmp_path: Path) -> Place:
     return place
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store.db") as store:
+        yield store
+
+
+@pytest.fixture
+def mine(store: Store) -> JobRecord:
+    """A job of ann's that is done."""
+    ServiceJobs(store).submit("ann", "mine", {}, "")
+    store.set_job_state("mine", JobState.DONE)
+    return store.job("mine")
+
+
 def files(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()
     }
 
 
-def test_what_a_disk_lost_comes_back(url: str, place: Place) -> None:
-    Copies(url, place.runs).keep(MINE)
+def test_what_a_disk_lost_comes_back(url: str, place: Place, mine: JobRecord, store: Store) -> None:
+    Copies(url, place.runs).keep(mine)
     shutil.rmtree(place.runs)
-    Copies(url, place.runs).bring_back(MINE)
+    Copies(url, place.runs).bring_back(mine, store)
     assert files(place.folder) == MADE
-    Copies(url, place.runs).bring_back(replace(MINE, name="other"))
+    Copies(url, place.runs).bring_back(replace(mine, name="other"), store)
     assert not (place.runs / "other").exists()
 
 
-def test_a_later_copy_takes_the_place_of_the_first(url: str, place: Place) -> None:
+def test_a_later_copy_takes_the_place_of_the_first(
+    url: str, place: Place, mine: JobRecord, store: Store
+) -> None:
     copies = Copies(url, place.runs)
-    copies.keep(MINE)
+    copies.keep(mine)
     (place.folder / "report.html").write_text("<p>anew")
-    copies.keep(MINE)
+    copies.keep(mine)
     shutil.rmtree(place.folder)
-    copies.bring_back(MINE)
+    copies.bring_back(mine, store)
     assert files(place.folder) == {**MADE, "report.html": "<p>anew"}
 
 
-def test_what_is_on_the_disk_is_left_as_it_is(url: str, place: Place) -> None:
+def test_what_is_on_the_disk_is_left_as_it_is(url: str, place: Place, mine: JobRecord, store: Store) -> None:
     copies = Copies(url, place.runs)
-    copies.keep(MINE)
+    copies.keep(mine)
     (place.folder / "report.html").unlink()
-    copies.bring_back(MINE)
+    copies.bring_back(mine, store)
     assert not (place.folder / "report.html").exists()
 
 
-def test_a_forgotten_job_has_no_copy(url: str, place: Place) -> None:
+def test_a_forgotten_job_has_no_copy(url: str, place: Place, mine: JobRecord, store: Store) -> None:
     copies = Copies(url, place.runs)
     copies.forget("mine")
-    copies.keep(MINE)
+    copies.keep(mine)
     copies.forget("mine")
     shutil.rmtree(place.folder)
-    copies.bring_back(MINE)
+    copies.bring_back(mine, store)
     assert not place.folder.exists()
 
 
-def test_half_a_copy_is_none(place: Place, tmp_path: Path) -> None:
+def test_half_a_copy_is_none(place: Place, tmp_path: Path, mine: JobRecord, store: Store) -> None:
     copies = Copies((tmp_path / "elsewhere").as_uri(), place.runs)
-    copies.keep(MINE)
+    copies.keep(mine)
     (tmp_path / "elsewhere" / "mine" / LIST).unlink()
     shutil.rmtree(place.folder)
-    copies.bring_back(MINE)
+    copies.bring_back(mine, store)
     assert not place.folder.exists()
 
 
-def test_a_copy_that_lacks_a_file_brings_nothing_back(place: Place, tmp_path: Path) -> None:
+def test_a_copy_that_lacks_a_file_brings_nothing_back(
+    place: Place, tmp_path: Path, mine: JobRecord, store: Store
+) -> None:
     copies = Copies((tmp_path / "elsewhere").as_uri(), place.runs)
-    copies.keep(MINE)
+    copies.keep(mine)
     (tmp_path / "elsewhere" / "mine" / "report.html").unlink()
     shutil.rmtree(place.runs)
     with pytest.raises(TransientError, match="the copy of job 'mine' cannot be reached now") as refused:
-        copies.bring_back(MINE)
+        copies.bring_back(mine, store)
     assert str(tmp_path) not in str(refused.value)
     assert not list(place.runs.glob("*"))
 
 
-def test_a_later_job_of_the_name_gets_nothing_of_it(place: Place, tmp_path: Path) -> None:
+def test_a_later_job_of_the_name_gets_nothing_of_it(
+    place: Place, tmp_path: Path, mine: JobRecord, store: Store
+) -> None:
     copies = Copies((tmp_path / "elsewhere").as_uri(), place.runs)
-    copies.keep(MINE)
+    copies.keep(mine)
     shutil.rmtree(place.folder)
-    copies.bring_back(replace(MINE, created_s=2.5))
-    copies.bring_back(replace(MINE, state=JobState.QUEUED))
+    copies.bring_back(replace(mine, created_s=2.5), store)
+    copies.bring_back(replace(mine, state=JobState.QUEUED), store)
     assert not place.folder.exists()
 
 
-def test_many_calls_at_once_bring_it_back_once(place: Place, tmp_path: Path) -> None:
+def test_many_calls_at_once_bring_it_back_once(
+    place: Place, tmp_path: Path, mine: JobRecord, store: Store
+) -> None:
     copies = Copies((tmp_path / "elsewhere").as_uri(), place.runs)
-    copies.keep(MINE)
+    copies.keep(mine)
     shutil.rmtree(place.folder)
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda _: copies.bring_back(MINE), range(16)))
+        list(threads.map(lambda _: copies.bring_back(mine, store), range(16)))
     assert files(place.folder) == MADE
     assert [path.name for path in place.runs.iterdir()] == ["mine"]
 
 
 def test_users_fetch_what_the_disk_has_lost_until_they_forget_the_job(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, mine: JobRecord, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PRUNEFRONT_ARTIFACTS", (tmp_path / "elsewhere").as_uri())
-    with Store.open(place.store) as store, served(store, place.runs / ".service") as address:
-        ServiceJobs(store).submit("ann", "mine", {}, "")
-        store.set_job_state("mine", JobState.DONE)
-        Copies((tmp_path / "elsewhere").as_uri(), place.runs).keep(store.job("mine"))
+    with served(store, place.runs / ".service") as address:
+        Copies((tmp_path / "elsewhere").as_uri(), place.runs).keep(mine)
         shutil.rmtree(place.folder)
         with client(address, token(store, Role.SUBMITTER, "ann")) as ann:
             found = {file["path"] for file in ann.get("/jobs/mine/artifacts").json()}
@@ -180,10 +204,117 @@ def test_users_fetch_what_the_disk_has_lost_until_they_forget_the_job(
     assert not (tmp_path / "elsewhere" / "mine").exists()
 
 
-def test_without_an_address_nothing_is_copied(place: Place) -> None:
+def test_a_job_that_is_removed_while_it_comes_back_leaves_no_files(
+    place: Place, mine: JobRecord, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = Copies((tmp_path / "elsewhere").as_uri(), place.runs)
+    copies.keep(mine)
+    shutil.rmtree(place.folder)
+    get_file = LocalFileSystem.get_file
+
+    def get_and_remove(*arguments: Any, **named: Any) -> None:
+        get_file(*arguments, **named)
+        if "mine" in [job.name for job in store.jobs()]:
+            with place.lock():
+                remove_held(place, [], ServiceJobs(store).removing("mine"))
+
+    monkeypatch.setattr(LocalFileSystem, "get_file", get_and_remove)
+    with pytest.raises(NotFoundError, match="no job 'mine'"):
+        copies.bring_back(mine, store)
+    assert list(place.runs.iterdir()) == []
+
+
+def test_a_file_that_is_there_already_is_not_sent_again(
+    place: Place, mine: JobRecord, store: Store, tmp_path: Path
+) -> None:
+    copies, there = Copies((tmp_path / "elsewhere").as_uri(), place.runs), tmp_path / "elsewhere" / "mine"
+
+    def written_ns() -> dict[str, int]:
+        return {name: (there / name).stat().st_mtime_ns for name in (*MADE, LIST)}
+
+    copies.keep(mine)
+    first = written_ns()
+    copies.keep(mine)
+    assert written_ns() == first
+    (place.folder / "report.html").write_text("<b>")  # as long as it was
+    (there / "export" / "config.json").write_text("{} ")
+    (place.folder / "export" / "new.json").write_text("{}")
+    copies.keep(mine)
+    changed = {name for name, at_ns in written_ns().items() if at_ns != first[name]}
+    assert changed == {"report.html", "export/config.json", LIST}
+    shutil.rmtree(place.folder)
+    copies.bring_back(mine, store)
+    assert files(place.folder) == {**MADE, "report.html": "<b>", "export/new.json": "{}"}
+
+
+def test_a_copy_that_is_cut_off_while_it_is_renewed_is_none(
+    place: Place, mine: JobRecord, store: Store, tmp_path: Path
+) -> None:
+    copies, there = Copies((tmp_path / "elsewhere").as_uri(), place.runs), tmp_path / "elsewhere" / "mine"
+    copies.keep(mine)
+    for name in ("report.html", "export/config.json"):
+        (place.folder / name).write_text("anew")
+    (there / "export" / "config.json").unlink()
+    (there / "export" / "config.json").mkdir()  # so it cannot be written
+    with pytest.raises(TransientError):
+        copies.keep(mine)
+    shutil.rmtree(place.folder)
+    copies.bring_back(mine, store)
+    assert not place.folder.exists()
+
+
+def test_a_copy_that_failed_is_tried_again_by_itself_and_told_to_be_outstanding(
+    place: Place, mine: JobRecord, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "elsewhere"
+    there.write_text("in its place, so nothing can be written")
+    copying = Copying(store, place.runs, Copies(there.as_uri(), place.runs))
+    jobs = ServiceJobs(store)
+
+    def told() -> list[str]:
+        return [event.kind for event in store.events("mine") if "cop" in event.kind]
+
+    copying.step()
+    assert told() == []  # of a job that has made nothing
+    jobs.set_uncopied("mine", True)
+    monkeypatch.setattr(copying_module, "FIRST_PAUSE_S", 0.0)
+    copying.step()
+    copying.step()
+    assert (told(), jobs.get("mine").is_to_be_copied) == (["copy failed"], True)
+    monkeypatch.setattr(copying_module, "FIRST_PAUSE_S", 3600.0)
+    waiting = Copying(store, place.runs, Copies(there.as_uri(), place.runs))
+    waiting.step()
+    there.unlink()
+    waiting.step()
+    assert not there.exists()  # its pause is not over
+    with place.lock():
+        copying.step()
+    assert not there.exists()  # somebody works on it
+    copying.step()
+    assert (told()[-1], jobs.get("mine").is_to_be_copied) == ("copied", False)
+    shutil.rmtree(place.folder)
+    Copies(there.as_uri(), place.runs).bring_back(mine, store)
+    assert files(place.folder) == MADE
+
+
+def test_a_job_at_work_is_copied_when_it_is_let_go(mine: JobRecord, store: Store) -> None:
+    jobs, leases = ServiceJobs(store), Leases(store)
+    store.create_job("tried", {}, {})
+    jobs.adopt("tried", "ann")
+    lease = leases.take("h")
+    assert lease
+    assert lease.job == "tried"
+    ServiceJobs(leases.guarded(lease)).set_uncopied("tried", True)
+    leases.guarded(lease).set_job_state("tried", JobState.DONE)
+    assert jobs.to_be_copied() == []
+    leases.bury(lease, "killed by signal 9")  # before anything was copied
+    assert [job.record.name for job in jobs.to_be_copied()] == ["tried"]
+
+
+def test_without_an_address_nothing_is_copied(place: Place, mine: JobRecord, store: Store) -> None:
     copies, before = Copies("", place.runs), files(place.runs)
-    copies.keep(MINE)
-    copies.bring_back(replace(MINE, name="other"))
+    copies.keep(mine)
+    copies.bring_back(replace(mine, name="other"), store)
     copies.forget("mine")
     assert files(place.runs) == before
 

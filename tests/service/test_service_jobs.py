@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from hwprofiles.errors import ConflictError, LostLeaseError, NotFoundError
 from tests.contracts.store import FACTS
 from trials import leases as leases_module
 from trials.candidate import Candidate, Trial
+from trials.checking import InputKind
 from trials.database import metadata
+from trials.inputs import Inputs
 from trials.leases import MAX_DEATHS, Lease, Leases
-from trials.service_jobs import ServiceJobs, Usage
+from trials.service_jobs import ServiceJobs, Usage, made_of
 from trials.steering import Verb, Wish
 from trials.store import JobState, Store
 
@@ -146,7 +148,8 @@ def test_what_a_job_took_stays_taken_when_it_is_forgotten(jobs: ServiceJobs, lea
         leases.renew(lease, {}, worked_s=100)
         leases.release(lease)
         jobs.steer(name, Verb.CANCEL)
-        jobs.forget(name)
+        with jobs.removing(name):
+            pass
     submit(jobs, "bob", name="third")
     lease = take(leases)
     leases.renew(lease, {}, worked_s=150)
@@ -181,10 +184,67 @@ def test_who_may_have_no_more_in_the_queue_resumes_nothing(jobs: ServiceJobs) ->
     assert jobs.steer("mine", Verb.CANCEL, admit=refuse).record.state is JobState.CANCELLED
 
 
-def test_jobs_are_found_by_what_they_are_made_of(jobs: ServiceJobs) -> None:
+def test_jobs_are_found_by_what_they_are_made_of(jobs: ServiceJobs, store: Store) -> None:
     submit(jobs, "ann", what="a" * 64)
-    assert [jobs.made_of(user, "a" * 64) for user in ("ann", "bob")] == [["mine"], []]
-    assert jobs.made_of("ann", "%" * 64) == []
+    with store.reading() as connection:
+        assert [made_of(connection, "a" * 64, user) for user in ("ann", "bob")] == [["mine"], []]
+        assert [made_of(connection, each * 64) for each in ("a", "%")] == [["mine"], []]
+
+
+def test_what_is_removed_while_a_job_that_needs_it_is_added_stays(url: str, store: Store) -> None:
+    jobs, inputs, sha256 = ServiceJobs(store), Inputs(store), "a" * 64
+    inputs.add("ann", sha256, InputKind.NPZ, 1)
+    with ThreadPoolExecutor(1) as elsewhere:
+
+        def remove() -> bool:
+            with Store.open(url) as other:
+                return Inputs(other).remove("ann", sha256)
+
+        def hold(connection: Connection) -> None:
+            inputs.holding("ann", [sha256])(connection)
+            removals.append(elsewhere.submit(remove))
+            wait(removals, timeout=0.5)  # it has begun, and waits for this transaction
+
+        removals: list[Future[bool]] = []
+        jobs.submit("ann", "mine", {"data": sha256}, "", hold=hold)
+        with pytest.raises(ConflictError, match="is needed by 1 of your jobs, such as 'mine'"):
+            removals[0].result()
+    assert inputs.get("ann", sha256)
+
+
+def test_a_job_that_needs_what_is_removed_meanwhile_is_not_added(jobs: ServiceJobs, store: Store) -> None:
+    inputs, sha256 = Inputs(store), "a" * 64
+    inputs.add("ann", sha256, InputKind.NPZ, 1)
+    hold = inputs.holding("ann", [sha256])
+    assert not inputs.remove("ann", sha256)
+    with pytest.raises(NotFoundError, match=f"'sha256:{sha256}' was removed just now; send it again"):
+        jobs.submit("ann", "mine", {"data": sha256}, "", hold=hold)
+    assert jobs.page("ann", limit=1) == []
+
+
+def test_of_adding_jobs_and_removing_what_they_are_made_of_at_once_one_wins(url: str, store: Store) -> None:
+    sha256s = [f"{number:064}" for number in range(12)]
+    for sha256 in sha256s:
+        Inputs(store).add("ann", sha256, InputKind.NPZ, 1)
+
+    def add(sha256: str) -> bool:
+        with Store.open(url) as other:
+            hold = Inputs(other).holding("ann", [sha256])
+            try:
+                return ServiceJobs(other).submit("ann", sha256[-8:], {"data": sha256}, "", hold=hold)[1]
+            except NotFoundError:
+                return False
+
+    def remove(sha256: str) -> bool:
+        with Store.open(url) as other:
+            try:
+                return not Inputs(other).remove("ann", sha256)
+            except ConflictError:
+                return False
+
+    with ThreadPoolExecutor(4) as threads:
+        calls = [(threads.submit(add, each), threads.submit(remove, each)) for each in sha256s]
+    assert all(added.result() is not removed.result() for added, removed in calls)
 
 
 def test_no_more_jobs_run_than_may(jobs: ServiceJobs, leases: Leases) -> None:
@@ -441,11 +501,11 @@ def test_an_export_that_keeps_killing_its_processes_is_given_up_and_waits_behind
 def test_a_job_that_is_worked_on_is_not_forgotten(store: Store, jobs: ServiceJobs, leases: Leases) -> None:
     submit(jobs, "ann")
     lease = take(leases)
-    with pytest.raises(ConflictError, match="'mine' is worked on; cancel it first"):
-        jobs.forget("mine")
+    with pytest.raises(ConflictError, match="'mine' is worked on; cancel it first"), jobs.removing("mine"):
+        pass
     leases.bury(lease, "killed")
-    jobs.forget("mine", "ann")
-    store.remove_job("mine")
+    with jobs.removing("mine", owner="ann"):
+        pass
     assert jobs.page(limit=1) == []
 
 

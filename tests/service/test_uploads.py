@@ -294,6 +294,38 @@ def test_what_a_job_or_another_user_needs_stays(
             assert (folder / path).exists() == left
 
 
+def test_what_is_removed_while_a_job_is_submitted_is_named_and_there_is_no_job(
+    ann: httpx.Client, address: str, store: Store, bundle: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in (*bundle.values(), npz()):
+        whole(ann, each)
+    model, data = named(bundle["manifest.json"]), named(npz())
+    assert ann.put(f"/bundles/{model}").status_code == 200
+    assert ann.put(f"/data/{data}").status_code == 200
+    located = Brought.located
+
+    def locate_and_remove(brought: Brought, user: str, reference: str) -> Path:
+        found = located(brought, user, reference)
+        if reference == f"sha256:{data}":
+            with client(address, token(store, Role.SUBMITTER, "ann")) as elsewhere:
+                assert elsewhere.delete(f"/inputs/{data}").status_code == 204
+        return found
+
+    monkeypatch.setattr(Brought, "located", locate_and_remove)
+    asked = {
+        "name": "late",
+        "model": {"bundle": f"sha256:{model}"},
+        "data": {"source": "npz", "train": f"sha256:{data}"},
+        "budget": {"macs": ["50%"]},
+    }
+    assert said(ann.post("/jobs", json=asked)) == (
+        404,
+        f"'sha256:{data}' was removed just now; send it again",
+    )
+    assert ann.get("/jobs").json()["jobs"] == []
+    assert ann.delete(f"/inputs/{model}").status_code == 204
+
+
 def test_a_bundle_is_made_of_its_files_and_kept_once(
     ann: httpx.Client, bob: httpx.Client, store: Store, address: str, folder: Path, bundle: dict[str, bytes]
 ) -> None:

@@ -13,13 +13,14 @@ const VERDICTS = {
   cancelled: ["This job was cancelled", "", "Retry begins where it ended."],
   paused: ["This job is paused", "", "Resume goes on from where it is."],
 };
+const COPY = ["What it has made is still to be copied", "", "That is tried until it succeeds; until then it lies on the disk of the service alone."];
 
 /** Show it at `place`; `isFound` says whether there is something to look at beside. */
 export function showOutlook(place, job, { isFound, mayChange, showLog }) {
-  const verdict = VERDICTS[job.state];
+  const verdict = VERDICTS[job.state] ?? (job.copy_outstanding ? COPY : null);
   const steps = !verdict && !isFound && job.state !== "done";
   place.hidden = !verdict && !steps;
-  const shown = [job.state, job.reason, isFound].join();
+  const shown = [job.state, job.reason, isFound, job.copy_outstanding].join();
   if (place.dataset.shown === shown) return;
   place.dataset.shown = shown;
   place.replaceChildren(verdict ? said(job, verdict, isFound, mayChange, showLog) : steps ? toCome(job) : "");
