@@ -16,12 +16,13 @@ from search.place import Place
 from search.service.archive import zipped
 from search.service.copies import artifacts
 from search.service.given import TheStore
-from search.service.limits import BYTES, PlainJson
+from search.service.limits import BYTES
+from search.service.told import Told
 from search.service.which import TheBoard, TheBoards, TheCopies, TheJob, TheRuns
 from search.sets.board import show_set
 from search.status import trial_rows
 
-router = APIRouter(prefix=f"{API}/jobs", route_class=PlainJson, tags=["jobs"])
+router = APIRouter(prefix=f"{API}/jobs", route_class=Told, tags=["jobs"])
 
 Number = Annotated[int, InPath(ge=0, le=10**9)]
 Device = Annotated[str, Query(pattern=f"^$|{NAME}", description="the job's first, or any with a profile")]

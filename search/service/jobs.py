@@ -18,8 +18,9 @@ from search.place import Place
 from search.removal import remove_held
 from search.service.asked import read_asked, shown_asked
 from search.service.given import Submitter, TheQuotas, TheStore, Viewer
-from search.service.limits import PlainJson, links
+from search.service.limits import links
 from search.service.shown import job_shown
+from search.service.told import Told
 from search.service.which import (
     JobName,
     TheCopies,
@@ -37,7 +38,7 @@ from trials.service_jobs import Admit, Usage
 from trials.steering import Verb
 from trials.store import JobState
 
-router = APIRouter(prefix=f"{API}/jobs", route_class=PlainJson, tags=["jobs"])
+router = APIRouter(prefix=f"{API}/jobs", route_class=Told, tags=["jobs"])
 
 Key = Annotated[
     str | None, Header(alias="Idempotency-Key", min_length=1, max_length=128, pattern=r"^[!-~]+$")

@@ -1,17 +1,22 @@
-"""The routes to what is told of jobs: their events, as they happen, and what their processes print."""
+"""The routes to what is told of jobs: their events, as they happen, and what their processes print.
+
+Whatever is told of jobs, here and elsewhere, names no place of this machine to users: `Told`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from hwprofiles.errors import NotFoundError
@@ -22,7 +27,7 @@ from search.service.shown import job_shown
 from search.service.which import TheJob, TheJobs, find_job, log_of, whose
 from trials.service_jobs import ServiceJob, ServiceJobs
 from trials.store import Event, JobRecord, JobState, Store
-from trials.tokens import Token, Tokens
+from trials.tokens import Role, Token, Tokens
 
 POLL_S = 0.5
 """How often a stream of events looks for new ones."""
@@ -31,9 +36,47 @@ MOST_EVENTS = 500
 LOG_BYTES = 256 * 2**10
 OVER = (JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED)
 """States in which nothing more happens until somebody asks for it."""
+TEXTS = ("application/json", "text/plain", "text/event-stream")
+"""Kinds of answers that tell something; others are files, which are as they were made."""
+_TOP = "|".join(re.escape(folder) for folder in os.listdir("/"))
+_PATH = re.compile(rf"""/(?<![\w.]/)(?:{_TOP})(?:/[^\s/"'`\\:;,<>(){{}}\[\]]+)+""")
+"""A path that begins as those of this machine do; what begins otherwise, such as that of a call, is none."""
 
 
-router = APIRouter(prefix=f"{API}/jobs", route_class=PlainJson, tags=["jobs"])
+def hidden(text: str, runs: Path) -> str:
+    """A text with paths of this machine as what they are to users: what lies in the folder of runs is named
+    from there on, anything else by its last name."""
+    return _PATH.sub(lambda path: path[0].rpartition("/")[2], text.replace(f"{runs}/", ""))
+
+
+class Told(PlainJson):
+    """A route of jobs: to an admin alone it says where on this machine something lies."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_told(request: Request) -> Response:
+            answer, runs = await handle(request), request.app.state.runs
+            kind = answer.headers.get("content-type", "").partition(";")[0]
+            if request.state.caller.role is Role.ADMIN or kind not in TEXTS:
+                return answer
+            if isinstance(answer, StreamingResponse):
+                answer.body_iterator = _each_hidden(answer.body_iterator, runs)
+            elif not isinstance(answer, FileResponse):
+                text = hidden(bytes(answer.body).decode(errors="surrogateescape"), runs)
+                answer.body = text.encode(errors="surrogateescape")
+                answer.headers["content-length"] = str(len(answer.body))
+            return answer
+
+        return handle_told
+
+
+async def _each_hidden(texts: AsyncIterable[Any], runs: Path) -> AsyncIterator[str]:
+    async for text in texts:
+        yield hidden(text, runs)
+
+
+router = APIRouter(prefix=f"{API}/jobs", route_class=Told, tags=["jobs"])
 
 
 @router.get("/{job}/log", response_class=PlainTextResponse)
@@ -42,13 +85,21 @@ def log(
     request: Request,
     after: Annotated[int | None, Query(ge=0, description="how many bytes are known; else the end")] = None,
 ) -> Response:
-    """What the job's processes have printed, a part at a time; X-Log-End is `after` of the next one."""
-    begin, content = 0, b""
+    """What the job's processes have printed, a part at a time; X-Log-End is `after` of the next one.
+
+    A part begins and ends between lines, unless one is as long as a part: half a path could not be told from
+    other text.
+    """
+    begin, content, size = 0, b"", 0
     with suppress(FileNotFoundError), log_of(request, found.record.name).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         begin = file.seek(max(0, size - LOG_BYTES) if after is None else min(after, size))
         content = file.read(LOG_BYTES)
+    if begin + len(content) < size:
+        content = content[: content.rfind(b"\n") + 1] or content
     headers = {"X-Log-End": str(begin + len(content))}
+    if begin and after is None:
+        content = content[content.find(b"\n") + 1 :] or content
     return Response(content, media_type="text/plain; charset=utf-8", headers=headers)
 
 
@@ -109,8 +160,8 @@ async def _stream(
         job, told = seen
         for event in told:
             after = event.number
-            yield f"id: {event.number}\nevent: {event.kind}\ndata: {json.dumps(asdict(event))}\n\n"
-        now = json.dumps(job_shown(job, None))
+            yield f"id: {event.number}\nevent: {event.kind}\ndata: {_json(asdict(event))}\n\n"
+        now = _json(job_shown(job, None))
         if now != before:
             before = now
             yield f"event: job\ndata: {now}\n\n"
@@ -119,3 +170,8 @@ async def _stream(
             return
         if len(told) < MOST_EVENTS:
             await asyncio.sleep(POLL_S)
+
+
+def _json(content: Any) -> str:
+    """With letters as they are, so that `hidden` finds all of a path."""
+    return json.dumps(content, ensure_ascii=False)

@@ -15,7 +15,9 @@ import pytest
 from hwprofiles.errors import NotFoundError, RequestError
 from search.place import Place
 from search.service.asked import Located, read_asked
+from search.service.told import LOG_BYTES
 from tests.serving import client, token
+from trials.candidate import Candidate, Trial
 from trials.leases import Leases
 from trials.service_jobs import ServiceJobs
 from trials.store import JobState, Store
@@ -261,6 +263,68 @@ def test_what_cannot_be_read_is_named_without_where_the_service_lies(
     ServiceJobs(store).adopt("torn", "ann")
     said = told(ann.get("/jobs/torn/front"), 422)["detail"]
     assert said.startswith("torn/bundle/graph.json cannot be read")
+
+
+def test_users_are_told_no_place_of_the_server(
+    ann: httpx.Client, runs: Path, store: Store, address: str
+) -> None:
+    place = Place(runs, "placed")
+    here = f"{place.bundle}/ä.json and {runs} and 'file:///tmp/tmp1a/b c', \"/usr/lib/python3/x.py\", line 3"
+    elsewhere = "; s3://bucket/tmp/x, and/or 4/5 of /api/v1/jobs/placed"
+    said = here + elsewhere
+    meant = f"placed/bundle/ä.json and {runs.name} and 'file://b c', \"x.py\", line 3" + elsewhere
+    store.create_job("placed", store.job("small").spec, store.job("small").plan)
+    ServiceJobs(store).adopt("placed", "ann")
+    trial = Trial(number=0, candidate=Candidate((4,)), seed=0, target=0.5, origin="random")
+    for each in (trial, trial.start(), trial.start().fail(said)):
+        store.save("placed", each)
+    store.add_event("placed", "note", said)
+    leases = Leases(store)
+    while (lease := leases.take("test", most=99)) and lease.job != "placed":
+        pass
+    assert lease
+    leases.renew(lease, {"text": said}, 0.0)
+    leases.release(lease, said, JobState.FAILED)
+    log = runs / ".service" / "logs" / "placed.log"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text(f"{said}\n")
+
+    def found(caller: httpx.Client) -> list[str]:
+        job, listed = told(caller.get("/jobs/placed")), told(caller.get("/jobs"))["jobs"]
+        [events, jobs] = [
+            [json.loads(data) for _, kind, data in stream(caller, "placed") if kind == wanted]
+            for wanted in ("note", "job")
+        ]
+        return [
+            job["reason"],
+            job["progress"]["text"],
+            next(each["reason"] for each in listed if each["name"] == "placed"),
+            *(e["message"] for e in told(caller.get("/jobs/placed/events"))["events"] if e["kind"] == "note"),
+            *(event["message"] for event in events),
+            *(each["reason"] for each in jobs),
+            told(caller.get("/jobs/placed/trials"))["trials"][0]["reason"],
+            caller.get("/jobs/placed/log").text.rstrip(),
+        ]
+
+    with client(address, token(store, Role.ADMIN, "root")) as admin:
+        assert found(admin) == [said] * 8
+    assert found(ann) == [meant] * 8
+
+
+def test_a_place_that_a_part_of_a_log_would_end_in_is_told_with_the_next(
+    ann: httpx.Client, runs: Path
+) -> None:
+    log = runs / ".service" / "logs" / "small.log"
+    log.parent.mkdir(exist_ok=True)
+    before = "x" * (LOG_BYTES - 8) + "\n"
+    log.write_text(f"{before}/tmp/secret/file\n" + "y" * (LOG_BYTES - 12) + "\n")
+    parts, end = [], "0"
+    while not parts or parts[-1]:
+        answer = ann.get(f"/jobs/small/log?after={end}")
+        end, parts = answer.headers["x-log-end"], [*parts, answer.text]
+    assert "".join(parts) == before + "file\n" + "y" * (LOG_BYTES - 12) + "\n"
+    assert ann.get("/jobs/small/log").text == "y" * (LOG_BYTES - 12) + "\n"
+    log.unlink()
 
 
 def test_the_front_is_what_the_report_says(ann: httpx.Client, runs: Path) -> None:
