@@ -294,16 +294,34 @@ def test_a_set_of_models_shows_who_is_pruned_how_much_at_which_budget(
     for chart in ("whole", "kept", "accuracies"):
         expect(page.locator(f"#{chart} canvas").first).to_be_visible()
     shot(page, "set-page")
-    before = rows.all_inner_texts()
+    before, places = rows.all_inner_texts(), places_in(page)
     page.locator("#budget-range").focus()
     for _ in range(40):
         page.keyboard.press("ArrowLeft")
     assert rows.all_inner_texts() != before
+    assert places_in(page) == places
     page.locator("#budget").fill("0.0001")
     expect(page.locator("#choice")).to_contain_text("No choice costs so little")
+    assert places_in(page) == places
+    page.set_viewport_size({"width": 390, "height": 1000})
+    places = places_in(page)
+    page.locator("#budget").fill("1000")
+    expect(page.locator("#choice")).not_to_contain_text("No choice costs so little")
+    assert places_in(page) == places
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.get_by_role("link", name="radar").first.click()
     page.wait_for_url("**/jobs/board.radar")
     expect(page.locator("#front canvas").first).to_be_visible()
+
+
+def places_in(page: Page) -> list[list[int]]:
+    """Where lines of text and all columns of what a budget buys are: left and top, in whole pixels."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll("#choice th, #choice tbody tr, h2, .chart, #figures div")]
+            .filter((each) => each.checkVisibility())
+            .map((each) => each.getBoundingClientRect())
+            .map((at) => [Math.round(at.left), Math.round(at.top + scrollY)])"""
+    )
 
 
 def test_a_front_is_drawn_for_another_device(opened: Opened, address: str, ann: str) -> None:

@@ -90,19 +90,19 @@ function drawLayers(trials) {
     series: trials.map((trial, k) => ({
       name: `trial ${trial.trial}`, type: "bar", barGap: "10%", barCategoryGap: "35%", itemStyle: { color: colors[ROLES[k]] },
       data: [...shown.map((layer) => trial.layers[layer] ?? 0), ...(names.length > shown.length ? [rest(trial)] : [])].reverse(),
-    })).reverse(),
+    })),
   }));
 }
 
 function drawClasses(trials) {
   const known = trials.map((trial, k) => ({ trial, k, of: trial.final?.class_accuracy?.length ? trial.final.class_accuracy : trial.facts?.class_accuracy ?? [] })).filter(({ of }) => of.length);
   if (!known.length) return showState(at("classes"), "nothing", "No accuracy by class is known of these");
-  makeChart(at("classes"), (colors) => ({
+  makeChart(at("classes"), (colors, chart) => ({
     grid: { left: 62, right: 18, top: 12, bottom: 42 },
     tooltip: tooltip(colors, { trigger: "axis", formatter: (all) => [`class ${all[0].axisValue}`, ...all.map(({ seriesName, value }) => `${seriesName}: ${percent(value)} %`)].join("\n") }),
     xAxis: axis(colors, "class", { type: "category", data: known[0].of.map((_, i) => String(i)), splitLine: { show: true, lineStyle: { color: colors.soft } } }),
     yAxis: axis(colors, "accuracy, %", { type: "value", nameGap: 44, max: 1, axisLabel: { color: colors.quiet, formatter: (value) => (100 * value).toFixed(0) } }),
-    series: known.map(({ trial, k, of }) => ({ name: `trial ${trial.trial}`, type: "scatter", symbol: SHAPES[k], symbolSize: 10, symbolOffset: [11 * (k - (known.length - 1) / 2), 0], itemStyle: { color: colors[ROLES[k]], opacity: 0.85 }, data: of })),
+    series: known.map(({ trial, k, of }) => ({ name: `trial ${trial.trial}`, type: "scatter", symbol: SHAPES[k], symbolSize: 10, symbolOffset: [Math.min(11, (chart.getWidth() - 80) / known[0].of.length / (known.length + 0.5)) * (k - (known.length - 1) / 2), 0], itemStyle: { color: colors[ROLES[k]], opacity: 0.85 }, data: of })),
   }));
 }
 

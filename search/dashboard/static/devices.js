@@ -2,7 +2,7 @@
 import { call } from "./api.js";
 import { element, sentence, showState, table } from "./dom.js";
 import { percent } from "./numbers.js";
-import { stairsChart } from "./stairs-chart.js";
+import { HIGH, stairsChart } from "./stairs-chart.js";
 
 const AGENTS_MS = 5000;
 const OLD_DAYS = 90;
@@ -48,7 +48,7 @@ async function showStairs(name, operator = 0) {
     at("stairs-title").textContent = `Stairs of ${name}`;
     at("operator").replaceChildren(...found.operators.map((text, i) => element("option", { value: i, selected: i === operator }, text)));
     at("operator").onchange = ({ target }) => showStairs(name, Number(target.value));
-    at("stairs").style.setProperty("height", `${16 * found.stairs.length + 4}rem`);
+    at("stairs").style.setProperty("height", `${HIGH * found.stairs.length}px`);
     chart ??= stairsChart(at("stairs"));
     chart.show(found.stairs);
     section.scrollIntoView({ block: "nearest" });

@@ -78,7 +78,7 @@ function options(front, colors, picks, whole) {
   const timedFinalists = finalists.filter((each) => index.has(each.trial) && each.accuracy >= bottom);
 
   return {
-    grid: { left: 62, right: 18, top: 64, bottom: 46 },
+    grid: { left: 62, right: 18, top: 52, bottom: 46 },
     legend: {
       top: 0, left: 0, itemWidth: 14, itemHeight: 10, itemGap: 14, selectedMode: false, textStyle: { color: colors.quiet, fontSize: 12 },
       data: ["trial", ...(rows.uniform.length || rows.front.some((row) => trials.origin[row[2]] === "uniform") ? ["uniform widths"] : []), "front", ...(timedFinalists.length ? ["fine-tuned", "measured"] : []), "dense"],
@@ -101,7 +101,7 @@ function options(front, colors, picks, whole) {
       },
       { name: "fine-tuned", type: "scatter", z: 6, symbol: (row) => (trials.origin[row[2]] === "uniform" ? "triangle" : "circle"), symbolSize: 13, data: timedFinalists.map((each) => [trials.latency_ms[index.get(each.trial)], each.accuracy, index.get(each.trial)]), itemStyle: { color: colors.page, borderColor: colors.found, borderWidth: 2 } },
       { name: "measured", type: "scatter", z: 7, symbol: "diamond", symbolSize: 9, data: timedFinalists.filter((each) => each.measured_ms !== null).map((each) => [each.measured_ms, each.accuracy, index.get(each.trial)]), itemStyle: { color: colors.page, borderColor: colors.ink, borderWidth: 1.5 } },
-      { name: "dense", type: "scatter", z: 6, symbol: "rect", symbolSize: 11, data: [[dense.latency_ms, dense.accuracy]], itemStyle: { color: colors.ink }, label: { show: true, position: "bottom", formatter: "dense", color: colors.ink, fontSize: 12 } },
+      { name: "dense", type: "scatter", z: 6, symbol: "rect", symbolSize: 11, data: [[dense.latency_ms, dense.accuracy]], itemStyle: { color: colors.ink }, label: { show: true, position: "bottom", formatter: "dense", color: colors.ink, fontSize: 12, textBorderColor: colors.page, textBorderWidth: 3 } },
       { name: "picked", type: "scatter", z: 8, silent: true, symbolSize: 19, data: picked, itemStyle: { color: "transparent", borderColor: colors.ink, borderWidth: 2 }, label: { show: true, position: "top", color: colors.ink, fontSize: 12, fontWeight: 600, formatter: ({ data }) => String(trials.number[data[2]]) } },
     ],
     graphic: below ? [{ id: "below", type: "text", left: 68, bottom: 52, silent: true, style: { text: `${below} trial${below > 1 ? "s" : ""} below ${percent(bottom, 1)} %`, fill: colors.quiet, fontSize: 12 } }] : [],

@@ -6,7 +6,7 @@ import { element, sentence, showState } from "./dom.js";
 import { frontChart } from "./front-chart.js";
 import { drawFrontTable } from "./front-table.js";
 import { keepChart } from "./keep-chart.js";
-import { count, percent, significant, signed, times } from "./numbers.js";
+import { count, percent, significant, signed, steady, times } from "./numbers.js";
 import { Picks } from "./picks.js";
 import { whenSeen } from "./seen.js";
 import { widthsChart } from "./widths-chart.js";
@@ -95,8 +95,8 @@ export function frontPage(name, { say, exported, failed }) {
       figure("Dense", `${significant(dense.latency_ms)} ms`, `${percent(dense.accuracy)} % · ${count(dense.macs)} MACs`),
       figure("Front covers", `${percent(front.hypervolume.at(-1) ?? 0, 1)} %`, "of accuracy × time saved"),
       within === null
-        ? figure(`Within ${significant(budget)} ms`, "–", "no trial is so fast")
-        : figure(`Within ${significant(budget)} ms`, `${percent(trials.accuracy[within])} %`,
+        ? figure(`Within ${steady(budget)} ms`, "–", "no trial is so fast")
+        : figure(`Within ${steady(budget)} ms`, `${percent(trials.accuracy[within])} %`,
           `trial ${trials.number[within]} · ${signed(100 * (trials.accuracy[within] - dense.accuracy))} points · ${times(dense.latency_ms, trials.latency_ms[within])}`),
     );
   }

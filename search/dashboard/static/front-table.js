@@ -1,6 +1,6 @@
 // The front, or what a brush holds, as rows to pick from: all that the chart says, for keyboards and readers too.
 import { element, table } from "./dom.js";
-import { percent, significant, times } from "./numbers.js";
+import { percent, steady, times } from "./numbers.js";
 import { MOST } from "./picks.js";
 
 const ROWS = 200;
@@ -21,7 +21,7 @@ export function drawFrontTable(place, front, picks, numbers, { compare, exported
       ["", (i) => element("input", { type: "checkbox", "data-pick": trials.number[i], "aria-label": `pick trial ${trials.number[i]}`, checked: picks.has(trials.number[i]), onchange: () => picks.toggle(trials.number[i]) })],
       ["trial", (i) => element("span", {}, `${trials.number[i]}`, trials.origin[i] === "uniform" ? element("small.uniform", {}, " uniform") : null)],
       ["accuracy, %", (i) => percent(trials.accuracy[i]), true],
-      ["ms", (i) => significant(trials.latency_ms[i]), true],
+      ["ms", (i) => steady(trials.latency_ms[i]), true],
       ["faster", (i) => times(dense.latency_ms, trials.latency_ms[i]), true],
     ], rows.slice(0, ROWS), { classOf: (i) => (picks.has(trials.number[i]) ? "picked" : "") })),
     rows.length > ROWS ? element("p.note", {}, `The ${ROWS} fastest of ${rows.length}; brush fewer to see others.`) : "",

@@ -7,6 +7,12 @@ export function significant(value, digits = 3) {
   return value === 0 ? "0" : Number(value.toPrecision(digits)).toString();
 }
 
+/** With as many digits as any other, so that numbers that change, or stand below one another, keep their places. */
+export function steady(value, digits = 3) {
+  if (value === null || value === undefined) return "–";
+  return value >= 10 ** digits ? value.toFixed(0) : value.toPrecision(digits);
+}
+
 /** 80.6 M, 954 k, 12. */
 export function count(value) {
   for (const [size, unit] of [[1e9, " G"], [1e6, " M"], [1e3, " k"]]) {

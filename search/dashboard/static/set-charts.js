@@ -30,7 +30,7 @@ function options({ front, dense, taken, equal, limit, unit }, colors) {
     legend: { top: 0, left: 0, itemWidth: 14, itemHeight: 10, itemGap: 14, selectedMode: false, textStyle: { color: colors.quiet, fontSize: 12 }, data: ["front", ...marks.map(([name]) => name)] },
     tooltip: tooltip(colors, { trigger: "item", formatter: ({ seriesName, data }) => `${seriesName}\n${percent(data[1])} % · ${significant(data[0], 4)} ${unit}` }),
     xAxis: axis(colors, `all models together, ${unit}`, { type: "value" }),
-    yAxis: axis(colors, "mean accuracy by weight, %", { type: "value", nameGap: 44, min: Math.floor(100 * least) / 100, axisLabel: { color: colors.quiet, hideOverlap: true, formatter: (value) => (100 * value).toFixed(1) } }),
+    yAxis: axis(colors, "mean accuracy by weight, %", { type: "value", nameGap: 44, min: Math.floor(100 * least) / 100, axisLabel: { color: colors.quiet, hideOverlap: true, showMinLabel: false, formatter: (value) => (100 * value).toFixed(1) } }),
     series: [
       {
         name: "front", type: "line", step: "end", showSymbol: front.cost.length <= 60, symbol: "circle", symbolSize: 7, z: 4, data: front.cost.map((cost, i) => [cost, front.accuracy[i]]),

@@ -1,7 +1,7 @@
 // The page of a set of models: who is pruned how much at which budget, and what that comes to.
 import { call } from "./api.js";
 import { element, table } from "./dom.js";
-import { count, percent, significant, signed, times } from "./numbers.js";
+import { count, percent, signed, steady, times } from "./numbers.js";
 import { ROLES } from "./picks.js";
 import { alongChart, wholeChart } from "./set-charts.js";
 
@@ -47,7 +47,7 @@ export function setPage(name) {
     drawChoice();
   }
 
-  const said = (cost) => (["ms", "mJ"].includes(found.unit) ? `${significant(cost, 4)} ${found.unit}` : `${count(cost)} ${found.unit}`);
+  const said = (cost) => (["ms", "mJ"].includes(found.unit) ? `${steady(cost, 4)} ${found.unit}` : `${count(cost)} ${found.unit}`);
 
   /** What all models become within the budget. */
   function drawChoice() {
@@ -61,16 +61,17 @@ export function setPage(name) {
       found.equal ? whole("Equal shares", found.equal) : "",
       found.taken ? whole("Chosen", found.taken) : figure("Asked for", found.limit === null ? "–" : said(found.limit), found.budget),
     );
-    if (within < 0) return at("choice").replaceChildren(element("p.notice", {}, `No choice costs so little; the least is ${said(front.cost[0])}.`));
-    const rows = models.map((model, k) => ({ ...model, k, option: model.options[front.options[within][k]] }));
+    // Where nothing costs so little rows stay, empty: what is below them keeps its place.
+    const rows = models.map((model, k) => ({ ...model, k, option: within < 0 ? null : model.options[front.options[within][k]] }));
+    const known = (cell) => (row) => (row.option ? cell(row) : "–");
     at("choice").replaceChildren(table([
-      ["model", ({ name: model, job, k, option }) => element("a.pick", { style: { "--color": `var(--${ROLES[k % ROLES.length]})` }, href: option.stage === "tried" ? null : `/jobs/${job}` }, model)],
-      ["becomes", ({ option }) => (option.stage === "dense" ? "stays as it is" : option.stage === "tried" ? "an allocation that was tried" : `trial ${option.trial}${option.stage === "trained" ? ", trained" : ""}`)],
-      [found.unit, ({ option }) => (["ms", "mJ"].includes(found.unit) ? significant(option.cost) : count(option.cost)), true],
-      ["of dense", ({ option, dense: its }) => element("div.kept", { style: { "--color": "var(--found)", "--part": `${(100 * option.cost) / its.cost}%` } }, `${percent(option.cost / its.cost, 0)} %`), true],
-      ["accuracy, %", ({ option, floor }) => element("span", { class: option.accuracy < floor ? "below" : null, title: option.accuracy < floor ? `its floor is ${percent(floor)} %` : null }, percent(option.accuracy), option.accuracy < floor ? element("small", {}, " below its floor") : null), true],
-      ["points", ({ option, dense: its }) => signed(100 * (option.accuracy - its.accuracy)), true],
-    ], rows));
+      ["model", ({ name: model, job, k, option }) => element("a.pick", { style: { "--color": `var(--${ROLES[k % ROLES.length]})` }, href: !option || option.stage === "tried" ? null : `/jobs/${job}` }, model)],
+      ["becomes", known(({ option }) => (option.stage === "dense" ? "stays as it is" : option.stage === "tried" ? "an allocation that was tried" : `trial ${option.trial}${option.stage === "trained" ? ", trained" : ""}`))],
+      [found.unit, known(({ option }) => (["ms", "mJ"].includes(found.unit) ? steady(option.cost) : count(option.cost))), true],
+      ["of dense", known(({ option, dense: its }) => element("div.kept", { style: { "--color": "var(--found)", "--part": `${(100 * option.cost) / its.cost}%` } }, `${percent(option.cost / its.cost, 0)} %`)), true],
+      ["accuracy, %", known(({ option, floor }) => element("span", { class: option.accuracy < floor ? "below" : null, title: option.accuracy < floor ? `its floor is ${percent(floor)} %` : null }, percent(option.accuracy), option.accuracy < floor ? element("small", {}, "below its floor") : null)), true],
+      ["points", known(({ option, dense: its }) => signed(100 * (option.accuracy - its.accuracy))), true],
+    ], rows, { kind: "table.choice" }), element("p.note", { role: "status" }, within < 0 ? "No choice costs so little." : "\u00a0"));
   }
 
   /** Each model, with its part of the budget and how far its job is. */

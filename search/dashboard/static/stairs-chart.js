@@ -2,17 +2,20 @@
 import { axis, makeChart, tooltip } from "./charts.js";
 import { significant } from "./numbers.js";
 
+/** How high each of the stairs is, in pixels. */
+export const HIGH = 264;
+
 export function stairsChart(place) {
   let stairs = null;
   const { draw } = makeChart(place, (colors) => stairs && {
-    grid: stairs.map((_, k) => ({ left: 62, right: 18, top: stairs.length > 1 ? `${4 + 50 * k}%` : 16, height: stairs.length > 1 ? "34%" : undefined, bottom: stairs.length > 1 ? undefined : 46 })),
+    grid: stairs.map((_, k) => ({ left: 72, right: 18, top: 14 + HIGH * k, height: HIGH - 70 })),
     tooltip: tooltip(colors, { trigger: "axis", formatter: (all) => {
       const { seriesIndex, dataIndex } = all[0];
       const { widths, latency_ms: latency, measured, cliffs, modelled } = stairs[Math.floor(seriesIndex / 3)];
       return `${widths[dataIndex]} channels\n${significant(latency[dataIndex])} ms, ${measured[dataIndex] ? (modelled ? "modelled" : "measured") : "interpolated"}${cliffs[dataIndex] ? "\na wider one costs less" : ""}`;
     } }),
     xAxis: stairs.map(({ axis: along }, k) => axis(colors, along.replace("_", " "), { type: "value", gridIndex: k, min: 0, max: "dataMax", minInterval: 1, splitLine: { show: false } })),
-    yAxis: stairs.map((_, k) => axis(colors, "ms, alone", { type: "value", gridIndex: k, min: 0, nameGap: 44 })),
+    yAxis: stairs.map((_, k) => axis(colors, "ms, alone", { type: "value", gridIndex: k, min: 0, nameGap: 50 })),
     series: stairs.flatMap((each, k) => {
       const rows = (wanted) => each.widths.map((width, i) => [width, wanted(i) ? each.latency_ms[i] : null]);
       const at = { xAxisIndex: k, yAxisIndex: k };

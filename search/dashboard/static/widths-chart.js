@@ -34,7 +34,11 @@ function options({ front: { trials }, widths, rowOf, shown, indices }, colors, p
     dim, name, min: min ?? "dataMin", max: max ?? "dataMax", nameLocation: "end", nameRotate: 40, nameGap: 10, nameTextStyle: { color: colors.quiet, fontSize: 11, align: "left" },
     axisLine: { lineStyle: { color: colors.line } }, axisTick: { show: false }, splitNumber: 4, interval,
     // Labels of shares once, at the first axis; `show` of an axis is not heeded.
-    axisLabel: { hideOverlap: true, color: colors.quiet, fontSize: 10, formatter: dim === 0 || dim >= shown.length ? formatter : () => "" },
+    axisLabel: {
+      hideOverlap: true, color: colors.quiet, fontSize: 10, formatter: dim === 0 || dim >= shown.length ? formatter : () => "",
+      // Left of the first axis, where no line runs; elsewhere lines run behind them.
+      ...(dim === 0 ? { align: "right", margin: -8 } : { textBorderColor: colors.page, textBorderWidth: 3 }),
+    },
     areaSelectStyle: { width: 14, color: faded(colors.found, 0.2), borderColor: colors.found, borderWidth: 1, opacity: 1 },
   })) };
   const others = indices.filter((i) => !trials.on_front[i] && !picks.has(trials.number[i]));
