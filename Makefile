@@ -17,9 +17,9 @@ $(VENV)/installed: requirements.lock pyproject.toml
 demo: install
 	$(BIN)/prunefront run examples/digits/job.toml
 
-# Three at a time on two cores, as many tests wait for processes to start or to end; a file's tests in one process.
+# Two at a time, a file's tests in one process: many wait for others to start or to end.
 test: install
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -19,8 +19,14 @@ from trials.store import Store
 
 @pytest.fixture
 def quick_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiling, "PASSES", 1)
-    monkeypatch.setattr(profiling, "ROUNDS", 2)
+    """Profiles that are made in this process are rough ones."""
+    for constant, count in {
+        "PASSES": 1,
+        "ROUNDS": 2,
+        "CALIBRATION_NETWORKS": 4,
+        "HELD_OUT_NETWORKS": 2,
+    }.items():
+        monkeypatch.setattr(profiling, constant, count)
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ def test_inspect_names_the_blocks_that_a_job_may_drop_or_could(
 
 
 def test_widths_of_a_trial_may_drop_a_block_and_no_group(
-    shallow_job: Path, tmp_path: Path, prunefront: Prunefront
+    quick_profile: None, shallow_job: Path, tmp_path: Path, prunefront: Prunefront
 ) -> None:
     widths = tmp_path / "widths.json"
     widths.write_text('[{"blocks.1": 0}]')
@@ -147,7 +147,7 @@ def test_widths_of_a_trial_may_drop_a_block_and_no_group(
 
 
 def test_a_candidate_narrower_than_what_was_measured_does_not_cost_the_others(
-    shallow_job: Path, tmp_path: Path, prunefront: Prunefront
+    quick_profile: None, shallow_job: Path, tmp_path: Path, prunefront: Prunefront
 ) -> None:
     widths = tmp_path / "widths.json"
     widths.write_text('[{"blocks.1": 0}, {"last.conv2": 1}]')

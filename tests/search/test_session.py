@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sqlalchemy import create_engine, text
 
-from search import profiling, session
+from search import session
 from search.job import Job
 from search.place import Place
 from search.plan import Prepared
@@ -23,11 +23,7 @@ from tests.commands import Prunefront
 from trials.candidate import Space, TrialState
 from trials.store import JobState, Store
 
-
-@pytest.fixture(autouse=True)
-def quick_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiling, "PASSES", 1)
-    monkeypatch.setattr(profiling, "ROUNDS", 2)
+pytestmark = pytest.mark.usefixtures("quick_profile")
 
 
 def changed(small_job: Path, name: str, **replaced: str) -> Path:

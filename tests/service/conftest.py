@@ -19,7 +19,7 @@ from tests.serving import client, served, token
 from trials.store import Store
 from trials.tokens import Role
 
-LONGER = {"search": {"trials": 40}, "finetune": {"brief_steps": 300}}
+LONGER = {"search": {"trials": 40}, "finetune": {"brief_steps": 60}}
 """What the small job is made by, so that most kills find it searching."""
 
 
