@@ -456,19 +456,22 @@ def _free_name(connection: Connection, name: str, members: Sequence[str]) -> str
     Args:
         members: of a set of models, each of which becomes a job called after both.
     """
-    if "." in name and _known(connection, [name.rpartition(".")[0]]):  # it might be a set's
+    of_set = name.rpartition(".")[0]
+    if of_set and of_set in _called(connection, of_set):  # it might be a set's
         name = name.replace(".", "-")
     stem = name[: 58 - max((len(member) + 1 for member in members), default=0)]
+    known = _called(connection, stem)  # at once, for a thousand jobs may be called alike
     for number in count(1):
         wanted = name if number == 1 else f"{stem}-{number}"
-        if not _known(connection, [wanted, *(f"{wanted}.{member}" for member in members)]):
+        if known.isdisjoint([wanted, *(f"{wanted}.{member}" for member in members)]):
             break
     return wanted
 
 
-def _known(connection: Connection, names: Sequence[str]) -> bool:
-    """Whether there is a job of one of the names."""
-    return connection.execute(select(JOBS.c.name).where(JOBS.c.name.in_(names))).first() is not None
+def _called(connection: Connection, beginning: str) -> set[str]:
+    """The names of all jobs that begin so."""
+    names = select(JOBS.c.name).where(JOBS.c.name.startswith(beginning, autoescape=True))
+    return set(connection.scalars(names))
 
 
 def _service_job(row: Row[Any]) -> ServiceJob:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, event, text
 
 from hwprofiles.errors import ConflictError, LostLeaseError, NotFoundError
 from tests.contracts.store import FACTS
@@ -91,6 +91,19 @@ def test_many_requests_at_once_with_one_key_give_one_job(url: str, jobs: Service
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(send, range(16))) == {"mine"}
     assert len(jobs.page(limit=9)) == 1
+
+
+def test_a_name_is_found_in_few_queries_however_many_jobs_have_it(
+    store: Store, jobs: ServiceJobs
+) -> None:
+    said: list[str] = []
+    event.listen(store._engine, "before_cursor_execute", lambda *call: said.append(call[2]))
+    counts = []
+    for number in range(12):
+        said.clear()
+        assert submit(jobs, "ann") == (f"mine-{number + 1}" if number else "mine")
+        counts.append(len(said))
+    assert counts[1:] == [counts[1]] * 11
 
 
 def test_many_jobs_of_one_name_at_once_are_all_added(jobs: ServiceJobs) -> None:
