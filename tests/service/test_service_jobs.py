@@ -93,9 +93,7 @@ def test_many_requests_at_once_with_one_key_give_one_job(url: str, jobs: Service
     assert len(jobs.page(limit=9)) == 1
 
 
-def test_a_name_is_found_in_few_queries_however_many_jobs_have_it(
-    store: Store, jobs: ServiceJobs
-) -> None:
+def test_a_name_is_found_in_few_queries_however_many_jobs_have_it(store: Store, jobs: ServiceJobs) -> None:
     said: list[str] = []
     event.listen(store._engine, "before_cursor_execute", lambda *call: said.append(call[2]))
     counts = []
