@@ -117,10 +117,6 @@ class Training:
         self.averaged = {name: value.clone() for name, value in model.state_dict().items()}
         self.losses: list[float] = []
 
-    @property
-    def is_done(self) -> bool:
-        return len(self.losses) >= self._steps
-
     def run(self, *, for_s: float = math.inf, progress: Progress = lambda step, loss: None) -> Self:
         """Take steps, one at least, until all are done or the time is over; leave the model in eval mode.
 
@@ -132,7 +128,7 @@ class Training:
         """
         end_s = time.monotonic() + for_s
         self._model.train(mode=self._distillation is None)
-        while not self.is_done:
+        while len(self.losses) < self._steps:
             loss = self._step(len(self.losses))
             progress(len(self.losses), loss)
             if time.monotonic() >= end_s:
@@ -143,8 +139,8 @@ class Training:
     def state(self) -> TrainingState:
         """A copy of where it stands, for another training of the same arguments to `go_on` from."""
         return TrainingState(
-            model=_copied(self._model.state_dict()),
-            averaged=_copied(self.averaged),
+            model=copied(self._model.state_dict()),
+            averaged=copied(self.averaged),
             memory={
                 f"{each}.{place}.{name}": value.clone()
                 for each, optimizer in enumerate(self._optimizers)
@@ -158,7 +154,7 @@ class Training:
     def go_on(self, state: TrainingState) -> None:
         """Stand where another training stood."""
         self._model.load_state_dict(state.model)
-        self.averaged, self.losses, self.at_once = _copied(state.averaged), list(state.losses), state.at_once
+        self.averaged, self.losses, self.at_once = copied(state.averaged), list(state.losses), state.at_once
         for path, value in state.memory.items():
             each, place, name = path.split(".")
             optimizer = self._optimizers[int(each)]
@@ -196,7 +192,8 @@ def _of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state with tensors of its own."""
     return {name: value.clone() for name, value in tensors.items()}
 
 

@@ -25,16 +25,19 @@ class Halfway:
     """A final request that was left off in its training.
 
     `recipe` is what it is trained by, `repaired` the network as it was before its first step, `kept` the
-    units that it has, `share` how much of the training is done, 0..1, and `seconds` what has been spent so
-    far, by stage.
+    units that it has, and `seconds` what has been spent so far, by stage.
     """
 
     recipe: Mapping[str, Any]
     repaired: Bundle
     kept: Mapping[str, Sequence[int]]
     state: TrainingState
-    share: float
     seconds: Mapping[str, float]
+
+    @property
+    def share(self) -> float:
+        """How much of the training is done, 0..1."""
+        return self.state.step / float(self.recipe["final_steps"])
 
     def write(self, folder: Path) -> None:
         """Keep it in a folder, in place of where the same training stood before."""
@@ -47,7 +50,6 @@ class Halfway:
             "kept": {name: list(units) for name, units in self.kept.items()},
             "losses": self.state.losses,
             "at_once": self.state.at_once,
-            "share": self.share,
             "seconds": dict(self.seconds),
         }
         content = save(
@@ -72,7 +74,6 @@ class Halfway:
                 repaired=read_bundle(folder),
                 kept=told["kept"],
                 state=state,
-                share=told["share"],
                 seconds=told["seconds"],
             )
         except (OSError, SafetensorError, PrunefrontError, KeyError, TypeError, ValueError):

@@ -25,8 +25,7 @@ from trials.criteria import Evidence, Scores, score, select
 from trials.data import Split, Splits
 from trials.distill import Distillation, common_features
 from trials.evaluate import Execution, Judge, evaluate
-from trials.finetune import Augment, Constraint, Training, shifted
-from trials.graph import Graph
+from trials.finetune import Augment, Constraint, Training, copied, shifted
 from trials.groups import Coupling, Kept, analyse
 from trials.halfway import Halfway
 from trials.memory import Memory
@@ -170,7 +169,7 @@ class Workbench:
         evaluation = self._timed_evaluation(network, judge, seconds, 0.0 if sparsity else last)
         history["repaired"] = evaluation.accuracy
         if sparsity:
-            cut = _built(repaired.graph, repaired.state_dict())
+            cut = Bundle(repaired.graph, repaired.state_dict()).network()
             hide(cut, sparsity.masks(cut))
             evaluation, network = self._best([cut, self.recalibrated(cut)], judge, seconds, last)
             history["sparse"] = evaluation.accuracy
@@ -206,7 +205,7 @@ class Workbench:
         outcome = Outcome(facts=facts, kept=_listed(kept))
         if not request.final:
             return outcome
-        network_kept = Bundle(network.graph, _copied(network.state_dict()))
+        network_kept = Bundle(network.graph, copied(network.state_dict()))
         return replace(outcome, test=self._test(network), network=network_kept)
 
     def _begun(self, request: Request, halfway: Halfway | None) -> tuple[Network, Kept, dict[str, float]]:
@@ -224,17 +223,17 @@ class Workbench:
         halfway = leg.halfway if leg.halfway and leg.halfway.recipe == recipe else None
         repaired, kept, seconds = self._begun(leg.request, halfway)
         started = time.perf_counter()
-        training = self._training(_built(repaired.graph, repaired.state_dict()), steps, leg.request.seed)
+        begun = Bundle(repaired.graph, repaired.state_dict())
+        training = self._training(begun.network(), steps, leg.request.seed)
         if halfway:
             training.go_on(halfway.state)
         state = training.run(for_s=leg.for_s).state()
         seconds["fine-tune"] = seconds.get("fine-tune", 0.0) + time.perf_counter() - started
         return Halfway(
             recipe=recipe,
-            repaired=Bundle(repaired.graph, _copied(repaired.state_dict())),
+            repaired=begun,
             kept=_listed(kept),
             state=state,
-            share=state.step / steps,
             seconds=seconds,
         )
 
@@ -287,7 +286,7 @@ class Workbench:
 
     def recalibrated(self, network: Network) -> Network:
         """A copy whose batch norms have the statistics of training images."""
-        copy = _built(network.graph, network.state_dict())
+        copy = Bundle(network.graph, network.state_dict()).network()
         batches = self._evidence.examples.batches(self.room.forward)
         recalibrate(copy, (tuple(map(torch.from_numpy, arrays)) for arrays, _ in batches))
         return copy
@@ -344,7 +343,7 @@ class Workbench:
         how = self.recipe.final_repair if request.final else self.recipe.repair
         try:
             if how == "least_squares":
-                return _built(*repair.fast(self.calibration, kept)), kept
+                return Bundle(*repair.fast(self.calibration, kept)).network(), kept
             if how == "sequential" and request.final:
                 return self._sequential(request.candidate, kept)
             if how == "sequential":
@@ -352,10 +351,10 @@ class Workbench:
                 repaired = (
                     repair.fast(brief, kept) if request.probe else repair.sequential(brief, kept, reaimed=0)
                 )
-                return _built(*repaired), kept
+                return Bundle(*repaired).network(), kept
         except LinAlgError as error:
             raise TrialError(f"the {how} repair has no solution: {error}") from None
-        network = _built(*prune(self.coupling, self.bundle.tensors, kept))
+        network = Bundle(*prune(self.coupling, self.bundle.tensors, kept)).network()
         return (self.recalibrated(network) if how == "batchnorm" else network), kept
 
     def _sequential(self, candidate: Candidate, kept: Kept) -> tuple[Network, Kept]:
@@ -365,7 +364,8 @@ class Workbench:
         # By error the criterion may choose itself; where blocks alone go, no units are to be chosen.
         if self.recipe.criterion != "error" and any(len(units) for units in kept.values()):
             choices.append(select(self.coupling, {**self.scores, **self.errors}, candidate))
-        tried = [self._tried(_built(*repair.sequential(self.calibration, units)), units) for units in choices]
+        repaired = [Bundle(*repair.sequential(self.calibration, units)).network() for units in choices]
+        tried = [self._tried(network, units) for network, units in zip(repaired, choices, strict=True)]
         _, network, units = max(tried, key=itemgetter(0))
         again = self._tried(self.recalibrated(network), units)
         _, network, units = max(*tried, again, key=itemgetter(0))
@@ -389,7 +389,7 @@ class Workbench:
             watch: called with the network and the number of steps done.
         """
         started = time.perf_counter()
-        trained = _built(network.graph, network.state_dict())
+        trained = Bundle(network.graph, network.state_dict()).network()
 
         def train(steps: int, constraint: Constraint | None = None) -> Training:
             training = self._training(trained, steps, seed, constraint)
@@ -451,15 +451,6 @@ class Workbench:
             "loss": found.loss,
             "calibration_error": found.calibration_error,
         }
-
-
-def _built(graph: Graph, tensors: Mapping[str, torch.Tensor]) -> Network:
-    """With tensors of its own."""
-    return build(graph, _copied(tensors))
-
-
-def _copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def _listed(kept: Kept) -> dict[str, list[int]]:

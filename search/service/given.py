@@ -6,7 +6,7 @@ as much as its work in the database.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi import Path as InPath
@@ -29,22 +29,16 @@ Anybody = Annotated[Token, Depends(needs(*Role))]
 AgentOrSubmitter = Annotated[Token, Depends(needs(Role.AGENT, Role.SUBMITTER))]
 
 
-async def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
+def of_app(name: str) -> Any:
+    """What the application keeps under a name, for a route."""
+
+    async def kept(request: Request) -> Any:
+        return getattr(request.app.state, name)
+
+    return Depends(kept)
 
 
-async def _quotas(request: Request) -> Quotas:
-    quotas: Quotas = request.app.state.quotas
-    return quotas
-
-
-async def _settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
-    return settings
-
-
-TheStore = Annotated[Store, Depends(_store)]
-TheQuotas = Annotated[Quotas, Depends(_quotas)]
-TheSettings = Annotated[Settings, Depends(_settings)]
+TheStore = Annotated[Store, of_app("store")]
+TheQuotas = Annotated[Quotas, of_app("quotas")]
+TheSettings = Annotated[Settings, of_app("settings")]
 NameInPath = Annotated[str, InPath(pattern=NAME)]

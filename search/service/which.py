@@ -13,7 +13,7 @@ from hwprofiles.errors import ConflictError, NotFoundError
 from search.board import Board, Boards
 from search.job.table import NAME
 from search.service.copies import Copies
-from search.service.given import Submitter, TheStore, Viewer
+from search.service.given import Submitter, TheStore, Viewer, of_app
 from search.status import jobs_of
 from trials.service_jobs import ServiceJob, ServiceJobs
 from trials.store import Store
@@ -26,19 +26,9 @@ async def _jobs(store: TheStore) -> ServiceJobs:
     return ServiceJobs(store)
 
 
-async def _runs(request: Request) -> Path:
-    runs: Path = request.app.state.runs
-    return runs
-
-
-async def _copies(request: Request) -> Copies:
-    copies: Copies = request.app.state.copies
-    return copies
-
-
 TheJobs = Annotated[ServiceJobs, Depends(_jobs)]
-TheRuns = Annotated[Path, Depends(_runs)]
-TheCopies = Annotated[Copies, Depends(_copies)]
+TheRuns = Annotated[Path, of_app("runs")]
+TheCopies = Annotated[Copies, of_app("copies")]
 
 
 def whose(caller: Token) -> str | None:
