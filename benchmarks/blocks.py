@@ -23,7 +23,8 @@ from trials.bundle import Bundle
 from trials.candidate import Candidate, as_counts
 from trials.export import export_model
 from trials.graph import Input
-from trials.run import Recipe, Request, Workbench
+from trials.requests import Recipe, Request
+from trials.run import Workbench
 
 
 class Trier:

@@ -48,7 +48,8 @@ from trials.finetune import (
 from trials.graph import Input
 from trials.groups import analyse
 from trials.network import Network, build
-from trials.run import Recipe, Request, Workbench
+from trials.requests import Recipe, Request
+from trials.run import Workbench
 
 RESULTS = Path("benchmarks/results/finetune_recipe.json")
 STEPS = 300

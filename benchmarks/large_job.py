@@ -11,8 +11,9 @@ from search.place import Place
 from search.profiling import make_space
 from search.sets.asked import ModelSet
 from trials.candidate import Candidate, Facts, Trial
+from trials.records import JobState
 from trials.service_jobs import ServiceJobs
-from trials.store import JobState, Store
+from trials.store import Store
 
 AT_ONCE = 500
 """Trials in one transaction."""

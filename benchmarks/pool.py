@@ -12,7 +12,7 @@ import time
 from resource import RUSAGE_CHILDREN, getrusage
 from unittest.mock import patch
 
-import trials.pool
+import trials.cluster
 from trials.pool import Pool, Runner
 
 WORKERS = 2
@@ -41,7 +41,7 @@ def run(pool: Pool, requests: int, seconds: float) -> float:
 def show_starts(parts: str, unasked: tuple[str, ...]) -> None:
     """How long a pool takes to start and to close, where these parts of Ray are left out."""
     before, begin_s = getrusage(RUSAGE_CHILDREN), time.perf_counter()
-    with patch.object(trials.pool, "UNASKED", unasked), Pool(sleeper, {}, workers=WORKERS, threads=1):
+    with patch.object(trials.cluster, "UNASKED", unasked), Pool(sleeper, {}, workers=WORKERS, threads=1):
         warm_s = time.perf_counter() - begin_s
     after, seconds = getrusage(RUSAGE_CHILDREN), time.perf_counter() - begin_s
     cores_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -51,7 +51,7 @@ def show_starts(parts: str, unasked: tuple[str, ...]) -> None:
 def main() -> None:
     for _ in range(STARTS):
         show_starts("all of Ray", ())
-        show_starts("what is asked of Ray", trials.pool.UNASKED)
+        show_starts("what is asked of Ray", trials.cluster.UNASKED)
     begin_s = time.perf_counter()
     with Pool(sleeper, {}, workers=WORKERS, threads=1) as pool:
         print(f"start, until all workers are warm: {time.perf_counter() - begin_s:.1f} s")

@@ -44,7 +44,8 @@ from trials.groups import Kept, analyse
 from trials.network import build
 from trials.probe import probe_execution
 from trials.repair.calibration import walk
-from trials.run import Recipe, Request, Workbench
+from trials.requests import Recipe, Request
+from trials.run import Workbench
 
 RESULTS = Path(__file__).parent / "results" / "repair_speed.json"
 ROWS = 30_000

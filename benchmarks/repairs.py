@@ -28,7 +28,8 @@ from trials.graph import Input
 from trials.groups import analyse
 from trials.network import Network, build
 from trials.prune import prune
-from trials.run import Recipe, Workbench
+from trials.requests import Recipe
+from trials.run import Workbench
 
 RESULTS = Path(__file__).parent / "results" / "repairs.json"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from trials.candidate import Candidate, Facts
 from trials.pool import Finished
-from trials.run import Outcome, Request
+from trials.requests import Outcome, Request
 
 
 class Canned:

@@ -26,7 +26,8 @@ from search.plan import Prepared, prepare
 from search.progress import Silent
 from trials.candidate import Candidate
 from trials.pool import Pool
-from trials.run import Request, Workbench
+from trials.requests import Request
+from trials.run import Workbench
 
 SETTINGS = ((1, 1), (1, 2), (2, 1))
 """Workers, and torch threads of each."""

@@ -28,7 +28,8 @@ from trials.bundle import read_bundle
 from trials.candidate import Candidate
 from trials.data import Split, Splits
 from trials.export import export_model
-from trials.run import Recipe, Request, Workbench
+from trials.requests import Recipe, Request
+from trials.run import Workbench
 
 RESULTS = Path(__file__).parent / "results" / "worker_memory.json"
 IMAGES = 1_024

@@ -27,7 +27,8 @@ from trials.candidate import Candidate, as_counts
 from trials.costs import Costs
 from trials.graph import Graph
 from trials.groups import Coupling, analyse
-from trials.store import JobRecord, Outline, Store
+from trials.records import JobRecord, Outline
+from trials.store import Store
 
 BOARDS = 16
 """Of jobs, held ready."""

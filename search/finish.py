@@ -28,7 +28,7 @@ from trials.candidate import Candidate, Facts, Trial
 from trials.costs import Costs
 from trials.halfway import Halfway
 from trials.onnx_file import write_onnx
-from trials.run import Leg, Outcome, Request, merit
+from trials.requests import Leg, Outcome, Request, merit
 from trials.store import Store
 
 FINALIST_FAILED = "finalist failed"

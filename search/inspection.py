@@ -31,7 +31,8 @@ from trials.costs import Costs
 from trials.groups import Coupling, analyse, even_kept
 from trials.onnx_file import write_onnx
 from trials.prune import prune
-from trials.run import Request, Workbench
+from trials.requests import Request
+from trials.run import Workbench
 
 
 def _model(job: Job) -> tuple[Bundle, Coupling]:

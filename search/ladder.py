@@ -14,7 +14,7 @@ from search.report import Trust
 from search.sensing import known
 from search.sensitivity import parts
 from trials.candidate import Facts, Trial
-from trials.run import merit
+from trials.requests import merit
 
 LEAST = 4
 """Candidates without which nothing is said."""

@@ -16,7 +16,7 @@ from search.plan import Prepared
 from search.results import FINAL, results
 from search.status import trial_rows
 from trials.candidate import Facts, Trial, as_counts
-from trials.run import merit
+from trials.requests import merit
 from trials.store import Store
 
 Limits = Mapping[CostKind, float]

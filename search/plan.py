@@ -30,7 +30,8 @@ from trials.costs import Costs
 from trials.data import Splits
 from trials.groups import Coupling, analyse
 from trials.probe import probe_execution, probe_training
-from trials.run import Recipe, Workbench, merit
+from trials.requests import Recipe, merit
+from trials.run import Workbench
 
 PLAN_VERSION = 2
 """Of the JSON that the store holds."""

@@ -27,10 +27,12 @@ from search.settings import Settings
 from trials.answers import Evaluation
 from trials.bundle import Bundle
 from trials.candidate import Trial
+from trials.cluster import session
 from trials.data import Splits
 from trials.finetune import LABEL_RATE, PUPIL_RATE
-from trials.pool import session, threads_each
-from trials.run import LOOKS, Recipe, Workbench, merit
+from trials.pool import threads_each
+from trials.requests import Recipe, merit
+from trials.run import LOOKS, Workbench
 
 RATES = 4.0
 """Learning rates lie within this factor of the job's."""

@@ -1,7 +1,7 @@
 """Our controllers as a searcher of Ray Tune, for experiments of one's own; docs/tune.md has one.
 
-Importing this imports Ray, which reads its environment then: do it inside `trials.pool.session`, or set what
-keeps Ray to this machine before.
+Importing this imports Ray, which reads its environment then: do it inside `trials.cluster.session`, or set
+what keeps Ray to this machine before.
 """
 
 from __future__ import annotations

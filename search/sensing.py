@@ -18,7 +18,7 @@ from search.plan import Prepared
 from search.progress import Listener
 from search.sensitivity import Probe, Sensitivity, probes
 from trials.data import Split
-from trials.run import Outcome, Request
+from trials.requests import Outcome, Request
 
 FILE = "sensitivity.json"
 VERSION = 1

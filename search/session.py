@@ -44,9 +44,11 @@ from search.summary import make_report, report_on
 from trials.bundle import read_bundle
 from trials.candidate import Facts, Trial
 from trials.pool import Pool, threads_each
-from trials.run import Outcome, Request, Workbench, merit
+from trials.records import JobRecord, JobState
+from trials.requests import Outcome, Request, merit
+from trials.run import Workbench
 from trials.steering import Wishes, nothing_wished
-from trials.store import JobRecord, JobState, Store
+from trials.store import Store
 
 
 def run_job(

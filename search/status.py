@@ -13,7 +13,8 @@ from search.job import Budget, DeviceChoice
 from search.place import Place
 from search.wording import UNITS, budget_text
 from trials.candidate import Trial, TrialState
-from trials.store import STATE_EVENT, TRIAL_EVENT, JobRecord, JobState, Result, Store
+from trials.records import JobRecord, JobState, Result
+from trials.store import STATE_EVENT, TRIAL_EVENT, Store
 
 FATES = {"exported": "exported", "final": "finalist"}
 """Kind of a trial's result → what became of the trial; the first that it has counts."""

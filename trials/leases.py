@@ -16,9 +16,12 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from hwprofiles.errors import LostLeaseError
-from trials.service_jobs import SERVICE_JOBS, TAKEN_UP, ServiceJob, become, change, find, worked_s_by_owner
+from trials.records import TAKEN_UP, JobState
+from trials.service_jobs import ServiceJob, become, change, find
 from trials.steering import Wish
-from trials.store import EVENTS, JOBS, TRIAL_EVENT, JobState, Store, note
+from trials.store import TRIAL_EVENT, Store, note
+from trials.tables import EVENTS, JOBS, SERVICE_JOBS
+from trials.usage import worked_s_by_owner
 
 LEASE_S = 10.0
 MAX_DEATHS = 5

@@ -1,59 +1,36 @@
 """A pool of warm workers: Ray actors that each build a runner once and then answer request after request.
 
-The only file that knows Ray, but for those that run Ray Tune. Requests, values and `shared` travel as
-pickles between processes of one job; nothing here reads a pickle from a file or a stranger.
+Requests, values and `shared` travel as pickles between processes of one job; nothing here reads a pickle
+from a file or a stranger.
 """
 
 from __future__ import annotations
 
 import ctypes
-import logging
 import math
 import os
-import secrets
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from hwprofiles.disk import is_full
-from hwprofiles.errors import InvariantError, NoRoomError, TransientError, TrialError, one_line
+from hwprofiles.errors import NoRoomError, TransientError, TrialError, one_line
+from trials.cluster import dead_part, session
 
 PR_SET_PDEATHSIG = 1
 """Linux: which signal a process gets when its parent dies; see prctl(2)."""
-
-CONNECT_TIMEOUT_S = 5.0
 LOOK_EVERY_S = 1.0
 """After which a wait looks whether Ray still runs."""
-VITAL = ("gcs_server", "raylet")
-"""Processes of Ray on this machine without which nothing goes on."""
-
-QUIET_RAY = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray prints to standard output that a worker died; `Finished` says it, and `--json` must stay JSON.
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
-}
-LOCAL_RAY = {
-    # Ray asks for a token at every port; this one is in no file and ends with this process.
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    # In spite of its name it decides on Linux, too, whether ports are open to other machines.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_worker_niceness": "0",
-}
-"""Ray reads its environment when it is imported, and its processes when they start."""
-UNASKED = ("start_monitor", "start_log_monitor", "start_api_server")
-"""Start parts of Ray that nobody here asks: its autoscaler, collector of logs and dashboard's server."""
 
 
 class Runner(Protocol):
@@ -137,7 +114,7 @@ class Pool:
 
     def close(self) -> None:
         """Kill all workers, busy or not, and end the Ray that this pool started."""
-        if not _dead(self._ray):
+        if not dead_part(self._ray):
             for seat in self._seats:
                 self._ray.kill(seat.actor)
         self._queue.clear()
@@ -214,7 +191,7 @@ class Pool:
         while True:
             left_s = max(0.0, end_s - time.monotonic())
             ready, _ = self._ray.wait(references, timeout=min(left_s, LOOK_EVERY_S))
-            if dead := _dead(self._ray):
+            if dead := dead_part(self._ray):
                 raise TransientError(f"{dead} of the Ray on this machine has died; what is finished is kept")
             if ready or left_s <= LOOK_EVERY_S:
                 return list(ready)
@@ -326,89 +303,3 @@ class _Worker:
                 host = socket.gethostname()
                 raise NoRoomError(f"a disk of worker {host!r} is full: {problem}; make room there") from None
         return value, problem, time.perf_counter() - begin_s
-
-
-@contextmanager
-def session(address: str, cpus: int) -> Iterator[Any]:
-    """Connect to the cluster at `address`, or start Ray on this machine; yield the module `ray`.
-
-    Raises:
-        TransientError: neither can be done now, says why.
-        InvariantError: this process already uses Ray.
-    """
-    if address:
-        _knock(address)
-    for name, value in (QUIET_RAY if address else QUIET_RAY | LOCAL_RAY).items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    if ray.is_initialized():
-        raise InvariantError("this process already uses Ray; close the other pool before making this one")
-    # Ray opens its own folders to everybody, so they lie in one that is ours alone; in /tmp, as the paths of
-    # its sockets may have 107 characters at most.
-    with TemporaryDirectory(prefix="prunefront-", dir="/tmp", ignore_cleanup_errors=True) as private:
-        try:
-            _start(ray, address, cpus, f"{private}/ray")
-            yield ray
-        finally:
-            ray.shutdown(wait_for_processes=True)
-
-
-def _start(ray: Any, address: str, cpus: int, folder: str) -> None:
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    at_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        if address:
-            ray.init(address, **quiet)
-        else:
-            with _sparing(ray):
-                ray.init("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder, **quiet)
-    except Exception as error:  # Ray raises whatever its parts do
-        where, check = (
-            (f"join the cluster at {address!r}", "that it has the versions of Ray and Python that run here")
-            if address
-            else ("start on this machine", "that memory, processes and space in /tmp and /dev/shm are left")
-        )
-        raise TransientError(
-            f"Ray cannot {where} ({type(error).__name__}: {error}): check {check}, and the variables RAY_* "
-            "of the environment, then try again"
-        ) from error
-    if threading.current_thread() is threading.main_thread():
-        # Ray would print where each of its threads stands, and end this process on the spot.
-        signal.signal(signal.SIGTERM, at_sigterm)
-
-
-@contextmanager
-def _sparing(ray: Any) -> Iterator[None]:
-    """Leave out what is `UNASKED`, which would take a core three seconds; `ray.init` has no say in it."""
-    node = ray._private.node.Node
-    starts = {name: getattr(node, name) for name in UNASKED}
-    try:
-        for name in starts:
-            setattr(node, name, lambda *_, **__: None)
-        yield
-    finally:
-        for name, start in starts.items():
-            setattr(node, name, start)
-
-
-def _dead(ray: Any) -> str:
-    """The name of a vital process of this machine's Ray that has died; nothing is known of a cluster's."""
-    node = ray._private.worker._global_node
-    return next((name for name, _ in node.dead_processes() if name in VITAL), "")
-
-
-def _knock(address: str) -> None:
-    """Check that somebody answers at `host:port`; Ray would try for minutes.
-
-    Raises:
-        TransientError: nobody does.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
-        raise TransientError(
-            f"no Ray cluster answers at {address!r} ({error}): start it and give its host:port, or unset"
-            " PRUNEFRONT_RAY_ADDRESS to work on this machine"
-        ) from error

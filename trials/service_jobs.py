@@ -16,25 +16,15 @@ from itertools import count
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
-    Boolean,
-    Column,
     Connection,
-    Float,
-    ForeignKey,
-    Integer,
     Select,
     String,
-    Table,
-    UniqueConstraint,
     and_,
     cast,
-    false,
     func,
     insert,
     or_,
     select,
-    union_all,
     update,
 )
 from sqlalchemy.engine import Row
@@ -42,57 +32,16 @@ from sqlalchemy.exc import IntegrityError
 
 from hwprofiles.errors import ConflictError, NotFoundError, TransientError
 from trials.candidate import TrialState
-from trials.database import metadata
+from trials.records import TAKEN_UP, JobRecord, JobState
 from trials.steering import Verb, Wish, steered
-from trials.store import (
-    JOBS,
-    STATE_EVENT,
-    TRIALS,
-    JobRecord,
-    JobState,
-    Store,
-    job_record,
-    note,
-    remove_jobs,
-    unknown_job,
-)
+from trials.store import STATE_EVENT, Store, job_record, note, remove_jobs, unknown_job
+from trials.tables import FORGOTTEN, JOBS, SERVICE_JOBS, TRIALS
+from trials.usage import Admit, Usage, admit_all, usage_of
 
 MAX_RACES = 5
 """Services on one store that may add a job for the same key or name at once, each of which gets its turn;"""
 _ADDING = threading.Lock()
 """of one service it is one request after the other."""
-SERVICE_JOBS = Table(
-    "service_jobs",
-    metadata,
-    Column("job", ForeignKey("jobs.name"), primary_key=True),
-    Column("owner", String, nullable=False, index=True),
-    Column("key", String),
-    Column("fingerprint", String, nullable=False),
-    Column("wish", String, nullable=False),
-    Column("exports", String, nullable=False),
-    Column("reason", String, nullable=False),
-    Column("progress", JSON, nullable=False),
-    Column("holder", String, nullable=False),
-    Column("lease_until_s", Float, nullable=False, index=True),
-    Column("taken_s", Float, nullable=False),
-    Column("fence", Integer, nullable=False),
-    Column("deaths", Integer, nullable=False),
-    Column("worked_s", Float, nullable=False),
-    Column("uncopied", Boolean, nullable=False, server_default=false()),
-    UniqueConstraint("owner", "key", name="uq_service_jobs_owner_key"),
-)
-
-_FORGOTTEN = Table(
-    "forgotten_jobs",
-    metadata,
-    Column("number", Integer, primary_key=True),
-    Column("owner", String, nullable=False, index=True),
-    Column("worked_s", Float, nullable=False),
-)
-"""What jobs took that are not here any more: nobody gets that back."""
-
-TAKEN_UP = (JobState.QUEUED, JobState.PLANNING, JobState.SEARCHING, JobState.FINISHING, JobState.INTERRUPTED)
-"""States in which a job that nobody holds is to be worked on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,23 +77,6 @@ class ServiceJob:
         return self.uncopied and self.record.state is JobState.DONE and not self.is_held
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What a user's jobs come to."""
-
-    queued: int
-    running: int
-    worked_s: float
-
-
-Admit = Callable[[Usage], None]
-"""Raises where one more job in the queue, of a user who has so much, is too many."""
-
-
-def _admit_all(usage: Usage) -> None:
-    """Of those who ask for nobody's quota."""
-
-
 Hold = Callable[[Connection], None]
 """Locks what a job is made of until it is added; raises where that is gone."""
 
@@ -166,7 +98,7 @@ class ServiceJobs:
         spec: Mapping[str, Any],
         fingerprint: str,
         key: str | None = None,
-        admit: Admit = _admit_all,
+        admit: Admit = admit_all,
         hold: Hold = _hold_nothing,
     ) -> tuple[ServiceJob, bool]:
         """Queue a job, under the first of `name`, `name-2`, … that is free; gives it, and whether it is new.
@@ -186,7 +118,7 @@ class ServiceJobs:
                 with _ADDING, self._store.writing() as connection:
                     if found := _asked_before(connection, owner, key, fingerprint):
                         return found, False
-                    admit(_usage(connection, owner))
+                    admit(usage_of(connection, owner))
                     hold(connection)
                     return _add(connection, owner, name, spec, fingerprint, key), True
             except IntegrityError:  # the same key, or the same name, was added at this very moment
@@ -282,9 +214,9 @@ class ServiceJobs:
     def usage(self, owner: str) -> Usage:
         """What a user has queued, running and used."""
         with self._store.reading() as connection:
-            return _usage(connection, owner)
+            return usage_of(connection, owner)
 
-    def steer(self, name: str, verb: Verb, owner: str | None = None, admit: Admit = _admit_all) -> ServiceJob:
+    def steer(self, name: str, verb: Verb, owner: str | None = None, admit: Admit = admit_all) -> ServiceJob:
         """Ask something of a job: at once where nobody works on it, else of who does.
 
         Args:
@@ -304,7 +236,7 @@ class ServiceJobs:
                     return find(connection, name)
             state, wish = steered(name, verb, state, found.wish, at_work=found.is_held)
             if state in TAKEN_UP and found.record.state not in TAKEN_UP:
-                admit(_usage(connection, found.owner))
+                admit(usage_of(connection, found.owner))
             change(connection, name, wish=wish)
             if state is not found.record.state:
                 again = {"deaths": 0} if verb is Verb.RETRY else {}
@@ -349,7 +281,7 @@ class ServiceJobs:
             connection.execute(SERVICE_JOBS.delete().where(SERVICE_JOBS.c.job == name))
             if found.worked_s:
                 taken = {"owner": found.owner, "worked_s": found.worked_s}
-                connection.execute(insert(_FORGOTTEN), taken)
+                connection.execute(insert(FORGOTTEN), taken)
             remove_jobs(connection, name, *models)
             yield
 
@@ -359,30 +291,6 @@ def made_of(connection: Connection, sha256: str, owner: str | None = None) -> li
     named = cast(JOBS.c.spec, String).contains(sha256, autoescape=True)
     wanted = select(JOBS.c.name).select_from(JOBS.join(SERVICE_JOBS)).order_by(JOBS.c.created_s).where(named)
     return list(connection.scalars(wanted if owner is None else wanted.where(SERVICE_JOBS.c.owner == owner)))
-
-
-def worked_s_by_owner() -> Select[Any]:
-    """Seconds of workers that all jobs of each user took, those that are forgotten as well."""
-    columns = [(table.c.owner, table.c.worked_s) for table in (SERVICE_JOBS, _FORGOTTEN)]
-    took = union_all(*(select(*each) for each in columns)).subquery()
-    return select(took.c.owner, func.sum(took.c.worked_s).label("worked_s")).group_by(took.c.owner)
-
-
-def _usage(connection: Connection, owner: str) -> Usage:
-    running = SERVICE_JOBS.c.lease_until_s > time.time()
-    waits = JOBS.c.state.in_(TAKEN_UP) & ~running
-    of = (
-        select(
-            func.count().filter(waits).label("queued"),
-            func.count().filter(running).label("running"),
-        )
-        .select_from(JOBS.join(SERVICE_JOBS))
-        .where(SERVICE_JOBS.c.owner == owner)
-    )
-    row = connection.execute(of).one()
-    took = worked_s_by_owner().subquery()
-    worked_s = connection.scalar(select(took.c.worked_s).where(took.c.owner == owner))
-    return Usage(queued=row.queued, running=row.running, worked_s=worked_s or 0.0)
 
 
 def _asked_before(connection: Connection, owner: str, key: str | None, fingerprint: str) -> ServiceJob | None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from hwprofiles.errors import ConflictError
-from trials.store import JobState
+from trials.records import JobState
 
 
 class Verb(StrEnum):

@@ -12,21 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Column,
     Connection,
-    Float,
-    ForeignKey,
-    ForeignKeyConstraint,
-    Integer,
-    String,
-    Table,
     bindparam,
     delete,
     insert,
@@ -38,58 +27,15 @@ from sqlalchemy.exc import IntegrityError
 
 from hwprofiles.errors import InvariantError, NotFoundError, RequestError, nearest
 from trials.candidate import Candidate, Facts, Trial, TrialState
-from trials.database import Database, metadata
+from trials.database import Database
+from trials.records import Event, JobRecord, JobState, Outline, Result
+from trials.tables import EVENTS, JOBS, RESULTS, TRIALS
 
 FACTS_VERSION = 2
 STATE_EVENT, TRIAL_EVENT = "state", "trial"
 """Kinds of the lines that a job's log gets with each state of the job and with each trial that ends."""
 READABLE_FACTS = (1, FACTS_VERSION)
 """Facts of version 1 lack what was not found out then."""
-
-JOBS = Table(
-    "jobs",
-    metadata,
-    Column("name", String, primary_key=True),
-    Column("state", String, nullable=False),
-    Column("spec", JSON, nullable=False),
-    Column("plan", JSON, nullable=False),
-    Column("created_s", Float, nullable=False),
-)
-
-TRIALS = Table(
-    "trials",
-    metadata,
-    Column("job", ForeignKey("jobs.name"), primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("kept", JSON, nullable=False),
-    Column("seed", BigInteger, nullable=False),
-    Column("target", Float, nullable=False),
-    Column("origin", String, nullable=False),
-    Column("state", String, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("facts", JSON(none_as_null=True)),
-    Column("reason", String, nullable=False),
-)
-
-_results = Table(
-    "results",
-    metadata,
-    Column("job", String, primary_key=True),
-    Column("trial", Integer, primary_key=True),
-    Column("kind", String, primary_key=True),
-    Column("data", JSON, nullable=False),
-    ForeignKeyConstraint(["job", "trial"], ["trials.job", "trials.number"]),
-)
-
-EVENTS = Table(
-    "events",
-    metadata,
-    Column("number", Integer, primary_key=True),
-    Column("job", ForeignKey("jobs.name"), nullable=False, index=True),
-    Column("time_s", Float, nullable=False),
-    Column("kind", String, nullable=False),
-    Column("message", String, nullable=False),
-)
 
 # What a stored trial must be to become the key.
 _COMES_FROM = {
@@ -114,70 +60,6 @@ _SAVE_TRIAL = (
         reason=bindparam("reason"),
     )
 )
-
-
-class JobState(StrEnum):
-    """Where a job stands; DONE is final, every other state can be resumed.
-
-    A job whose process was killed keeps the state it was killed in. INTERRUPTED is one whose process was
-    asked to end; PAUSED one that its owner lets wait, CANCELLED one that its owner gave up.
-    """
-
-    QUEUED = "queued"
-    PLANNING = "planning"
-    SEARCHING = "searching"
-    FINISHING = "finishing"
-    INTERRUPTED = "interrupted"
-    PAUSED = "paused"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
-    DONE = "done"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRecord:
-    """A job as the store knows it: `spec` is what the user asked for, `plan` what was worked out from it."""
-
-    name: str
-    state: JobState
-    spec: Mapping[str, Any]
-    plan: Mapping[str, Any]
-    created_s: float
-    """Seconds since the epoch."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What the final stage found out about one trial, such as kind "finetuned", "measured" or "test"."""
-
-    trial: int
-    kind: str
-    data: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One line of a job's log; `number` grows with every event of the store."""
-
-    number: int
-    time_s: float
-    """Seconds since the epoch."""
-    kind: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outline:
-    """What a front shows of a trial; its accuracy and the error of that are None unless it is done."""
-
-    number: int
-    candidate: Candidate
-    state: TrialState
-    origin: str
-    target: float
-    reason: str
-    accuracy: float | None
-    accuracy_error: float | None
 
 
 class Store(Database):
@@ -365,7 +247,7 @@ class Store(Database):
         with self.writing() as connection:
             _require_job(connection, job)
             try:
-                connection.execute(insert(_results), {"job": job, "trial": trial, "kind": kind, "data": data})
+                connection.execute(insert(RESULTS), {"job": job, "trial": trial, "kind": kind, "data": data})
             except IntegrityError:
                 raise InvariantError(
                     f"result {kind!r} of trial {trial} of job {job!r} cannot be added: the trial is unknown, "
@@ -380,7 +262,7 @@ class Store(Database):
         """
         with self.writing() as connection:
             _require_job(connection, job)
-            connection.execute(delete(_results).where(_results.c.job == job, _results.c.trial == trial))
+            connection.execute(delete(RESULTS).where(RESULTS.c.job == job, RESULTS.c.trial == trial))
 
     def results(self, job: str) -> list[Result]:
         """Return a job's results by trial and kind.
@@ -388,11 +270,11 @@ class Store(Database):
         Raises:
             RequestError: no such job.
         """
-        columns = _results.c.trial, _results.c.kind, _results.c.data
+        columns = RESULTS.c.trial, RESULTS.c.kind, RESULTS.c.data
         with self.reading() as connection:
             _require_job(connection, job)
             rows = connection.execute(
-                select(*columns).where(_results.c.job == job).order_by(_results.c.trial, _results.c.kind)
+                select(*columns).where(RESULTS.c.job == job).order_by(RESULTS.c.trial, RESULTS.c.kind)
             ).all()
         return [Result(trial=row.trial, kind=row.kind, data=row.data) for row in rows]
 
@@ -443,7 +325,7 @@ def remove_jobs(connection: Connection, *names: str) -> None:
     Raises:
         RequestError: one of them is a service's.
     """
-    for table in (EVENTS, _results, TRIALS):
+    for table in (EVENTS, RESULTS, TRIALS):
         connection.execute(delete(table).where(table.c.job.in_(names)))
     try:
         connection.execute(delete(JOBS).where(JOBS.c.name.in_(names)))

@@ -36,7 +36,7 @@ from search.session import make_loop
 from trials.candidate import Candidate
 from trials.leases import Lease, Leases
 from trials.pool import Finished
-from trials.run import Request
+from trials.requests import Request
 from trials.service_jobs import ServiceJobs
 from trials.store import Store
 

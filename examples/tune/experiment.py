@@ -23,9 +23,10 @@ from search.sensing import known
 from trials.answers import Evaluation
 from trials.bundle import Bundle
 from trials.candidate import Space
+from trials.cluster import session
 from trials.data import Splits
-from trials.pool import session
-from trials.run import LOOKS, Recipe, Workbench
+from trials.requests import Recipe
+from trials.run import LOOKS, Workbench
 from trials.store import Store
 
 

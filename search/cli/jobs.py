@@ -83,7 +83,8 @@ def _run(job: Job | ModelSet, place: Place, workers: int | None, as_json: bool) 
     from search.sets.asked import ModelSet
     from search.sets.report import SetReport
     from search.sets.run import run_set
-    from trials.store import JobState, Store
+    from trials.records import JobState
+    from trials.store import Store
 
     def ran(listener: Listener) -> Report | SetReport:
         if isinstance(job, ModelSet):

@@ -28,8 +28,8 @@ from search.service import jobs as jobs_api
 from search.service.auth import COOKIE, csrf_token
 from search.service.errors import status_and_sentence
 from search.service.which import TheJob, TheJobs
+from trials.records import JobState
 from trials.service_jobs import ServiceJob
-from trials.store import JobState
 from trials.tokens import Role, Token
 
 STATIC = Path(__file__).parent / "static"

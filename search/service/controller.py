@@ -39,9 +39,10 @@ from search.sets.asked import ModelSet, read
 from search.sets.run import run_set
 from search.settings import Settings
 from trials.leases import Lease, Leases
-from trials.service_jobs import TAKEN_UP, ServiceJobs
+from trials.records import TAKEN_UP, JobState
+from trials.service_jobs import ServiceJobs
 from trials.steering import Wish
-from trials.store import JobState, Store
+from trials.store import Store
 
 RENEW_EVERY_S = 1.0
 SEARCHING = "searching"

@@ -16,7 +16,8 @@ import fsspec
 from hwprofiles.disk import file_sha256
 from hwprofiles.errors import PrunefrontError, RequestError, TransientError
 from search.place import Place
-from trials.store import JobRecord, JobState, Store
+from trials.records import JobRecord, JobState
+from trials.store import Store
 
 LIST = ".whole.json"
 """Has size and sha256 of all files of a job's copy, and is written last: without it the copy is not whole."""

@@ -34,9 +34,9 @@ from search.service.which import (
 )
 from search.status import jobs_of
 from trials.quotas import Quotas
-from trials.service_jobs import Admit, Usage
+from trials.records import JobState
 from trials.steering import Verb
-from trials.store import JobState
+from trials.usage import Admit, Usage
 
 router = APIRouter(prefix=f"{API}/jobs", route_class=Told, tags=["jobs"])
 

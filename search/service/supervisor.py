@@ -21,9 +21,10 @@ from hwprofiles.disk import write_whole
 from hwprofiles.errors import LostLeaseError, NotFoundError, PrunefrontError
 from search.removal import sweep
 from trials.leases import Lease, Leases
-from trials.service_jobs import TAKEN_UP, ServiceJobs
+from trials.records import TAKEN_UP, JobState
+from trials.service_jobs import ServiceJobs
 from trials.steering import Verb, Wish
-from trials.store import JobState, Store
+from trials.store import Store
 
 LOOK_EVERY_S = 0.5
 STUCK_S = 120.0

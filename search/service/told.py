@@ -25,8 +25,9 @@ from search.service.given import TheStore, Viewer
 from search.service.limits import PlainJson
 from search.service.shown import job_shown
 from search.service.which import TheJob, TheJobs, find_job, log_of, whose
+from trials.records import Event, JobRecord, JobState
 from trials.service_jobs import ServiceJob, ServiceJobs
-from trials.store import Event, JobRecord, JobState, Store
+from trials.store import Store
 from trials.tokens import Role, Token, Tokens
 
 POLL_S = 0.5

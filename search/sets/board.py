@@ -17,7 +17,8 @@ from search.board import Board, Boards
 from search.sets.asked import Member, ModelSet
 from search.wording import UNITS, budget_text
 from trials.candidate import as_counts
-from trials.store import JobRecord, Outline, Store
+from trials.records import JobRecord, Outline
+from trials.store import Store
 
 MOST_SUMS = 2000
 """Of some models together that count when one more is added; of more those evenly over their costs."""

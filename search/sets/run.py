@@ -26,8 +26,9 @@ from search.sets.split import Choice, choose
 from search.sets.summary import rows, write_report
 from search.status import jobs_of
 from trials.bundle import read_bundle
+from trials.records import JobState
 from trials.steering import Wishes, nothing_wished
-from trials.store import JobState, Store
+from trials.store import Store
 
 
 def run_set(

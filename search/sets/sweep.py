@@ -21,7 +21,7 @@ from search.progress import Listener
 from search.sensing import sense
 from search.sets.split import Curve
 from trials.candidate import as_counts
-from trials.run import Outcome, Request
+from trials.requests import Outcome, Request
 
 POINTS = 6
 """Allocations of a model that are tried."""

@@ -21,9 +21,10 @@ from search.job import Budget, Search
 from search.place import Place
 from tests.browser.conftest import Opened
 from tests.serving import served, token
+from trials.records import JobState
 from trials.service_jobs import ServiceJobs, change
 from trials.steering import Verb
-from trials.store import JobState, Store
+from trials.store import Store
 from trials.tokens import Role
 
 TRIALS = 400

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from hwprofiles.errors import InvariantError, RequestError
 from trials.candidate import Candidate, Facts, Trial, TrialState
-from trials.store import JobState, Store
+from trials.records import JobState
+from trials.store import Store
 
 ONE_OF_EACH_STORE = [HealthCheck.differing_executors]
 """Each class that inherits a test runs it on its own store, and finds its own examples."""

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from dockerfile_parse import DockerfileParser
 
-from trials.pool import LOCAL_RAY, QUIET_RAY
+from trials.cluster import LOCAL_RAY, QUIET_RAY
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker"

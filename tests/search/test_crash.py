@@ -17,7 +17,8 @@ import torch
 import search
 from tests.commands import finish, start
 from trials.candidate import Facts, Trial, TrialState
-from trials.store import JobState, Store
+from trials.records import JobState
+from trials.store import Store
 
 Moment = Callable[[Store], bool]
 

@@ -32,7 +32,8 @@ from tests.search.test_score import FACTS, made_trials
 from trials.bundle import read_bundle
 from trials.candidate import Trial, TrialState
 from trials.pool import Finished
-from trials.run import Outcome, Request, Workbench
+from trials.requests import Outcome, Request
+from trials.run import Workbench
 from trials.store import Store
 
 

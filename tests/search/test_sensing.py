@@ -17,7 +17,7 @@ from search.sensitivity import probes
 from tests.search.test_score import FACTS
 from trials.candidate import Candidate, Space
 from trials.pool import Finished
-from trials.run import Outcome, Request
+from trials.requests import Outcome, Request
 
 
 class Stopped(BaseException):

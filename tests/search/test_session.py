@@ -21,7 +21,8 @@ from search.plan import Prepared
 from search.progress import Silent
 from tests.commands import Prunefront
 from trials.candidate import Space, TrialState
-from trials.store import JobState, Store
+from trials.records import JobState
+from trials.store import Store
 
 pytestmark = pytest.mark.usefixtures("quick_profile")
 

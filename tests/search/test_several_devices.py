@@ -32,7 +32,8 @@ from tests.search.test_finish import add_final, fill
 from tests.search.test_progress import Heard
 from tests.search.test_score import made_trials
 from trials.candidate import as_counts
-from trials.store import JobState, Store
+from trials.records import JobState
+from trials.store import Store
 
 NPU = {"name": "npu", "runtime": "synthetic", "precision": "fp16", "latency": ["80%"]}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from search.place import Place
 from search.status import job_facts
-from trials.store import JobState, Store
+from trials.records import JobState
+from trials.store import Store
 
 
 def test_a_planned_job_has_done_nothing_yet(planned_store: Store, tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ from tests.commands import Prunefront, written_json
 from tests.contracts.controller import SPACE, TARGETS, cost, losses
 from trials.bundle import read_bundle
 from trials.candidate import Candidate, Trial
+from trials.cluster import LOCAL_RAY, QUIET_RAY
 from trials.finetune import LABEL_RATE, PUPIL_RATE
-from trials.pool import LOCAL_RAY, QUIET_RAY
-from trials.run import LOOKS, Recipe
+from trials.requests import Recipe
+from trials.run import LOOKS
 from trials.store import Store
 
 # Ray reads its environment when it is imported, and other tests of this process have a pool.

@@ -11,9 +11,10 @@ from pathlib import Path
 from search.place import Place
 from search.service.supervisor import CONTROLLER, DONE
 from trials.leases import Leases
+from trials.records import JobState
 from trials.service_jobs import ServiceJobs
 from trials.steering import Verb
-from trials.store import JobState, Store
+from trials.store import Store
 
 
 def test_the_process_of_a_job_that_the_command_line_works_on_waits_and_is_steered(

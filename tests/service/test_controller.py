@@ -17,9 +17,10 @@ from search.service.copying import Copying
 from search.service.supervisor import Supervisor
 from tests.search.test_crash import check_end, descendants
 from trials.candidate import TrialState
+from trials.records import JobState
 from trials.service_jobs import ServiceJobs
 from trials.steering import Verb
-from trials.store import JobState, Store
+from trials.store import Store
 
 PATIENCE_S = 240
 Victim = Callable[[int], int | None]

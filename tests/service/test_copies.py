@@ -25,8 +25,9 @@ from search.service.copies import LIST, Copies
 from search.service.copying import Copying
 from tests.serving import client, served, token
 from trials.leases import Leases
+from trials.records import JobRecord, JobState
 from trials.service_jobs import ServiceJobs
-from trials.store import JobRecord, JobState, Store
+from trials.store import Store
 from trials.tokens import Role
 
 MADE = {"report.html": "<p>", "export/config.json": "{}", "exports/trial-3/graph.json": "[]"}

@@ -23,8 +23,9 @@ from tests.search.test_crash import check_end
 from tests.service.test_controller import wait
 from tests.serving import client, served, token
 from trials.candidate import Candidate, Trial, TrialState
+from trials.records import JobState
 from trials.service_jobs import ServiceJobs
-from trials.store import JobState, Store
+from trials.store import Store
 from trials.tokens import Role
 
 SMALL_BYTES = 4 * 2**20

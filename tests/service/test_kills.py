@@ -23,8 +23,9 @@ import pytest
 from search.place import Place
 from tests.search.test_crash import check_end, descendants
 from tests.service.test_controller import command, kill, of, wait
+from trials.records import JobState
 from trials.service_jobs import ServiceJobs
-from trials.store import JobState, Store
+from trials.store import Store
 
 KILLS = 5
 OVER = (JobState.DONE, JobState.FAILED)

@@ -18,9 +18,11 @@ from trials.checking import InputKind
 from trials.database import metadata
 from trials.inputs import Inputs
 from trials.leases import MAX_DEATHS, Lease, Leases
-from trials.service_jobs import ServiceJobs, Usage, made_of
+from trials.records import JobState
+from trials.service_jobs import ServiceJobs, made_of
 from trials.steering import Verb, Wish
-from trials.store import JobState, Store
+from trials.store import Store
+from trials.usage import Usage
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -21,7 +21,8 @@ import pytest
 
 from hwprofiles.errors import InvariantError, NoRoomError, RequestError, TransientError, TrialError
 from tests.search.test_crash import descendants
-from trials.pool import VITAL, Finished, Pool
+from trials.cluster import VITAL
+from trials.pool import Finished, Pool
 
 WORKERS = 2
 RECYCLE_AFTER = 20

@@ -30,7 +30,8 @@ from trials.evaluate import evaluate
 from trials.finetune import shifted
 from trials.network import Network
 from trials.onnx_file import write_onnx
-from trials.run import Outcome, Recipe, Request, Workbench, merit
+from trials.requests import Outcome, Recipe, Request, merit
+from trials.run import Workbench
 from trials.schedules import SCHEDULES
 from trials.sparsity import Magnitude, hide
 

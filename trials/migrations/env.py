@@ -1,7 +1,7 @@
 """Runs the revisions on the connection that `trials.database` hands over.
 
-To change a table: change it in `trials/store.py` or in the one of its companions that has it, add a revision
-beside the last one under `versions/`, and run `tests/trials/test_store.py`, which compares the two.
+To change a table: change it in `trials/tables.py` or in the companion of the store that has it, add a
+revision beside the last one under `versions/`, and run `tests/trials/test_store.py`, which compares the two.
 """
 
 from alembic import context

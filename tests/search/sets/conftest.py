@@ -20,7 +20,8 @@ from search.sets.report import SetReport
 from search.sets.run import run_set
 from tests.digits import digits_bundle
 from trials.pool import Finished
-from trials.store import JobState, Store
+from trials.records import JobState
+from trials.store import Store
 
 SET = """
 name = "pair"

@@ -20,7 +20,8 @@ from tests.commands import Prunefront, refused, written_json
 from tests.search.sets.conftest import SET, StopsAt, run
 from trials.bundle import read_bundle
 from trials.candidate import TrialState
-from trials.store import JobState, Store
+from trials.records import JobState
+from trials.store import Store
 
 
 def with_profiles(finished: Path, runs: Path) -> Path:

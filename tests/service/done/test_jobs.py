@@ -19,8 +19,9 @@ from search.service.told import LOG_BYTES
 from tests.serving import client, token
 from trials.candidate import Candidate, Trial
 from trials.leases import Leases
+from trials.records import JobState
 from trials.service_jobs import ServiceJobs
-from trials.store import JobState, Store
+from trials.store import Store
 from trials.tokens import Role, Tokens
 
 BUNDLE = "sha256:" + "a" * 64
