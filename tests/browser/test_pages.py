@@ -42,14 +42,18 @@ def runs(planned_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Store.open(runs / "prunefront.db") as store:
         add_large_job(store, Place(runs, "small"), "many", "ann", TRIALS)
         add_set(store, Place(runs, "small"), "board", "ann", TRIALS // 4)
-        spec = store.job("small").spec
-        for name, state in (("waits", JobState.PAUSED), ("broke", JobState.FAILED)):
-            store.create_job(name, {**spec, "name": name}, {})
-            store.set_job_state(name, state)
-            ServiceJobs(store).adopt(name, "ann")
+        add_small_job(store, "waits", JobState.PAUSED)
+        add_small_job(store, "broke", JobState.FAILED)
         with store.writing() as connection:
             change(connection, "broke", reason=REASON)
     return runs
+
+
+def add_small_job(store: Store, name: str, state: JobState) -> None:
+    """A job of ann's that has found nothing."""
+    store.create_job(name, {**store.job("small").spec, "name": name}, {})
+    store.set_job_state(name, state)
+    ServiceJobs(store).adopt(name, "ann")
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +287,6 @@ def test_a_job_that_failed_says_why_and_what_to_do_and_then_waits_for_its_turn(
     expect(page.locator("#told")).to_contain_text("Nothing was printed")
     page.get_by_role("button", name="Retry").click()
     expect(page.locator("#outlook [aria-current=step]")).to_contain_text("It waits for its turn")
-    ServiceJobs(store).steer("broke", Verb.CANCEL, "ann")
 
 
 def test_a_set_of_models_shows_who_is_pruned_how_much_at_which_budget(
@@ -335,10 +338,11 @@ def test_a_front_is_drawn_for_another_device(opened: Opened, address: str, ann: 
 
 
 def test_the_list_of_jobs_follows_their_states(opened: Opened, address: str, ann: str, store: Store) -> None:
+    add_small_job(store, "restless", JobState.FAILED)
     page = opened(address, ann, "/")
-    row = page.locator("tr", has_text="broke")
-    expect(row).to_contain_text("cancelled")
-    ServiceJobs(store).steer("broke", Verb.RETRY, "ann")
+    row = page.locator("tr", has_text="restless")
+    expect(row).to_contain_text("failed")
+    ServiceJobs(store).steer("restless", Verb.RETRY, "ann")
     expect(row).to_contain_text("queued")
 
 

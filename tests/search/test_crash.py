@@ -38,7 +38,7 @@ def wait_for(moment: Moment, runs: Path, process: subprocess.Popen[str]) -> None
     """Wait until the moment has come, or the process has ended before."""
     with Store.open(runs / "prunefront.db") as store:
         while process.poll() is None and not moment(store):
-            time.sleep(0.01)
+            time.sleep(0.05)
 
 
 def descendants(pid: int) -> list[int]:
