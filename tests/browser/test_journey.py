@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from playwright.sync_api import Page, expect
-from sklearn.datasets import load_digits
 
 import search
 from search.place import Place
 from search.service.supervisor import Supervisor
 from tests.browser.conftest import Opened
+from tests.digits import digits
 from tests.serving import served, token
 from trials.store import Store
 from trials.tokens import Role
@@ -49,10 +49,9 @@ def address(store: Store, runs: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def digits(tmp_path: Path) -> Path:
-    images, labels = load_digits(return_X_y=True)
-    path = tmp_path / "digits.npz"
-    np.savez(path, x=(images.reshape(-1, 1, 8, 8) / 16).astype(np.float32)[:600], y=labels[:600])
+def some_digits(tmp_path: Path) -> Path:
+    train, path = digits().train, tmp_path / "digits.npz"
+    np.savez(path, x=train.inputs[0][:600], y=train.labels[:600])
     return path
 
 
@@ -64,7 +63,7 @@ def test_a_model_is_submitted_watched_brushed_compared_exported_and_loaded(
     store: Store,
     address: str,
     planned_runs: Path,
-    digits: Path,
+    some_digits: Path,
     tmp_path: Path,
 ) -> None:
     page = opened(address, "", "/submit")
@@ -75,7 +74,7 @@ def test_a_model_is_submitted_watched_brushed_compared_exported_and_loaded(
     bundle = Place(planned_runs, "small").bundle
     page.fill("#name", "mine")
     page.set_input_files("[name=bundle-file]", sorted(bundle.iterdir()))
-    page.set_input_files("[name=train-file]", digits)
+    page.set_input_files("[name=train-file]", some_digits)
     page.fill("[name=levels]", "50%, 75%")
     page.fill("#trials", "8")
     page.fill("#steps", "3")

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from search.results import FINAL, MEASURED, results
 from search.summary import make_report
 from tests.bundles import export_images
 from tests.search.test_score import FACTS, made_trials
-from trials.bundle import read_bundle
+from trials.bundle import Bundle, read_bundle
 from trials.candidate import Trial, TrialState
 from trials.pool import Finished
 from trials.requests import Outcome, Request
@@ -161,7 +162,9 @@ def test_the_winner_is_the_fastest_measured_within_a_point_of_dense_or_else_the_
     assert choose_winner(prepared, planned_store) == winner
 
 
-NETWORK = export_images(nn.Conv2d(1, 2, 1), 1, 4, 4)
+@cache
+def a_network() -> Bundle:
+    return export_images(nn.Conv2d(1, 2, 1), 1, 4, 4)
 
 
 class FakeWorkers:
@@ -184,7 +187,7 @@ class FakeWorkers:
         elif key in self.fails:
             self.ended.append(Finished(key=key, error="the outputs are NaN"))
         else:
-            self.ended.append(Finished(key=key, value=Outcome(facts=FACTS, kept={}, network=NETWORK)))
+            self.ended.append(Finished(key=key, value=Outcome(facts=FACTS, kept={}, network=a_network())))
 
     def wait(self, timeout_s: float) -> list[Finished]:
         ended, self.ended = self.ended, []
@@ -205,7 +208,7 @@ def test_finalists_are_tried_again_when_their_worker_dies_and_given_up_with_a_re
     assert workers.attempts == {0: 1, 1: 2, 2: 3, 3: 1}
     assert sorted(results(planned_store, "small", FINAL)) == [0, 1]
     kept = [read_bundle(in_own_folder.place.finalist(number)) for number in (0, 1)]
-    assert [bundle.sha256 for bundle in kept] == [NETWORK.sha256] * 2
+    assert [bundle.sha256 for bundle in kept] == [a_network().sha256] * 2
     events = [event.message for event in planned_store.events("small") if event.kind == FINALIST_FAILED]
     assert sorted(events) == ["trial 2: its worker died 3 times", "trial 3: the outputs are NaN"]
     assert make_report(in_own_folder, planned_store).warnings[-2:] == tuple(

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 from sqlalchemy import create_engine, text
 
 from search import session
@@ -20,6 +19,7 @@ from search.place import Place
 from search.plan import Prepared
 from search.progress import Silent
 from tests.commands import Prunefront
+from tests.digits import digits
 from trials.candidate import Space, TrialState
 from trials.records import JobState
 from trials.store import Store
@@ -41,8 +41,8 @@ def changed(small_job: Path, name: str, **replaced: str) -> Path:
 def test_without_validation_split_closeness_to_dense_decides_and_the_report_says_so(
     prunefront: Prunefront, small_job: Path, tmp_path: Path
 ) -> None:
-    pixels, labels = load_digits(return_X_y=True)
-    np.savez(tmp_path / "digits.npz", x=(pixels.reshape(-1, 1, 8, 8) / 16).astype(np.float32), y=labels)
+    train = digits().train
+    np.savez(tmp_path / "digits.npz", x=train.inputs[0], y=train.labels)
     job = changed(
         small_job, "carved", source=f'source = "npz"\ntrain = "{tmp_path / "digits.npz"}"',
         latency='macs = "50%"', trials="trials = 5",

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from hwprofiles.errors import RequestError
 from trials.data import DataSpec, Normalize, Split, SplitSpec, load, stratified
@@ -86,6 +85,8 @@ class TestDigits:
             assert np.ptp(np.bincount(part.labels) / len(part)) < 0.01
 
     def test_are_those_of_scikit_learn(self) -> None:
+        from sklearn.datasets import load_digits  # which takes long to import
+
         pixels, labels = load_digits(return_X_y=True)
         splits = load(DataSpec("digits"), Path(), seed=0)
         assert splits.test is not None
