@@ -60,6 +60,11 @@ class Place:
     def export(self) -> Path:
         return self.folder / "export"
 
+    @property
+    def export_named(self) -> str:
+        """How a report names it, which others read who are not to know where the runs are."""
+        return self.export.relative_to(self.runs).as_posix()
+
     def export_of(self, trial: int) -> Path:
         """Of a trial that was asked for, beside the winner's."""
         return self.folder / "exports" / f"trial-{trial}"

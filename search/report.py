@@ -121,9 +121,9 @@ class Report:
     has one value per finished trial, of accuracy x share of the dense latency saved: 0 at
     (`reference_accuracy`, `reference_ms`), at most 1. `frozen` maps a group that stays whole to the reason,
     `seconds` a stage to its duration, `commands` what a user may want next to the command that does it.
-    `export_folder` is empty as long as nothing is exported, and so is `choice`, which says why the winner
-    won. `classes` are the names of the model's classes, and `ladder` says how far each rung of effort
-    is to be trusted. `others` are the same on the job's other devices.
+    `export_folder` begins where the runs are; it is empty as long as nothing is exported, and so is `choice`,
+    which says why the winner won. `classes` are the names of the model's classes, and `ladder` says how far
+    each rung of effort is to be trusted. `others` are the same on the job's other devices.
     """
 
     job: str

@@ -89,7 +89,7 @@ def report_on(prepared: Prepared, store: Store, on: OnDevice) -> Report:
         warnings=_warnings(prepared, store),
         versions={**on.device.versions, **versions()},
         seconds=_seconds(trials, finals, measured),
-        export_folder=str(prepared.place.export) if exported else "",
+        export_folder=prepared.place.export_named if exported else "",
         choice=_choice(prepared, on, [finals[number] for number in exported]),
         commands={
             "look at the front again": f"prunefront pareto {job}",

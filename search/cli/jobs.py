@@ -133,8 +133,8 @@ def _show_run(report: Report, place: Place) -> None:
         say(out, report.headline)
     say(out, f"report   {place.report}")
     if report.export_folder:
-        say(out, f"export   {report.export_folder}")
-        code = f"import search; model = search.load({report.export_folder!r})"
+        say(out, f"export   {place.export}")
+        code = f"import search; model = search.load({str(place.export)!r})"
         say(out, f'load     {_python()} -c "{code}"')
     say(out, f"open     {_python()} -m webbrowser {place.report}")
 

@@ -36,4 +36,4 @@ def show(report: SetReport, place: Place) -> None:
     for doubt in (*report.doubts, *report.warnings):
         say(out, f"warning: {doubt}")
     say(out, f"report   {place.report}")
-    say(out, f"exports  {report.export_folder}")
+    say(out, f"exports  {place.export}")

@@ -6,6 +6,7 @@ nothing but what this service has.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Coroutine
@@ -27,6 +28,7 @@ from search.dashboard.form import CONTROLLERS, LIMITS
 from search.service import jobs as jobs_api
 from search.service.auth import COOKIE, csrf_token
 from search.service.errors import status_and_sentence
+from search.service.places import hidden
 from search.service.which import TheJob, TheJobs
 from trials.records import JobState
 from trials.service_jobs import ServiceJob
@@ -160,7 +162,7 @@ def show_jobs(
     return _render(
         "jobs.html",
         request,
-        **listed,
+        **_told(listed, caller, request),
         cursor=cursor,
         chosen=chosen,
         states=[str(each) for each in JobState],
@@ -172,13 +174,13 @@ def show_jobs(
 @router.get("/jobs/{job}")
 def show_job(caller: Looker, request: Request, found: TheJob, jobs: TheJobs) -> Response:
     """One job: what it has found so far."""
-    return _render("job.html", request, job=_shown(found, jobs), modules=JOB_MODULES)
+    return _render("job.html", request, job=_shown(found, jobs, caller, request), modules=JOB_MODULES)
 
 
 @router.get("/jobs/{job}/compare")
 def compare_trials(caller: Looker, request: Request, found: TheJob, jobs: TheJobs) -> Response:
     """A few of its trials side by side."""
-    return _render("compare.html", request, job=_shown(found, jobs))
+    return _render("compare.html", request, job=_shown(found, jobs, caller, request))
 
 
 @router.get("/devices")
@@ -195,8 +197,16 @@ def show_form(caller: Looker, request: Request) -> Response:
     return _render("submit.html", request, controllers=CONTROLLERS, limits=LIMITS)
 
 
-def _shown(found: ServiceJob, jobs: TheJobs) -> dict[str, Any]:
-    return jobs_api.show_job(found, jobs)
+def _shown(found: ServiceJob, jobs: TheJobs, caller: Token, request: Request) -> dict[str, Any]:
+    return _told(jobs_api.show_job(found, jobs), caller, request)
+
+
+def _told(answer: dict[str, Any], caller: Token, request: Request) -> dict[str, Any]:
+    """An answer of the API as the caller gets it."""
+    if caller.role is Role.ADMIN:
+        return answer
+    told: dict[str, Any] = json.loads(hidden(json.dumps(answer, ensure_ascii=False), request.app.state.runs))
+    return told
 
 
 def _render(template: str, request: Request, status: int = 200, **values: Any) -> Response:

@@ -13,11 +13,11 @@ from latency_models.stairs import Stairs, operators, stairs
 from search.devices import find_profile, known_profiles, list_devices
 from search.place import DEVICES
 from search.service.given import NameInPath, Viewer
-from search.service.limits import PlainJson
 from search.service.measuring import TheRoom, list_agents
+from search.service.told import Told
 from search.service.which import TheRuns
 
-router = APIRouter(prefix=f"{API}/devices", route_class=PlainJson, tags=["devices"])
+router = APIRouter(prefix=f"{API}/devices", route_class=Told, tags=["devices"])
 
 
 @router.get("")

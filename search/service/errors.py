@@ -21,6 +21,7 @@ from hwprofiles.errors import (
     TransientError,
 )
 from hwprofiles.foreign import first_fault
+from search.service.places import from_runs
 from trials.database import StoreError
 
 _STATUS = {
@@ -67,7 +68,7 @@ def answer_with_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def ours(request: Request, error: PrunefrontError | RequestValidationError) -> JSONResponse:
         status, sentence = status_and_sentence(error)
-        return problem(status, sentence.replace(f"{app.state.runs}/", ""))  # where that lies is ours to know
+        return problem(status, from_runs(sentence, app.state.runs))  # where that lies is ours to know
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: HTTPException) -> JSONResponse:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from hwprofiles.errors import NotFoundError
 from hwprofiles.wire import API
 from search.service.given import TheStore, Viewer
 from search.service.limits import PlainJson
+from search.service.places import hidden
 from search.service.shown import job_shown
 from search.service.which import TheJob, TheJobs, find_job, log_of, whose
 from trials.records import Event, JobRecord, JobState
@@ -39,19 +39,10 @@ OVER = (JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED)
 """States in which nothing more happens until somebody asks for it."""
 TEXTS = ("application/json", "text/plain", "text/event-stream")
 """Kinds of answers that tell something; others are files, which are as they were made."""
-_TOP = "|".join(re.escape(folder) for folder in os.listdir("/"))
-_PATH = re.compile(rf"""/(?<![\w.]/)(?:{_TOP})(?:/[^\s/"'`\\:;,<>(){{}}\[\]]+)+""")
-"""A path that begins as those of this machine do; what begins otherwise, such as that of a call, is none."""
-
-
-def hidden(text: str, runs: Path) -> str:
-    """A text with paths of this machine as what they are to users: what lies in the folder of runs is named
-    from there on, anything else by its last name."""
-    return _PATH.sub(lambda path: path[0].rpartition("/")[2], text.replace(f"{runs}/", ""))
 
 
 class Told(PlainJson):
-    """A route of jobs: to an admin alone it says where on this machine something lies."""
+    """A route of what lies in the folder of runs: to an admin alone it says where on this machine that is."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -88,19 +79,23 @@ def log(
 ) -> Response:
     """What the job's processes have printed, a part at a time; X-Log-End is `after` of the next one.
 
-    A part begins and ends between lines, unless one is as long as a part: half a path could not be told from
-    other text.
+    A part is whole lines, whatever `after` says, of a line that is longer than a part its beginning: half a
+    path could not be told from other text.
     """
     begin, content, size = 0, b"", 0
     with suppress(FileNotFoundError), log_of(request, found.record.name).open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        begin = file.seek(max(0, size - LOG_BYTES) if after is None else min(after, size))
+        if begin := max(0, size - LOG_BYTES) if after is None else min(after, size):
+            file.seek(begin - 1)
+            file.readline()
+            begin = file.tell()
+        else:
+            file.seek(0)
         content = file.read(LOG_BYTES)
-    if begin + len(content) < size:
-        content = content[: content.rfind(b"\n") + 1] or content
+    if begin + len(content) < size or found.is_held:  # a line may still be written
+        lines = content[: content.rfind(b"\n") + 1]
+        content = lines or (content if len(content) == LOG_BYTES else b"")
     headers = {"X-Log-End": str(begin + len(content))}
-    if begin and after is None:
-        content = content[content.find(b"\n") + 1 :] or content
     return Response(content, media_type="text/plain; charset=utf-8", headers=headers)
 
 

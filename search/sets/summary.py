@@ -48,7 +48,7 @@ def _report(opened: OpenSet, reports: Sequence[Report]) -> SetReport:
         limit=limit(asked, [cost_of(report.dense, kind) for report in reports]),
         kind=kind,
         models=models,
-        export_folder=str(opened.place.export),
+        export_folder=opened.place.export_named,
         warnings=tuple(warnings),
     )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import zipfile
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,13 @@ def located(runs: Path) -> Located:
 def told(answer: httpx.Response, status: int = 200) -> Any:
     assert answer.status_code == status, answer.text
     return answer.json()
+
+
+def page(caller: httpx.Client, path: str) -> str:
+    """A page of the dashboard, as a browser of the caller's would get it."""
+    answer = caller.get(str(caller.base_url.copy_with(path=path)))
+    assert answer.status_code == 200, answer.text
+    return answer.text
 
 
 def submitted(caller: httpx.Client, **headers: str) -> str:
@@ -305,11 +314,50 @@ def test_users_are_told_no_place_of_the_server(
             *(each["reason"] for each in jobs),
             told(caller.get("/jobs/placed/trials"))["trials"][0]["reason"],
             caller.get("/jobs/placed/log").text.rstrip(),
+            unescape(re.search(r"<small>([^<]*placed[^<]*)</small>", page(caller, "/"))[1]),
         ]
 
     with client(address, token(store, Role.ADMIN, "root")) as admin:
-        assert found(admin) == [said] * 8
-    assert found(ann) == [meant] * 8
+        assert found(admin) == [said] * 9
+    assert found(ann) == [meant] * 9
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_no_part_of_a_log_begins_within_a_line(
+    is_held: bool, ann: httpx.Client, runs: Path, store: Store
+) -> None:
+    """Behind its first name a path looks like none; so do the first letters of one that is being written."""
+    name = submitted(ann)
+    log = runs / ".service" / "logs" / f"{name}.log"
+    log.parent.mkdir(exist_ok=True)
+    written = ["at first\n", "/tmp/secret/file\n", "at last /tmp/secr"]
+    log.write_text("".join(written))
+    if is_held:
+        while (lease := Leases(store).take("test", most=99)) and lease.job != name:
+            pass
+    told = ["at first\n", "file\n", *([] if is_held else ["at last secr"])]
+    ends = [len("".join(written[:k])) for k in range(len(written) + 1)]
+    for after in range(ends[-1] + 1):
+        answer = ann.get(f"/jobs/{name}/log?after={after}")
+        begun = sum(end < after for end in ends)
+        assert answer.text == "".join(told[begun:]), after
+        assert answer.headers["x-log-end"] == str(ends[-1] if after > ends[2] else ends[len(told)]), after
+
+
+def test_damaged_profiles_are_named_without_where_they_lie(ann: httpx.Client, runs: Path) -> None:
+    (runs / "devices" / "torn.parquet").write_bytes(b"PAR1")
+    wrong = next(each["wrong"] for each in told(ann.get("/devices")) if each["device"] == "torn")
+    (runs / "devices" / "torn.parquet").unlink()
+    assert "devices/torn.parquet" in wrong
+    assert str(runs) not in wrong
+
+
+def test_a_report_names_no_place_of_the_server(ann: httpx.Client, runs: Path) -> None:
+    for name in ("report.html", "report.json", "export/report.html", "export/config.json"):
+        content = ann.get(f"/jobs/small/artifacts/{name}").text
+        assert "small" in content
+        assert str(Path(json.loads(Place(runs, "small").report_json.read_text())["job"]).parent) == "."
+        assert not re.search(r"/(?:tmp|home|work)/", content), name
 
 
 def test_a_place_that_a_part_of_a_log_would_end_in_is_told_with_the_next(
