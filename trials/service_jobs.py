@@ -364,8 +364,8 @@ def _free_name(connection: Connection, name: str, members: Sequence[str]) -> str
     Args:
         members: of a set of models, each of which becomes a job called after both.
     """
-    of_set = name.rpartition(".")[0]
-    if of_set and of_set in _called(connection, of_set):  # it might be a set's
+    stems = [name[:end] for end, sign in enumerate(name) if sign == "."]
+    if connection.execute(select(JOBS.c.name).where(JOBS.c.name.in_(stems))).first():  # it might be a set's
         name = name.replace(".", "-")
     stem = name[: 58 - max((len(member) + 1 for member in members), default=0)]
     known = _called(connection, stem)  # at once, for a thousand jobs may be called alike

@@ -78,6 +78,15 @@ def test_a_name_that_is_taken_gets_a_number(jobs: ServiceJobs) -> None:
     assert jobs.get("mine-2").record.spec["name"] == "mine-2"
 
 
+def test_no_name_that_is_cut_short_becomes_that_of_a_sets_job(jobs: ServiceJobs) -> None:
+    of_set, member = "s" * 39, "a" * 18
+    models = [{"name": name} for name in (f"{member}-2", "b")]
+    assert jobs.submit("ann", of_set, {"models": models}, "")[0].record.name == of_set
+    names = [submit(jobs, "bob", f"{of_set}.{member}.b") for _ in range(3)]
+    assert names[0] == f"{of_set}-{member}-b"
+    assert not [name for name in names if name.startswith(f"{of_set}.")]
+
+
 def test_a_request_that_is_sent_again_gives_the_same_job(jobs: ServiceJobs) -> None:
     assert submit(jobs, "ann", key="k") == submit(jobs, "ann", key="k") == "mine"
     assert submit(jobs, "bob", key="k") == "mine-2"
