@@ -53,15 +53,17 @@ def remove_held(
         RequestError: the store has no such job.
         TransientError: another process works on a job of the set.
     """
-    places = [each for model in models if (each := Place(place.runs, model)).folder.exists()]
+    places = [Place(place.runs, model) for model in models]
     with ExitStack() as held:
         for each in places:
-            held.enter_context(each.lock())
+            if each.folder.exists():
+                held.enter_context(each.lock())
         with removing:
             for file in files:
                 file.unlink(missing_ok=True)
             for each in (*places, place):
-                _put_away(each)
+                if each.folder.exists():  # of a model's job it may have come back from a copy meanwhile
+                    _put_away(each)
     sweep(place.runs)
 
 

@@ -49,6 +49,10 @@ class Copies:
                 "fsspec knows, such as s3://bucket/prefix, for which install prunefront[s3]"
             ) from None
 
+    def __bool__(self) -> bool:
+        """Whether there is a storage of them."""
+        return self._files is not None
+
     def keep(self, job: JobRecord) -> None:
         """Copy the report and all exports of a job, in place of what was copied before.
 
@@ -85,8 +89,12 @@ class Copies:
         self._files.invalidate_cache()
         if not self._files.exists(self._at(job.name, LIST)):
             return {}
-        whole = json.loads(self._files.cat_file(self._at(job.name, LIST)))
-        return dict(whole["files"]) if whole["created_s"] == job.created_s else {}
+        content = self._files.cat_file(self._at(job.name, LIST))
+        try:
+            whole = json.loads(content)
+            return dict(whole["files"]) if whole["created_s"] == job.created_s else {}
+        except (ValueError, KeyError, TypeError):  # it was cut off itself
+            return {}
 
     def _sizes(self, job: str) -> dict[str, int]:
         """How many bytes the storage has of each file below a job's folder there."""

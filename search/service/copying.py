@@ -39,7 +39,7 @@ class Copying:
     store: Store
     runs: Path
     copies: Copies
-    _pauses: dict[str, _Pause] = field(default_factory=dict)
+    _pauses: dict[tuple[str, float], _Pause] = field(default_factory=dict)
     _ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -54,8 +54,10 @@ class Copying:
 
     def step(self) -> None:
         """Copy once all that is to be copied and may be tried now."""
-        for job in self._jobs.to_be_copied():
-            pause = self._pauses.get(job.record.name)
+        outstanding = {_which(job): job for job in self._jobs.to_be_copied()}
+        self._pauses = {which: pause for which, pause in self._pauses.items() if which in outstanding}
+        for which, job in outstanding.items():
+            pause = self._pauses.get(which)
             if not self._ended.is_set() and (pause is None or pause.is_over()):
                 self._try(job, pause)
 
@@ -69,16 +71,21 @@ class Copying:
                 traceback.print_exc()
 
     def _try(self, job: ServiceJob, pause: _Pause | None) -> None:
-        name = job.record.name
         try:
-            self._copy(name)
-            self._pauses.pop(name, None)
+            self._copy(job.record.name)
         except CopyError:
-            self._pauses[name] = pause.next() if pause else _Pause(FIRST_PAUSE_S)
-            if pause is None:
-                self.store.add_event(name, "copy failed", "what it has made; it is tried until it succeeds")
+            self._put_off(job, pause)
         except (NotFoundError, TransientError):  # it is removed, or worked on, just now
             pass
+        except (PrunefrontError, OSError) as error:  # of its own files, which keep no other from its copy
+            print(f"copying {job.record.name!r}: {error}", flush=True)
+            self._put_off(job, pause)
+
+    def _put_off(self, job: ServiceJob, pause: _Pause | None) -> None:
+        self._pauses[_which(job)] = pause.next() if pause else _Pause(FIRST_PAUSE_S)
+        if pause is None:
+            told = "what it has made; it is tried until it succeeds"
+            self.store.add_event(job.record.name, "copy failed", told)
 
     def _copy(self, name: str) -> None:
         """Copy what a job has made, under the lock by which nobody works on it or removes it meanwhile."""
@@ -93,3 +100,8 @@ class Copying:
             for record in [each for each in self.store.jobs() if each.name in names]:
                 self.copies.keep(record)
             self._jobs.set_uncopied(name, False)
+
+
+def _which(job: ServiceJob) -> tuple[str, float]:
+    """Tells a job from others that have its name at other times."""
+    return job.record.name, job.record.created_s

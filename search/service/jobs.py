@@ -181,6 +181,8 @@ def remove_job(
             raise ConflictError(
                 f"job {job!r} is worked on; cancel it first, or wait until it is done and copied"
             ) from None
+        if copies:
+            jobs.set_uncopied(job, True)  # a job that stays, whatever goes wrong from here on, has none
         for name in (job, *models):  # first, for it may fail
             copies.forget(name)
         removing = jobs.removing(job, *models, owner=whose(caller))

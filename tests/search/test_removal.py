@@ -113,6 +113,21 @@ def test_killed_at_any_point_a_removal_leaves_the_job_or_nothing_of_it_that_othe
     assert not list(runs.glob(f"{AWAY}*"))
 
 
+def test_files_that_come_back_while_a_set_is_removed_go_with_it(store: Store, runs: Path) -> None:
+    add(store, runs)
+    place, models = Place(runs, "pair"), ["pair.a", "pair.b"]
+
+    @contextmanager
+    def removing() -> Iterator[None]:
+        Place(runs, "pair.b").folder.mkdir()  # as `Copies.bring_back` does, which ends before this begins
+        with ServiceJobs(store).removing("pair", *models):
+            yield
+
+    with place.lock():
+        remove_held(place, models, removing())
+    assert [path for path in runs.iterdir() if path.name.startswith("pair.b")] == []
+
+
 def test_a_service_that_starts_removes_what_a_killed_one_left(store: Store, runs: Path) -> None:
     left = runs / f"{AWAY}1234"
     (left / "export").mkdir(parents=True)

@@ -298,6 +298,78 @@ def test_a_copy_that_failed_is_tried_again_by_itself_and_told_to_be_outstanding(
     assert files(place.folder) == MADE
 
 
+def test_a_job_whose_files_cannot_be_read_keeps_no_other_from_its_copy(
+    place: Place, mine: JobRecord, store: Store, tmp_path: Path
+) -> None:
+    jobs, there = ServiceJobs(store), tmp_path / "elsewhere"
+    jobs.submit("ann", "broken", {}, "")
+    store.set_job_state("broken", JobState.DONE)
+    Place(place.runs, "broken").folder.write_text("no folder")
+    copying = Copying(store, place.runs, Copies(there.as_uri(), place.runs))
+    for first, second in (("broken", "mine"), ("mine", "broken")):  # whichever comes first
+        jobs.set_uncopied(first, True)
+        jobs.set_uncopied(second, True)
+        copying.step()
+        assert [job.record.name for job in jobs.to_be_copied()] == ["broken"]
+        copying = Copying(store, place.runs, Copies(there.as_uri(), place.runs))
+    assert [event.kind for event in store.events("broken") if "cop" in event.kind] == ["copy failed"] * 2
+
+
+def test_a_later_job_of_a_name_waits_for_no_pause_of_the_first(
+    place: Place, mine: JobRecord, store: Store, tmp_path: Path
+) -> None:
+    there = tmp_path / "elsewhere"
+    there.write_text("in its place, so nothing can be written")
+    jobs = ServiceJobs(store)
+    copying = Copying(store, place.runs, Copies(there.as_uri(), place.runs))
+    jobs.set_uncopied("mine", True)
+    copying.step()
+    with jobs.removing("mine"):
+        pass
+    jobs.submit("bob", "mine", {}, "")
+    store.set_job_state("mine", JobState.DONE)
+    jobs.set_uncopied("mine", True)
+    there.unlink()
+    copying.step()
+    assert jobs.to_be_copied() == []
+
+
+def test_a_list_that_was_cut_off_is_written_anew(
+    place: Place, mine: JobRecord, store: Store, tmp_path: Path
+) -> None:
+    copies, there = Copies((tmp_path / "elsewhere").as_uri(), place.runs), tmp_path / "elsewhere" / "mine"
+    copies.keep(mine)
+    (there / LIST).write_bytes((there / LIST).read_bytes()[:-9])
+    copies.keep(mine)
+    shutil.rmtree(place.folder)
+    copies.bring_back(mine, store)
+    assert files(place.folder) == MADE
+
+
+def test_a_set_that_stays_as_one_of_its_jobs_is_worked_on_is_copied_again(
+    place: Place, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNEFRONT_ARTIFACTS", (tmp_path / "elsewhere").as_uri())
+    jobs, runs = ServiceJobs(store), place.runs
+    jobs.submit("ann", "pair", {"models": [{"name": "a"}, {"name": "b"}]}, "")
+    store.create_job("pair.a", {}, {})
+    store.set_job_state("pair", JobState.DONE)
+    for name in ("pair", "pair.a"):
+        shutil.copytree(place.folder, Place(runs, name).folder)
+    jobs.set_uncopied("pair", True)
+    copying = Copying(store, runs, Copies((tmp_path / "elsewhere").as_uri(), runs))
+    copying.step()
+    copied = files(tmp_path / "elsewhere" / "pair")
+    with served(store, runs / ".service") as address:
+        with client(address, token(store, Role.SUBMITTER, "ann")) as ann:
+            with Place(runs, "pair.a").lock():
+                assert ann.delete("/jobs/pair").status_code == 503
+            assert not (tmp_path / "elsewhere" / "pair").exists()
+            copying.step()
+            assert files(tmp_path / "elsewhere" / "pair") == copied
+            assert ann.delete("/jobs/pair").status_code == 204
+
+
 def test_a_job_at_work_is_copied_when_it_is_let_go(mine: JobRecord, store: Store) -> None:
     jobs, leases = ServiceJobs(store), Leases(store)
     store.create_job("tried", {}, {})
