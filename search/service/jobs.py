@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from pydantic import Field
 
 from hwprofiles.errors import ConflictError, RequestError, TransientError
 from hwprofiles.wire import API, Message
+from search.job.table import NAME
 from search.place import Place
 from search.removal import remove_held
 from search.service.asked import read_asked, shown_asked
@@ -45,6 +47,8 @@ Key = Annotated[
 ]
 
 
+_CURSOR = re.compile(rf"([0-9]+\.[0-9]+):({NAME})")
+"""When the last job of a page was submitted, and what it is called."""
 _NEXT = (
     "show_job", "asked_for", "steer", "export", "remove_job", "list_trials", "show_trial", "front", "widths",
     "groups", "log", "events", "list_artifacts", "get_artifact", "known_devices", "shares", "get_archive",
@@ -107,11 +111,11 @@ def list_jobs(
 
 
 def _after(cursor: str) -> tuple[float, str] | None:
-    try:
-        created_s, _, name = cursor.partition(":")
-        return (float(created_s), name) if cursor else None
-    except ValueError:
-        raise RequestError(f"the cursor {cursor!r} is none; take `next` of the page before") from None
+    if not cursor:
+        return None
+    if found := _CURSOR.fullmatch(cursor):
+        return float(found[1]), found[2]
+    raise RequestError(f"the cursor {cursor!r} is none; take `next` of the page before")
 
 
 @router.get("/{job}")

@@ -214,7 +214,8 @@ def test_pages_of_jobs_are_behind_each_other(bob: httpx.Client) -> None:
         if not (cursor := page["next"] or ""):
             break
     assert [name for name in found if name in names] == names[::-1]
-    assert "is none; take `next`" in told(bob.get("/jobs", params={"cursor": "x"}), 422)["detail"]
+    for none in ("x", "nan:x", "inf:x", "1.5:a\0", "1.5:", ":x", "٣.5:x"):
+        assert "is none; take `next`" in told(bob.get("/jobs", params={"cursor": none}), 422)["detail"]
 
 
 def test_verbs_that_do_not_fit_are_conflicts(ann: httpx.Client) -> None:
