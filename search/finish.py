@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ from trials.candidate import Candidate, Facts, Trial
 from trials.costs import Costs
 from trials.halfway import Halfway
 from trials.onnx_file import write_onnx
-from trials.requests import Leg, Outcome, Request, merit
+from trials.requests import Leg, Outcome, Recipe, Request, merit
 from trials.store import Store
 
 FINALIST_FAILED = "finalist failed"
@@ -98,12 +98,13 @@ def beaten(errors: Sequence[float], latencies: NDArray[np.float64]) -> NDArray[n
     return ranks(np.column_stack([errors, np.rint(np.log(latencies) / ALIKE)]))
 
 
-def next_leg(prepared: Prepared, trial: Trial) -> Leg:
-    """What a worker is to do next to train a trial to the end, by what has been kept of it."""
+def next_leg(prepared: Prepared, trial: Trial, recipe: Recipe) -> Leg:
+    """What a worker is to do next to train a trial to the end by a recipe, by what has been kept of it."""
     folder = prepared.place.halfway(trial.number)
     halfway = Halfway.read(folder)
-    if halfway is None:
-        shutil.rmtree(folder, ignore_errors=True)  # whatever there is of it is damaged
+    if halfway is None or halfway.recipe != asdict(recipe):
+        halfway = None
+        shutil.rmtree(folder, ignore_errors=True)  # what there is of it is damaged, or of another training
     request = Request(candidate=trial.candidate, seed=trial.seed, final=True)
     return Leg(request=request, for_s=LEG_S, halfway=halfway)
 
@@ -134,6 +135,8 @@ def train_finalists(
     """
     job, finals = prepared.job.name, results(store, prepared.job.name, FINAL)
     trials = {trial.number: trial for trial in store.trials(job)}
+    for number in finals:  # of one that was killed when the store had just been told
+        shutil.rmtree(prepared.place.halfway(number), ignore_errors=True)
     missing = [number for number in numbers if number not in finals]
     todo, under_way, total = list(missing), dict[int, UnderWay](), len(missing)
     took_s = [sum(finals[number]["facts"]["seconds"].values()) for number in numbers if number in finals]
@@ -141,7 +144,7 @@ def train_finalists(
     while missing:
         while todo and pool.free > 0:
             number = todo.pop(0)
-            leg = next_leg(prepared, trials[number])
+            leg = next_leg(prepared, trials[number], prepared.recipe)
             under_way[number] = UnderWay.of(leg.halfway)
             pool.submit(number, leg)
         done, names = total - len(missing), ", ".join(label(trials[number]) for number in under_way)
@@ -161,6 +164,7 @@ def train_finalists(
                 store.add_event(job, FINALIST_FAILED, f"trial {ended}: {reason}")
             elif not keep_leg(prepared, store, ended, finished.value):
                 todo.insert(0, ended)
+                deaths[ended] = 0  # they count in a row, and it has come further
                 continue
             else:
                 took_s.append(spent_s + finished.busy_s)

@@ -304,7 +304,7 @@ def finish_trial(prepared: Prepared, store: Store, number: int, listener: Listen
         bench = Workbench(prepared.bundle, prepared.splits, recipe)
         is_done = False
         while not is_done:
-            leg = next_leg(prepared, trial)
+            leg = next_leg(prepared, trial, recipe)
             listener.update(leg.halfway.share if leg.halfway else 0.0, doing)
             is_done = keep_leg(prepared, store, number, bench(leg))
     measure_finalists(prepared, store, listener)

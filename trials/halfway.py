@@ -48,10 +48,11 @@ class Halfway:
         told = {
             "recipe": self.recipe,
             "kept": {name: list(units) for name, units in self.kept.items()},
-            "losses": self.state.losses,
             "at_once": self.state.at_once,
             "seconds": dict(self.seconds),
         }
+        # Not told: as text, those of millions of steps are more than the head of a file may hold.
+        tensors["losses"] = torch.tensor(self.state.losses, dtype=torch.float64)
         content = save(
             {name: value.contiguous() for name, value in tensors.items()}, {"told": json.dumps(told)}
         )
@@ -64,11 +65,12 @@ class Halfway:
             with safe_open(folder / TRAINING, "pt") as file:
                 told = json.loads(file.metadata()["told"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # no mapping
+            losses = tuple(tensors.pop("losses").tolist())
             parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "averaged": {}, "memory": {}}
             for path, value in tensors.items():
                 part, _, name = path.partition("/")
                 parts[part][name] = value
-            state = TrainingState(**parts, losses=tuple(told["losses"]), at_once=told["at_once"])
+            state = TrainingState(**parts, losses=losses, at_once=told["at_once"])
             return cls(
                 recipe=told["recipe"],
                 repaired=read_bundle(folder),

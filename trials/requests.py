@@ -61,7 +61,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leg:
-    """A part of a final request: to train for so long, from the start or from where it was left off.
+    """A part of a final request: to train for so long, from the start or from where it was left off, by the
+    same recipe.
 
     Where the job has zeros, which come during the training, a leg is the whole way.
     """

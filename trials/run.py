@@ -136,9 +136,8 @@ class Workbench:
         return network, kept, {"repair": time.perf_counter() - started}
 
     def _trained_for(self, leg: Leg) -> Halfway:
-        """Where a leg ends; it goes on from one that was trained as this job trains."""
-        recipe, steps = asdict(self.recipe), self.recipe.final_steps
-        halfway = leg.halfway if leg.halfway and leg.halfway.recipe == recipe else None
+        """Where a leg ends."""
+        halfway, steps = leg.halfway, self.recipe.final_steps
         repaired, kept, seconds = self._begun(leg.request, halfway)
         started = time.perf_counter()
         begun = Bundle(repaired.graph, repaired.state_dict())
@@ -148,7 +147,7 @@ class Workbench:
         state = training.run(for_s=leg.for_s).state()
         seconds["fine-tune"] = seconds.get("fine-tune", 0.0) + time.perf_counter() - started
         return Halfway(
-            recipe=recipe,
+            recipe=asdict(self.recipe),
             repaired=begun,
             kept=_listed(kept),
             state=state,

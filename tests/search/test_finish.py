@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from search.finish import (
     choose_winner,
     train_finalists,
 )
+from search.loop import MAX_DEATHS
 from search.place import Place
 from search.plan import Prepared
 from search.progress import Silent
@@ -32,6 +33,8 @@ from tests.bundles import export_images
 from tests.search.test_score import FACTS, made_trials
 from trials.bundle import Bundle, read_bundle
 from trials.candidate import Trial, TrialState
+from trials.finetune import TrainingState, copied
+from trials.halfway import Halfway
 from trials.pool import Finished
 from trials.requests import Outcome, Request
 from trials.run import Workbench
@@ -326,6 +329,54 @@ def test_what_is_kept_of_a_training_and_damaged_is_begun_anew(
     workers = Benches(prepared, ends=9)
     train_finalists(prepared, planned_store, workers, [1], Silent())
     assert [share for _, share in workers.legs] == pytest.approx([0.0, 1 / 3, 2 / 3])
+
+
+def test_what_is_kept_of_a_training_by_another_recipe_is_begun_anew(
+    in_own_folder: Prepared, planned_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another recipe the network may have been repaired otherwise, too."""
+    prepared = replace(in_own_folder, recipe=replace(in_own_folder.recipe, final_steps=3))
+    fill(planned_store, made_trials(prepared, 2, seed=3))
+    model, averaged = (copied(a_network().tensors) for _ in range(2))
+    state = TrainingState(model=model, averaged=averaged, memory={}, losses=(1.0,), at_once=1)
+    recipe = asdict(replace(prepared.recipe, learning_rate=0.5))
+    other = Halfway(recipe=recipe, repaired=a_network(), kept={}, state=state, seconds={"repair": 1.0})
+    other.write(prepared.place.halfway(1))
+    monkeypatch.setattr(finish, "LEG_S", 0.0)
+    workers = Benches(prepared, ends=9)
+    train_finalists(prepared, planned_store, workers, [1], Silent())
+    assert [share for _, share in workers.legs] == pytest.approx([0.0, 1 / 3, 2 / 3])
+
+
+def test_a_finalist_that_comes_further_between_the_deaths_of_its_workers_is_not_given_up(
+    in_own_folder: Prepared, planned_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(Benches):
+        """Each leg kills two workers before one lives through it."""
+
+        def submit(self, key: int, request: Any) -> None:
+            self.attempts[key] += 1
+            if self.attempts[key] % MAX_DEATHS:
+                self.ended.append(Finished(key=key, died=True))
+            else:
+                super().submit(key, request)
+
+    prepared = replace(in_own_folder, recipe=replace(in_own_folder.recipe, final_steps=2))
+    fill(planned_store, made_trials(prepared, 2, seed=3))
+    monkeypatch.setattr(finish, "LEG_S", 0.0)
+    workers = Dying(prepared, ends=9)
+    train_finalists(prepared, planned_store, workers, [1], Silent())
+    assert (len(workers.legs), sorted(results(planned_store, "small", FINAL))) == (2, [1])
+
+
+def test_what_was_kept_of_a_training_goes_also_where_it_was_killed_at_its_end(
+    in_own_folder: Prepared, planned_store: Store
+) -> None:
+    fill(planned_store, made_trials(in_own_folder, 2))
+    train_finalists(in_own_folder, planned_store, FakeWorkers(()), [0], Silent())
+    a_network().write(in_own_folder.place.halfway(0))
+    train_finalists(in_own_folder, planned_store, FakeWorkers(()), [0], Silent())
+    assert not in_own_folder.place.halfway(0).exists()
 
 
 def test_the_share_that_is_done_rises_while_a_finalist_is_trained(
