@@ -6,11 +6,11 @@ import os
 import re
 from pathlib import Path
 
-_BEGINS = r"(?:(?<![\w.])|(?<=\\[bfnrt]))"
-"""Where a path may begin. JSON has two signs for the end of a line, the second of which is a letter."""
+_ROOT = r"/(?:(?<![\w.]/)|(?<=\\[bfnrt]/))"
+"""What a path begins with. JSON has two signs for the end of a line, the second of which is a letter."""
 _TOP = "|".join(re.escape(folder) for folder in os.listdir("/"))
 _PATH = re.compile(
-    rf"""(?<=')/+(?:{_TOP})/[^'\n\\]*(?=')|{_BEGINS}/(?:{_TOP})(?![\w-])(?:/+[^\s/"'`\\:;,<>(){{}}\[\]]+)*"""
+    rf"""/(?<='/)/*(?:{_TOP})/[^'\n\\]*(?=')|{_ROOT}(?:{_TOP})(?![\w-])(?:/+[^\s/"'`\\:;,<>(){{}}\[\]]+)*"""
 )
 """A path that begins as those of this machine do, within quotes with its spaces; what begins otherwise, such
 as that of a call, is none."""
@@ -18,7 +18,7 @@ as that of a call, is none."""
 
 def from_runs(text: str, runs: Path) -> str:
     """A text in which what lies in the folder of runs is named from there on."""
-    folder = rf"{_BEGINS}{re.escape(str(runs))}(?:/+(?=[\w.])|(?![\w.-]))"
+    folder = rf"{_ROOT}{re.escape(str(runs)[1:])}(?:/+(?=[\w.])|(?![\w.-]))"
     return re.sub(folder, lambda found: "" if found[0].endswith("/") else runs.name, text)
 
 
