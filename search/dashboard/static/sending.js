@@ -11,11 +11,14 @@ export async function sha256(file) {
 
 /** Send a file; gives its sha256. `told(share)` hears how much of it is there. */
 export async function send(file, told) {
+  if (!file.size) throw new Error(`${file.name} is empty; choose another file`);
   const digest = await sha256(file);
   let { size_bytes: from, whole } = await call(`/uploads/${digest}`);
   while (!whole) {
-    const part = file.slice(from, from + PART);
-    const range = `bytes ${from}-${from + part.size - 1}/${file.size}`;
+    const first = Math.min(from, file.size - 1);
+    // All may be there and not known to be whole, after a kill of the service: its end is sent again.
+    const part = file.slice(first, first + PART);
+    const range = `bytes ${first}-${first + part.size - 1}/${file.size}`;
     ({ size_bytes: from, whole } = await call(`/uploads/${digest}`, { method: "PUT", body: part, headers: { "Content-Range": range, "Content-Type": "application/octet-stream" } }));
     told(from / file.size);
   }

@@ -179,6 +179,8 @@ async function sentData(model) {
  * Percentages are for the service to read.
  */
 function levelsOf(text, { value: key, text: name, dataset: { number, units, example } }) {
+  const [comma] = /[\d.]+,\d\S*/.exec(text) ?? [];
+  if (comma) throw new Error(`"${comma}" may be one number or two; write a point in a number, and a space between two`);
   const levels = text.split(",").map((level) => level.trim()).filter(Boolean).map((level) => {
     if (level.endsWith("%") && key !== DROP) return level;
     const [, value, unit] = /^(\d+(?:\.\d+)?(?:e\d+)?)\s*(\S*)$/i.exec(level) ?? [];
