@@ -132,7 +132,10 @@ class Asked:
             raise ValueError(f'has a percentage as {self.key}; write {of_dense} = "50%" for a share of dense')
         if share and not all(level.relative for level in self.levels):
             unit = "millijoules" if share == "energy_mj" else "milliseconds"
-            raise ValueError(f"has a number as {self.key}; write {share} = 2.0 for {unit}")
+            raise ValueError(
+                f'has a number as {self.key}; write {self.key} = "50%" for a share of dense, '
+                f"or {share} = 2.0 for {unit}"
+            )
 
     def written(self, level: Level) -> str:
         """One of the levels as the job file has it, with its key."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from hwprofiles.errors import RequestError, nearest
+from hwprofiles.errors import RequestError, near
 from search.job.table import NESTED, Table
 from search.job.tables import Data, Model
 
@@ -22,6 +22,8 @@ FORMAT_VERSION = 1
 REFERENCES = ("sha256:", "source:")
 """What begins so is no file of this machine, but something that a service has; only a service can run it."""
 
+MOST_BESIDE = 8
+"""How many files beside a missing one a message names: a folder may have thousands."""
 _MAX_BYTES = 2**20
 _DEEP_KEY = re.compile(
     r"""(?<![\w\-"'\\])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){32}"""
@@ -129,5 +131,11 @@ def _beside(path: Path) -> str:
     """Name the nearest thing to a missing path."""
     if not os.path.isdir(path.parent):
         return f"there is no folder {path.parent}"
-    names = [each.name for each in path.parent.iterdir()]
-    return nearest(path.name, names) if names else f"the folder {path.parent} is empty"
+    names = sorted(each.name for each in path.parent.iterdir())
+    if not names:
+        return f"the folder {path.parent} is empty"
+    if meant := near(path.name, names):
+        return meant
+    alike = [name for name in names if Path(name).suffix == path.suffix] or names
+    more = f" and {len(alike) - MOST_BESIDE} more" if len(alike) > MOST_BESIDE else ""
+    return f"the folder {path.parent} has {', '.join(alike[:MOST_BESIDE])}{more}"

@@ -252,9 +252,14 @@ def test_a_missing_key_is_named(folder: Path, written: str, sentence: str) -> No
             'latency = ["20%", "50%"]\nmacs = [5, 6]',
             "budget has several levels of latency and of macs; allowed: of one key, which draws the front",
         ),
-        ("budget", "energy = 2.0", "budget has a number as energy; write energy_mj = 2.0 for millijoules"),
+        ("budget", "energy = 2.0", 'budget has a number as energy; write energy = "50%" for a share'),
         ("budget", 'latency_p99_ms = "5%"', "budget has a percentage as latency_p99_ms; write latency_p99 ="),
-        ("budget", "latency = 2.0", "budget has a number as latency; write latency_ms = 2.0 for"),
+        (
+            "budget",
+            "latency = 2.0",
+            'budget has a number as latency; write latency = "50%" for a share of dense, '
+            "or latency_ms = 2.0 for milliseconds",
+        ),
         ("model", 'bundle = "resnet.bundle"', "model needs factory or bundle; it has both"),
         ("model", "inputs = [{ shape = [3] }]", "model needs input = { shape = [...] } or one"),
         ("data", 'source = "digits"', "data has train, but source 'digits' makes its own splits; remove it"),
@@ -406,6 +411,17 @@ def test_a_file_that_is_not_there_is_named_before_anything_starts(folder: Path) 
     )
 
 
+def test_beside_a_file_that_is_not_there_a_folder_of_many_is_told_in_short(folder: Path) -> None:
+    (folder / "data").mkdir()
+    for number in range(20):
+        (folder / "data" / f"{number:02}.npz").touch()
+        (folder / "data" / f"{number:02}.png").touch()
+    assert refusal(folder, job_with("data", 'test = "data/unlike_any.npz"')) == (
+        f'data.test = "data/unlike_any.npz" does not exist; the folder {folder / "data"} has '
+        "00.npz, 01.npz, 02.npz, 03.npz, 04.npz, 05.npz, 06.npz, 07.npz and 12 more"
+    )
+
+
 def test_a_file_that_is_not_toml_is_refused_with_the_place(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"job\.toml is not valid TOML: .*line 2"):
         load(folder, "[model]\nfactory = resnet\n")
@@ -438,7 +454,7 @@ def test_a_number_of_too_many_digits_is_refused(folder: Path) -> None:
 
 def test_a_file_name_that_no_system_takes_is_a_file_that_is_not_there(folder: Path) -> None:
     sentence = refusal(folder, job_with("data", f'test = "{"x" * 300}"'))
-    assert "does not exist; did you mean" in sentence or "does not exist; allowed" in sentence
+    assert "does not exist; did you mean" in sentence or "does not exist; the folder" in sentence
 
 
 def test_a_job_file_that_may_not_be_read_is_named(folder: Path) -> None:
