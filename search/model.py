@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,10 +53,20 @@ def _load_checkpoint(model: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises classes of its own
-        reason = one_line(str(error))[:200] or type(error).__name__
+        held = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        told = f"it holds a {held[1]}, and only tensors are read" if held else one_line(str(error))[:200]
         raise RequestError(
-            f"the checkpoint {path} cannot be read: {reason}; save a plain state dict"
+            f"the checkpoint {path} cannot be read: {told or type(error).__name__}; "
+            "save a plain state dict, as model.state_dict() gives it"
         ) from None
+    if not isinstance(state, dict):
+        raise RequestError(f"the checkpoint {path} holds a {type(state).__name__}; save a plain state dict")
+    for key, part in state.items():
+        if isinstance(part, dict) and any(isinstance(value, torch.Tensor) for value in part.values()):
+            raise RequestError(
+                f"the checkpoint {path} holds its weights under {key!r}; save that part alone, as in "
+                f'torch.save(checkpoint[{key!r}], "weights.pt")'
+            )
     wanted = model.state_dict()
     # A missing counter of batches changes nothing that a model computes.
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]

@@ -37,6 +37,7 @@ def test_an_installed_module_is_found(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("json", 'must read "module:function"'),
+        ("models/resnet.py:make", 'names a module, not a file: "models.resnet:make"'),
         ("no_such_module_7:make", "ModuleNotFoundError"),
         ("json:dump_s", "did you mean 'dumps'"),
         ("broken_7:make", "ZeroDivisionError"),

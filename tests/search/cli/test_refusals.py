@@ -88,6 +88,18 @@ REFUSED_TABLES = {
         {"model": MODEL + CHECKPOINT.replace("small", "nan")},
         "holds NaN or infinite numbers in 'head.weight'",
     ),
+    "weights among others": (
+        {"model": MODEL + CHECKPOINT.replace("small.safetensors", "epoch.pt")},
+        "epoch.pt holds its weights under 'state_dict'; save that part alone",
+    ),
+    "a whole model": (
+        {"model": MODEL + CHECKPOINT.replace("small.safetensors", "whole.pt")},
+        "cannot be read: it holds a torch.nn.modules.linear.Linear, and only tensors are read; save a plain",
+    ),
+    "no weights": (
+        {"model": MODEL + CHECKPOINT.replace("small.safetensors", "tensor.pt")},
+        "tensor.pt holds a Tensor; save a plain state dict",
+    ),
     "torn": ({"model": MODEL + CHECKPOINT.replace("small", "torn")}, "torn.safetensors cannot be read"),
     "other widths": ({"model": MODEL.replace("48", "32") + CHECKPOINT}, "check model.args"),
     "nothing to prune": (
@@ -120,6 +132,9 @@ def test_a_job_that_cannot_be_run_is_refused_in_one_sentence_before_anything_is_
     folder = small_job.parent
     (folder / "torn.safetensors").write_bytes((folder / "small.safetensors").read_bytes()[:1000])
     state = load_file(folder / "small.safetensors")
+    torch.save({"epoch": 3, "state_dict": state}, folder / "epoch.pt")
+    torch.save(torch.nn.Linear(2, 2), folder / "whole.pt")
+    torch.save(state["head.weight"], folder / "tensor.pt")
     state["head.weight"][0, 0] = torch.nan
     save_file(state, folder / "nan.safetensors")
     ran = prunefront("run", changed(small_job, "refused", **tables), "--runs", tmp_path / "runs")
