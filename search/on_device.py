@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from hwprofiles import Device, Profile, lowering_of, read_profile, write_profile
@@ -109,8 +109,13 @@ def open_devices(
         on = found[choice.name] = measure_on(place, job, choice, bundle, costs, space, part)
         check(choice, on)
     opened = tuple(found[choice.name] for choice in job.devices)
-    listener.update(1.0, "; ".join(f"{named[on.device.name]} {on}".strip() for on in opened))
+    listener.update(1.0, in_words(opened))
     return opened
+
+
+def in_words(devices: Sequence[OnDevice]) -> str:
+    """What the dense model takes on each, by name where there are several."""
+    return "; ".join(f"{on.device.name} {on}" if len(devices) > 1 else str(on) for on in devices)
 
 
 def known_on(

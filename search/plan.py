@@ -19,7 +19,7 @@ from search.devices import find_profile, name_in_file
 from search.job import DeviceChoice, Job
 from search.limits import budget_limits, check, check_counted, check_on
 from search.model import open_coupling, open_model, open_regularised, open_splits
-from search.on_device import OnDevice, describe, elsewhere, open_devices
+from search.on_device import OnDevice, describe, elsewhere, in_words, open_devices
 from search.place import Place
 from search.profiling import make_space, profile_file
 from search.progress import Listener
@@ -217,9 +217,11 @@ def prepare(
         if not shared:
             check(limits, space)
         targets = () if shared else limits[0].most
+        listener.update(1.0, "evaluating the dense model")
         before = _plan(job, bundle, splits, coupling, targets, devices[0].dense_ms, profiles)
         shutil.rmtree(place.bundle, ignore_errors=True)  # of a start that was killed right here
         bundle.write(place.bundle)
+    listener.update(1.0, f"{in_words(devices)}, {before.dense_accuracy:.1%} right")
     if before.dense_accuracy < CHANCE_FACTOR / len(splits.classes):
         listener.note(
             f"warning: the dense model gets {before.dense_accuracy:.1%} right, hardly more than guessing; "

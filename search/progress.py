@@ -136,7 +136,7 @@ class Bars:
             self._progress.update(self._task, completed=min(1.0, share), text=self._last_text)
             if self.clock() - self._last_line_s >= LINE_EVERY_S:
                 left_s = self._progress.tasks[-1].time_remaining
-                left = "" if left_s is None else f", {timedelta(seconds=left_s)} left"
+                left = "" if left_s is None or share >= 1.0 else f", {timedelta(seconds=left_s)} left"
                 self._line(f"  {min(1.0, share):.0%}{left}  {self._last_text}")
 
     def note(self, text: str) -> None:

@@ -16,12 +16,15 @@ def test_a_log_gets_each_stage_at_once_a_line_every_ten_seconds_and_how_it_ended
         for second in range(1, 26):
             now_s = float(second)
             bars.update(second / 25, f"trial {second} of 25")
+        now_s = 35.0
+        bars.update(1.0, "looking at the last")
         bars.stage("finishing")
     assert log.getvalue().splitlines() == [
         "searching …",
         "  40%, 0:00:15 left  trial 10 of 25",
         "  80%, 0:00:05 left  trial 20 of 25",
-        "  trial 25 of 25",
+        "  100%  looking at the last",
+        "  looking at the last",
         "finishing …",
     ]
 
