@@ -8,6 +8,7 @@ A command imports what it needs when it is called: `prunefront --help` waits for
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -37,39 +38,39 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# As `--help` lists them.
-for command in (
-    jobs.run,
-    jobs.resume,
-    jobs.inspect,
-    devices.profile,
-    devices.devices,
-    devices.predict,
-    jobs.bundle,
-    jobs.trial,
-    results.pareto,
-    results.pick,
-    results.rescore,
-    results.export,
-    results.tune,
-    results.show,
-    results.ls,
-    results.rm,
-    service.submit,
-    service.watch,
-    service.logs,
-    service.pause,
-    service.stop,
-    service.cancel,
-    service.retry,
-    service.diff,
-    service.login,
-    devices.serve,
-    devices.agent,
-):
-    app.command()(command)
-app.add_typer(service.token, name="token")
-app.add_typer(devices.lut, name="lut")
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Search": (jobs.run, jobs.resume, jobs.inspect, jobs.bundle, jobs.trial),
+    "What came of it": (
+        results.ls,
+        results.show,
+        results.pareto,
+        results.pick,
+        results.rescore,
+        results.export,
+        results.tune,
+        results.rm,
+    ),
+    "Devices": (devices.profile, devices.devices, devices.predict),
+    "A service": (
+        devices.serve,
+        devices.agent,
+        service.login,
+        service.submit,
+        service.watch,
+        service.logs,
+        service.pause,
+        service.stop,
+        service.cancel,
+        service.retry,
+        service.diff,
+    ),
+}
+"""As `--help` lists them, panel by panel."""
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(devices.lut, name="lut", rich_help_panel="Devices")
+app.add_typer(service.token, name="token", rich_help_panel="A service")
 
 
 def main() -> None:
