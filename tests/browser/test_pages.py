@@ -165,9 +165,15 @@ def test_a_set_of_models_is_submitted_with_data_for_validation(
     page.locator("[name=train-file]").nth(1).set_input_files(tmp_path / "train.npz")
     page.locator("[name=validation]").nth(1).select_option("upload")
     page.locator("[name=validation-file]").nth(1).set_input_files(tmp_path / "held-out.npz")
+    page.locator("[name=mean]").nth(1).fill("half")
+    page.locator("[name=std]").nth(1).fill("0.25")
     page.locator("[name=accuracy_drop]").nth(1).fill("2.5")
     page.select_option("#controller", "knapsack")
     page.fill("#name", "both")
+    page.click("#submit button.main")
+    mean = page.locator("[name=mean]").nth(1)
+    assert "one for each channel" in mean.evaluate("field => field.validationMessage")
+    mean.fill("0.5")
     page.click("#submit button.main")
     page.wait_for_url("**/jobs/both")
     spec = store.job("both").spec
@@ -176,6 +182,8 @@ def test_a_set_of_models_is_submitted_with_data_for_validation(
         ("model-2", 2.5),
     ]
     assert spec["models"][0]["data"]["source"] == "digits"
+    assert spec["models"][0]["data"]["normalize"] is None
+    assert spec["models"][1]["data"]["normalize"] == {"mean": [0.5], "std": [0.25]}
     assert spec["models"][1]["data"]["validation"] != spec["models"][1]["data"]["train"]
     assert spec["search"]["controller"] == "knapsack"
     assert asked_in(spec) == {"latency": ["50%"]}
@@ -223,8 +231,7 @@ def test_a_job_is_submitted_with_budgets_of_several_kinds_on_several_devices(
 
 
 def bring(page: Page, number: int, bundle: Path) -> None:
-    """Choose the files of a bundle for one of the form's models; the service checks what it has not yet."""
-    page.locator("[name=bundle]").nth(number).select_option("upload")
+    """Choose the files of a bundle for one of the models; the service checks what it has not yet."""
     page.locator("[name=bundle-file]").nth(number).set_input_files(sorted(bundle.iterdir()))
 
 

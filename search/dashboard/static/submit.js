@@ -1,6 +1,7 @@
 // A form for a job, or for a set of models: what it names is sent first, and then the job itself, once.
 import { call } from "./api.js";
 import { element, sentence } from "./dom.js";
+import { bytes } from "./numbers.js";
 import { send } from "./sending.js";
 
 const BUNDLE = ["manifest.json", "graph.json", "weights.safetensors"];
@@ -30,9 +31,9 @@ const field = (row, name) => row.querySelector(`[name=${name}]`);
 
 async function fetchData() {
   const [inputs, sources] = await Promise.all([call("/inputs"), call("/sources")]);
-  const dated = ({ sha256, created_s: time }) => `${sha256.slice(0, 12)}…, of ${new Date(1000 * time).toLocaleDateString()}`;
+  const seen = ({ sha256, size_bytes: size, created_s: time }) => `${bytes(size)}, ${new Date(1000 * time).toLocaleString()}, ${sha256.slice(0, 8)}…`;
   here = [
-    ...inputs.map((input) => [input.kind === "bundle" ? ["bundle"] : SPLITS, `sha256:${input.sha256}`, input.kind === "bundle" ? dated(input) : `${input.kind} ${dated(input)}`]),
+    ...inputs.map((input) => [input.kind === "bundle" ? ["bundle"] : SPLITS, `sha256:${input.sha256}`, input.kind === "bundle" ? seen(input) : `${input.kind}, ${seen(input)}`]),
     ...sources.map(({ name }) => [SPLITS, `source:${name}`, name]),
   ];
   for (const input of inputs) kinds[`sha256:${input.sha256}`] = input.kind;
@@ -53,11 +54,14 @@ function add(what) {
   return row;
 }
 
-function startModel({ elements }) {
+function startModel(model) {
+  model.elements.member.value = `model-${models().length}`;
+  model.elements.train.value = "upload";
+  offer(model);
+}
+
+function offer({ elements }) {
   for (const [names, value, text] of here) for (const name of names) elements[name].append(element("option", { value }, text));
-  elements.member.value = `model-${models().length}`;
-  elements.train.value = "upload";
-  if (elements.bundle.options.length > 1) elements.bundle.selectedIndex = 1;
 }
 
 function startDevice(row) {
@@ -89,7 +93,9 @@ function toggle() {
       model.elements[split].closest("label").hidden = bringsItsOwn;
       if (bringsItsOwn) model.querySelector(`[data-upload=${split}]`).hidden = true;
     }
+    for (const each of model.querySelectorAll("[data-of-files]")) each.hidden = bringsItsOwn;
     // A field that is hidden is not asked for either.
+    for (const each of model.querySelectorAll("[data-of-files] input")) each.disabled = bringsItsOwn;
     for (const each of model.querySelectorAll("[data-of-set] input")) each.disabled = !isSet();
   }
   for (const each of form.querySelectorAll("[data-of-set]")) each.hidden = !isSet();
@@ -162,6 +168,16 @@ async function sentSplit({ elements }, split) {
   return `sha256:${digest}`;
 }
 
+/** What is done to a model's data before it sees them, if anything; a field whose text cannot be read says so. */
+function normalize({ elements: { mean, std } }) {
+  const [means, stds] = [mean, std].map((input) => {
+    const numbers = input.value.split(",").map((each) => each.trim()).filter(Boolean).map(Number);
+    input.setCustomValidity(numbers.every(Number.isFinite) ? "" : `"${input.value}" is no list of numbers; allowed: one for each channel, such as 0.5, 0.25, 0.25`);
+    return numbers;
+  });
+  return means.length + stds.length ? { normalize: { mean: means, std: stds } } : {};
+}
+
 async function sentData(model) {
   if (model.elements.train.value === "digits") return { source: "digits" };
   const splits = {};
@@ -171,7 +187,7 @@ async function sentData(model) {
   if (!source) throw new Error(`${splits.train} cannot be read any more; choose other training data`);
   const other = named.find(([, reference]) => kinds[reference] !== source);
   if (other) throw new Error(`training data are ${source} and ${other[0]} data ${kinds[other[1]]}; allowed: one kind for all splits`);
-  return { source, ...Object.fromEntries(named) };
+  return { source, ...Object.fromEntries(named), ...normalize(model) };
 }
 
 /**
@@ -257,6 +273,7 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   refused.hidden = true;
   const asked = { budget: budget(), devices: devices() };
+  models().forEach(normalize);
   if (!form.reportValidity()) return;
   const button = form.querySelector("button.main");
   button.disabled = true;
@@ -304,11 +321,7 @@ function keyOf(each) {
   return `${model && isSet() ? `models[${models().indexOf(model)}].` : ""}${each.dataset.key}`;
 }
 
-try {
-  await fetchData();
-} catch (error) {
-  refuse(error);
-}
 for (const what of ["model", "device", "budget"]) add(what);
 toggle();
+fetchData().then(() => models().forEach(offer)).catch(refuse);
 fillDevices().catch(refuse);
