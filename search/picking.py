@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from math import ceil, floor, inf, log10
+from math import inf
 from typing import Any, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from search.on_device import OnDevice
 from search.plan import Prepared
 from search.results import FINAL, results
 from search.status import trial_rows
+from search.wording import rounded_up
 from trials.candidate import Facts, Trial, as_counts
 from trials.requests import merit
 from trials.store import Store
@@ -79,7 +80,7 @@ def pick(prepared: Prepared, store: Store, on: OnDevice, limits: Limits) -> Tria
     if not fits:
         best = int(excess.argmin())
         asked = " and ".join(f"{kind}={limit:.15g}" for kind, limit in limits.items())
-        nearest = " and ".join(f"{kind}={_above(float(costs[kind][best])):.4g}" for kind in limits)
+        nearest = " and ".join(f"{kind}={rounded_up(float(costs[kind][best])):.4g}" for kind in limits)
         where = "" if limits.keys() <= OF_SHAPES else f" on {on.device.name}"
         raise RequestError(
             f"no trial of job {job!r} holds {asked}{where}; the nearest, trial {done[best].number}, holds "
@@ -93,12 +94,6 @@ def pick(prepared: Prepared, store: Store, on: OnDevice, limits: Limits) -> Tria
 
     # What was trained to the end is known better than what was not: the two are not compared.
     return max(trained, key=merit_so_far) if trained else max(fits, key=prepared.merit)
-
-
-def _above(cost: float) -> float:
-    """A cost to four digits, and no less than it is, so that whoever asks for that is given it."""
-    step = 10.0 ** (floor(log10(cost)) - 3)
-    return ceil(cost / step) * step
 
 
 def picked(prepared: Prepared, store: Store, on: OnDevice, trial: Trial, limits: Limits) -> dict[str, Any]:

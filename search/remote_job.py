@@ -187,17 +187,23 @@ class RemoteJob:
         if not rows:
             raise ConflictError(f"job {self.name!r} has no finished trial yet; wait for one")
 
+        def costs(row: Mapping[str, Any]) -> dict[CostKind, float]:
+            whole = {**row, "latency_ms": row["latency_ms"] + row["error_ms"]}
+            return {kind: float(whole[kind]) for kind in limits}
+
         def excess(row: Mapping[str, Any]) -> float:
-            costs = {**row, "latency_ms": row["latency_ms"] + row["error_ms"]}
-            return max(float(costs[kind]) / limit for kind, limit in limits.items())
+            return max(cost / limits[kind] for kind, cost in costs(row).items())
 
         fits = [row for row in rows if excess(row) <= 1]
         if not fits:
+            from search.wording import rounded_up
+
             near = min(rows, key=excess)
             asked = " and ".join(f"{kind}={limit:.15g}" for kind, limit in limits.items())
+            nearest = " and ".join(f"{kind}={rounded_up(cost):.4g}" for kind, cost in costs(near).items())
             raise RequestError(
                 f"no trial of job {self.name!r} holds {asked} on {board['device']}; the nearest, trial "
-                f"{near['number']}, takes {excess(near):.3g} times as much"
+                f"{near['number']}, holds {nearest}: ask for that, or search with a lower budget"
             )
         trained = [{**row, "accuracy": finals[row["number"]]} for row in fits if row["number"] in finals]
         best = max(trained or fits, key=lambda row: float(row["accuracy"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil, floor, log10
 
 from search.job import Asked, Budget, CostKind, DeviceChoice
 from search.job.budget import MEASURED_KINDS
@@ -68,3 +69,9 @@ def _limit_text(asked: Asked) -> str:
     costs = [quantity(level.value, asked.kind) for level in asked.levels if not level.relative]
     shares = [f"{level.value * 100:g}%" for level in asked.levels if level.relative]
     return f"{NAMES[asked.kind]} at most {', '.join(costs + shares)}{' of dense' if shares else ''}"
+
+
+def rounded_up(cost: float) -> float:
+    """A cost to four digits, and no less than it is, so that whoever asks for that is given it."""
+    step = 10.0 ** (floor(log10(cost)) - 3)
+    return ceil(cost / step) * step

@@ -132,7 +132,10 @@ class Leases:
         with self._store.writing() as connection:
             _require_held(connection, lease)
             found = find(connection, lease.job)
-            kept = Wish.STOP if found.wish in (Wish.STOP, Wish.PAUSE_STOP) else Wish.NOTHING
+            is_to_stop = (
+                found.wish in (Wish.STOP, Wish.PAUSE_STOP) and found.record.state is not JobState.DONE
+            )
+            kept = Wish.STOP if is_to_stop else Wish.NOTHING
             state = _ASKED.get(found.wish.now, state) if found.record.state in TAKEN_UP else None
             _let_go(connection, found, BY_OWNER if state and found.wish.now in _ASKED else reason, wish=kept)
             if state:

@@ -414,6 +414,17 @@ def test_a_wish_to_stop_outlives_who_worked_on_the_job(jobs: ServiceJobs, leases
     assert leases.renew(take(leases), {}, 0) is Wish.STOP
 
 
+def test_nothing_is_asked_any_more_of_a_job_that_was_stopped_and_is_done(
+    store: Store, jobs: ServiceJobs, leases: Leases
+) -> None:
+    submit(jobs, "ann")
+    lease = take(leases)
+    jobs.steer("mine", Verb.STOP)
+    store.set_job_state("mine", JobState.DONE)
+    leases.release(lease)
+    assert jobs.get("mine").wish is Wish.NOTHING
+
+
 def test_a_job_that_keeps_killing_its_processes_has_failed(jobs: ServiceJobs, leases: Leases) -> None:
     submit(jobs, "ann")
     for _ in range(MAX_DEATHS):
