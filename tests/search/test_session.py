@@ -50,7 +50,7 @@ def test_without_validation_split_closeness_to_dense_decides_and_the_report_says
     ran = prunefront("run", job, "--runs", tmp_path / "runs", "--workers", "1")
     assert ran.code == 0, ran.err
     said = ran.out.replace("\n", " ")
-    assert "warning: no validation split: 17" in said
+    assert "warning: no validation split: 109 training" in said
     assert "warning: no test split" in said
 
     report = json.loads((tmp_path / "runs" / "carved" / "report.json").read_text())
