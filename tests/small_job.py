@@ -42,7 +42,7 @@ latency = ["50%", "75%"]
 
 [search]
 trials = 12
-workers = 2
+workers = 1
 round_to = 4
 finalists = 1
 repair = "least_squares"

@@ -94,12 +94,14 @@ class Pool:
         address: str = "",
     ) -> None:
         self._factory, self._threads, self._recycle_after = factory, threads, recycle_after
+        # A cluster gives each worker its cores; on this machine Ray would start a process for each of them.
+        self._cpus_each = threads if address else 1
         self._queue: deque[tuple[Hashable, Any]] = deque()
         self._running: dict[Any, tuple[_Seat, Hashable]] = {}
         self._idle: deque[_Seat] = deque()
         self._busy_s, self._first_submit_s, self._last_finish_s = 0.0, 0.0, 0.0
         with ExitStack() as opening:
-            self._ray = opening.enter_context(session(address, cpus=workers * threads))
+            self._ray = opening.enter_context(session(address, cpus=workers))
             self._shared = {name: self._ray.put(value) for name, value in shared.items()}
             self._idle.extend(self._fresh() for _ in range(workers))
             self._workers = workers
@@ -248,7 +250,7 @@ class Pool:
         return Finished(key=key, value=value, error=error, busy_s=busy_s)
 
     def _fresh(self) -> _Seat:
-        worker = self._ray.remote(_Worker).options(num_cpus=self._threads)
+        worker = self._ray.remote(_Worker).options(num_cpus=self._cpus_each)
         actor = worker.remote(self._factory, self._threads, **self._shared)
         return _Seat(actor=actor, warm=actor.warm_up.remote())
 

@@ -1,4 +1,7 @@
-"""Real jobs that are killed or stopped while they run, and what is left of them when they run again."""
+"""Real jobs that are killed or stopped while they run, and what is left of them when they run again.
+
+They go on with two workers, and find what one has found that nobody disturbed.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +100,7 @@ def resume_and_kill(runs: Path, moment: Moment, delay_s: float) -> int:
     Returns:
         How many trials were finished just before; they have to stay as they were.
     """
-    process = start("resume", runs / "small")
+    process = start("resume", runs / "small", "--workers", "2")
     wait_for(moment, runs, process)
     time.sleep(delay_s)
     before = done(runs)
@@ -112,7 +115,7 @@ def survive(kills: Sequence[tuple[Moment, float]], planned: Path, undisturbed: P
     """Kill a copy of the planned job so often and let it end; returns the trials finished at each kill."""
     shutil.copytree(planned, runs)
     finished = [resume_and_kill(runs, moment, delay_s) for moment, delay_s in kills]
-    ended = finish(start("resume", runs / "small"))
+    ended = finish(start("resume", runs / "small", "--workers", "2"))
     assert ended.code == 0, ended.err
     check_end(runs, undisturbed)
     return finished
@@ -156,7 +159,7 @@ def test_told_to_end_stopped_bereft_of_a_worker_and_killed_a_job_finds_what_it_w
 ) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(planned_runs, runs)
-    process = start("resume", runs / "small")
+    process = start("resume", runs / "small", "--workers", "2")
     wait_for(finished_trials(1), runs, process)
     process.terminate()  # as a batch system does
     told_to_end = finish(process)
@@ -178,7 +181,7 @@ def test_told_to_end_stopped_bereft_of_a_worker_and_killed_a_job_finds_what_it_w
     assert len(first) < len(second) < 12
     assert {number: second[number] for number in first} == first
 
-    process = start("resume", runs / "small")
+    process = start("resume", runs / "small", "--workers", "2")
     wait_for(lambda store: any(t.state is TrialState.RUNNING for t in store.trials("small")), runs, process)
     kill_workers(process)
     wait_for(in_state(JobState.FINISHING), runs, process)
@@ -189,7 +192,7 @@ def test_told_to_end_stopped_bereft_of_a_worker_and_killed_a_job_finds_what_it_w
     assert len(third) == 12
     assert {number: third[number] for number in second} == second
 
-    ended = finish(start("resume", runs / "small"))
+    ended = finish(start("resume", runs / "small", "--workers", "2"))
     assert ended.code == 0, ended.err
     assert done(runs) == third
     check_end(runs, finished_runs)
