@@ -41,8 +41,8 @@ NEARLY = 0.95
 ALIKE = 0.01
 """The share up to which latencies are about the same: predictions are off by as much."""
 MEASURING_PASSES, MEASURING_ROUNDS = 3, 20
-LEG_S = 120.0
-"""What a finalist that is killed in its training may lose of it."""
+LEG_S, FIRST_LEG_S = 120.0, 10.0
+"""What a finalist that is killed in its training may lose of it. The first leg tells how fast it goes."""
 
 
 def choose_finalists(prepared: Prepared, trials: Sequence[Trial]) -> list[int]:
@@ -106,7 +106,7 @@ def next_leg(prepared: Prepared, trial: Trial, recipe: Recipe) -> Leg:
         halfway = None
         shutil.rmtree(folder, ignore_errors=True)  # what there is of it is damaged, or of another training
     request = Request(candidate=trial.candidate, seed=trial.seed, final=True)
-    return Leg(request=request, for_s=LEG_S, halfway=halfway)
+    return Leg(request=request, for_s=LEG_S if halfway else min(FIRST_LEG_S, LEG_S), halfway=halfway)
 
 
 def keep_leg(prepared: Prepared, store: Store, number: int, found: Outcome | Halfway) -> bool:
@@ -175,24 +175,27 @@ def train_finalists(
 
 @dataclass(frozen=True, slots=True)
 class UnderWay:
-    """A finalist in a worker's hands: when that was, what share was done by then, and in which time."""
+    """A finalist in a worker's hands: since when, what share of its training was done by then, what time was
+    spent on it, and how much of that in training."""
 
     since_s: float
     done: float = 0.0
     spent_s: float = 0.0
+    trained_s: float = 0.0
 
     @classmethod
     def of(cls, halfway: Halfway | None) -> Self:
         if halfway is None:
             return cls(time.monotonic())
-        return cls(time.monotonic(), halfway.share, sum(halfway.seconds.values()))
+        seconds = halfway.seconds
+        return cls(time.monotonic(), halfway.share, sum(seconds.values()), seconds["fine-tune"])
 
     def share(self, usual_s: float) -> float:
         """How much of it is done by now, as its own legs went or, in the first one, as long as others took.
 
         Where no other has ended either, nothing is known to be done.
         """
-        whole_s = self.spent_s / self.done if self.done else usual_s
+        whole_s = self.spent_s - self.trained_s + self.trained_s / self.done if self.done else usual_s
         return min(NEARLY, (self.spent_s + time.monotonic() - self.since_s) / whole_s) if whole_s else 0.0
 
 

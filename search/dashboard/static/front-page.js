@@ -90,7 +90,9 @@ export function frontPage(name, { say, exported, failed }) {
     const failed = trials.state.filter((state) => state === "failed").length;
     const within = bestWithin(budget);
     const figure = (title, value, small) => element("div", {}, element("dt", {}, title), element("dd", {}, value, element("small", {}, small)));
+    const winner = front.finalists.find((each) => each.exported);
     at("figures").replaceChildren(
+      ...(winner ? [figure("The winner", `${percent(winner.accuracy)} %`, aboutWinner(winner))] : []),
       figure("Trials done", `${done}`, `${failed ? `${failed} failed · ` : ""}${trials.on_front.filter(Boolean).length} on the front`),
       figure("Dense", `${significant(dense.latency_ms)} ms`, `${percent(dense.accuracy)} % · ${count(dense.macs)} MACs`),
       figure("Front covers", `${percent(front.hypervolume.at(-1) ?? 0, 1)} %`, "of accuracy × time saved"),
@@ -99,6 +101,12 @@ export function frontPage(name, { say, exported, failed }) {
         : figure(`Within ${steady(budget)} ms`, `${percent(trials.accuracy[within])} %`,
           `trial ${trials.number[within]} · ${signed(100 * (trials.accuracy[within] - dense.accuracy))} points · ${times(dense.latency_ms, trials.latency_ms[within])}`),
     );
+  }
+
+  /** What was exported, beside the dense model: on validation images and, where it was measured, in time. */
+  function aboutWinner({ trial, accuracy, measured_ms: measured, dense_measured_ms: denseMeasured }) {
+    const gained = `trial ${trial} · ${signed(100 * (accuracy - front.dense.accuracy))} points`;
+    return measured ? `${gained} · ${times(denseMeasured, measured)} as measured` : gained;
   }
 
   /** The index of the most accurate trial within a budget, of equals the fastest; null where none is. */
