@@ -91,7 +91,7 @@ def _start(ray: Any, address: str, cpus: int, folder: str) -> None:
 
 @contextmanager
 def _sparing(ray: Any) -> Iterator[None]:
-    """Leave out what is `UNASKED`, which would take a core three seconds; `ray.init` has no say in it."""
+    """Leave out what is `UNASKED`, which would take a core two seconds; `ray.init` has no say in it."""
     node = ray._private.node.Node
     starts = {name: getattr(node, name) for name in UNASKED}
     try:

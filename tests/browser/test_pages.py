@@ -20,6 +20,7 @@ from search import devices
 from search.dashboard.form import CONTROLLERS, LIMITS
 from search.job import Budget, Search
 from search.place import Place
+from search.results import EXPORTED, FINAL, MEASURED
 from search.service.incoming import Incoming
 from tests.browser.conftest import Opened
 from tests.serving import served, token
@@ -351,6 +352,31 @@ def test_a_front_is_drawn_for_another_device(opened: Opened, address: str, ann: 
     with page.expect_response("**/groups?device=elsewhere") as groups:
         page.select_option("#device", "elsewhere")
     assert groups.value.ok
+
+
+def test_the_page_of_a_job_that_is_done_names_its_winner(
+    opened: Opened, shot: Callable[[Page, str], None], address: str, ann: str, store: Store, runs: Path
+) -> None:
+    add_large_job(store, Place(runs, "small"), "won", "ann", 60)
+    plan = store.job("won").plan
+    dense, dense_ms = plan["dense_accuracy"], plan["dense_ms"]
+    for number, accuracy, share in ((7, dense - 0.021, 0.5), (11, dense + 0.004, 0.8)):
+        facts = {**store.trials("won")[number].facts.to_json(), "accuracy": accuracy}
+        store.add_result("won", number, FINAL, {"facts": facts, "kept": {}, "test": None})
+        measured = {"latency_ms": share * dense_ms, "spread": 0.0, "dense_ms": dense_ms, "dense_spread": 0}
+        store.add_result("won", number, MEASURED, measured)
+    page = opened(address, ann, "/jobs/won")
+    expect(page.locator("#figures")).to_contain_text("Dense")
+    expect(page.locator("#figures")).not_to_contain_text("The winner")
+    store.add_result("won", 11, EXPORTED, {})
+    store.set_job_state("won", JobState.DONE)
+    page.reload()
+    won = page.locator("#figures div", has_text="The winner, measured")
+    expect(won).to_contain_text("trial 11 · +0.40 points · 1.25×")
+    shot(page, "won-page")
+    page.set_viewport_size({"width": 390, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    shot(page, "won-page-on-a-phone")
 
 
 def test_the_list_of_jobs_follows_their_states(opened: Opened, address: str, ann: str, store: Store) -> None:

@@ -92,7 +92,7 @@ export function frontPage(name, { say, exported, failed }) {
     const figure = (title, value, small) => element("div", {}, element("dt", {}, title), element("dd", {}, value, element("small", {}, small)));
     const winner = front.finalists.find((each) => each.exported);
     at("figures").replaceChildren(
-      ...(winner ? [figure("The winner", `${percent(winner.accuracy)} %`, aboutWinner(winner))] : []),
+      ...(winner ? [figure(winner.measured_ms ? "The winner, measured" : "The winner", `${percent(winner.accuracy)} %`, aboutWinner(winner))] : []),
       figure("Trials done", `${done}`, `${failed ? `${failed} failed · ` : ""}${trials.on_front.filter(Boolean).length} on the front`),
       figure("Dense", `${significant(dense.latency_ms)} ms`, `${percent(dense.accuracy)} % · ${count(dense.macs)} MACs`),
       figure("Front covers", `${percent(front.hypervolume.at(-1) ?? 0, 1)} %`, "of accuracy × time saved"),
@@ -106,7 +106,7 @@ export function frontPage(name, { say, exported, failed }) {
   /** What was exported, beside the dense model: on validation images and, where it was measured, in time. */
   function aboutWinner({ trial, accuracy, measured_ms: measured, dense_measured_ms: denseMeasured }) {
     const gained = `trial ${trial} · ${signed(100 * (accuracy - front.dense.accuracy))} points`;
-    return measured ? `${gained} · ${times(denseMeasured, measured)} as measured` : gained;
+    return measured ? `${gained} · ${times(denseMeasured, measured)}` : gained;
   }
 
   /** The index of the most accurate trial within a budget, of equals the fastest; null where none is. */
