@@ -179,7 +179,7 @@ class Graph:
                 outputs=tuple(Value(_text(name)) for name in _capped(data["outputs"], 64, "outputs")),
                 tensors={
                     _text(name): _tensor(item)
-                    for name, item in _capped(data["tensors"], MAX_TENSORS, "tensors").items()
+                    for name, item in _capped(data["tensors"], MAX_TENSORS, "tensors", dict).items()
                 },
             )._checked()
         except (KeyError, TypeError, AttributeError) as error:
@@ -259,9 +259,11 @@ def _decode(data: Any, depth: int = 0) -> Arg:
     )
 
 
-def _capped(items: Any, cap: int, what: str) -> Any:
-    if not isinstance(items, list | dict):
-        raise BundleError(f"the graph's {what} are {type(items).__name__}, not a list; export it again")
+def _capped(items: Any, cap: int, what: str, kind: type[list[Any]] | type[dict[str, Any]] = list) -> Any:
+    if not isinstance(items, kind):
+        raise BundleError(
+            f"the graph's {what} are {type(items).__name__}, not a {kind.__name__}; export it again"
+        )
     if len(items) > cap:
         raise BundleError(f"the graph has {len(items)} {what}; at most {cap} are allowed")
     return items
@@ -310,6 +312,7 @@ def _tensor(data: Any) -> TensorSpec:
 
 def _node(data: Any) -> Node:
     args = {
-        _text(key): _decode(arg) for key, arg in _capped(data["args"], 32, "arguments of one node").items()
+        _text(key): _decode(arg)
+        for key, arg in _capped(data["args"], 32, "arguments of one node", dict).items()
     }
     return Node(_text(data["name"]), _text(data["op"]), args)

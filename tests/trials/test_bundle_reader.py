@@ -187,6 +187,10 @@ REFUSED: dict[str, tuple[Callable[[Json], Any], str]] = {
     "no arguments at all": (lambda g: node(g, CONV).pop("args"), "KeyError"),
     "a node that is a number": (lambda g: g["nodes"].append(3), "not one of ours"),
     "a huge input": (lambda g: g["inputs"][0].update(shape=[3, 2**20, 2**20]), "elements"),
+    "a shape that is no list": (
+        lambda g: g["tensors"]["features.0.bias"].update(shape={}),
+        "are dict, not a list",
+    ),
     "an empty input": (lambda g: g["inputs"][0].update(shape=[3, 0, 16]), "sizes from 1"),
     "a huge tensor": (
         lambda g: g["tensors"]["features.0.bias"].update(shape=[2**31 + 1]),
