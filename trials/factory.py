@@ -45,7 +45,7 @@ def find_factory(name: str, base: Path, key: str) -> Callable[..., Any]:
     if not module_name or not function_name:
         raise RequestError(f'{key} is {name!r}; it must read "module:function", such as "model:resnet"')
     if module_name.endswith(".py"):
-        meant = module_name.removesuffix(".py").replace("/", ".")
+        meant = ".".join(Path(module_name).with_suffix("").parts).lstrip("/.")
         raise RequestError(f'{key} is {name!r}; it names a module, not a file: "{meant}:{function_name}"')
     _forget_namesake(module_name.partition(".")[0], base.resolve())
     with _importable(base):

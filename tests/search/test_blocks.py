@@ -64,7 +64,7 @@ def shallow_job(small_job: Path) -> Path:
         "blocks = 1 }": "blocks = 3 }",
         'checkpoint = "small.safetensors"\n': "",
         '["50%", "75%"]': '["40%"]',
-        "trials = 12\nworkers = 1": 'trials = 5\nworkers = 1\nblocks = true\ncontroller = "random"',
+        "trials = 12": 'trials = 5\nblocks = true\ncontroller = "random"',
     }.items():
         assert old in text
         text = text.replace(old, new)

@@ -23,7 +23,7 @@ runtime = "synthetic"
 def modelled_job(small_job: Path) -> Path:
     job = small_job.with_name("modelled.toml")
     text = small_job.read_text().replace('"50%", "75%"', '"75%"')
-    job.write_text(text.replace("trials = 12\nworkers = 1", "trials = 2\nworkers = 1") + DEVICE)
+    job.write_text(text.replace("trials = 12", "trials = 2") + DEVICE)
     return job
 
 

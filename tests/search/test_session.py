@@ -47,7 +47,7 @@ def test_without_validation_split_closeness_to_dense_decides_and_the_report_says
         small_job, "carved", source=f'source = "npz"\ntrain = "{tmp_path / "digits.npz"}"',
         latency='macs = "50%"', trials="trials = 5",
     )  # fmt: skip
-    ran = prunefront("run", job, "--runs", tmp_path / "runs", "--workers", "1")
+    ran = prunefront("run", job, "--runs", tmp_path / "runs")
     assert ran.code == 0, ran.err
     said = ran.out.replace("\n", " ")
     assert "warning: no validation split: 109 training" in said
@@ -91,7 +91,7 @@ def test_a_job_of_which_every_trial_fails_exports_nothing_and_exits_with_1(
         small_job, "all", latency='macs = "50%"', trials="trials = 2",
         final_steps="brief_steps = 5\nlearning_rate = 1e6",
     )  # fmt: skip
-    ran = prunefront("run", job, "--runs", tmp_path / "runs", "--workers", "1")
+    ran = prunefront("run", job, "--runs", tmp_path / "runs")
     assert ran.code == 1
     assert re.fullmatch(
         "error: job 'all' found nothing to export in 2 trials; 2 failed, the first because the training loss "

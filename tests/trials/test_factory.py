@@ -38,6 +38,7 @@ def test_an_installed_module_is_found(tmp_path: Path) -> None:
     [
         ("json", 'must read "module:function"'),
         ("models/resnet.py:make", 'names a module, not a file: "models.resnet:make"'),
+        ("./model.py:make", 'names a module, not a file: "model:make"'),
         ("no_such_module_7:make", "ModuleNotFoundError"),
         ("json:dump_s", "did you mean 'dumps'"),
         ("broken_7:make", "ZeroDivisionError"),
