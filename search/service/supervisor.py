@@ -168,8 +168,12 @@ class Supervisor:
         self._children.append(_Child(lease, process))
 
     def _reap(self) -> None:
-        """Let go of the jobs whose processes have ended."""
+        """Let go of the jobs whose processes have ended, and end what these left.
+
+        A process that ends while it starts Ray leaves Ray's agents, which would look for it a minute later.
+        """
         for child in [each for each in self._children if each.process.poll() is not None]:
+            _kill(child.process.pid)
             with suppress(LostLeaseError, NotFoundError):  # it had let go itself, or the job is gone
                 self._let_go(child.lease, child.process.returncode)
             self._children.remove(child)
@@ -235,7 +239,7 @@ class Supervisor:
 
 
 def _kill(pid: int) -> None:
-    """End a controller with all that it started in its session."""
+    """End a controller with all that it started, or what it has left of that: its group of processes."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
