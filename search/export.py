@@ -40,8 +40,9 @@ def write_export(folder: Path, *, bundle: Bundle, config: Mapping[str, Any], rep
     A folder that holds the same network and `config` already is left as it is.
 
     Args:
-        config: copied into config.json: job, trial, kept units, facts, latencies, profile, versions. Plain
-            JSON, without anything that differs between two exports of one trial, such as the time of day.
+        config: copied into config.json: job, trial, kept units, facts, latencies, profile, versions, and
+            under "preparation" what `trials.data.Split.preparation` says. Plain JSON, without anything that
+            differs between two exports of one trial, such as the time of day.
         replace: whether another export that stands at `folder` may go.
 
     Returns:
@@ -67,7 +68,7 @@ def write_export(folder: Path, *, bundle: Bundle, config: Mapping[str, Any], rep
         bundle.write_model(partial, WEIGHTS)
         write_onnx(bundle.graph, bundle.tensors, partial / ONNX)
         difference = check_onnx(partial / ONNX, bundle.graph, bundle.tensors)
-        (partial / README).write_text(_readme(folder.name, bundle.graph))
+        (partial / README).write_text(_readme(folder.name, bundle.graph, config.get("preparation")))
         checksums = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
         written = {**described, "onnx_difference": difference, "sha256": checksums}
         (partial / CONFIG).write_text(json.dumps(written, indent=2))
@@ -142,16 +143,30 @@ def _versions() -> dict[str, str]:
     return {name: version(name).partition("+")[0] for name in ("torch", "onnx", "onnxruntime")}
 
 
-def _readme(name: str, graph: Graph) -> str:
+def _prepared(first: str, preparation: Mapping[str, Any] | None) -> str:
+    """How the first input is made of data, in a sentence."""
+    if preparation is None:
+        return ""
+    divisor, mean, std = preparation["divisor"], preparation["mean"], preparation["std"]
+    pixels = (
+        f"pixels from 0 to {divisor}, divided by {divisor}" if divisor != 1 else "the data as they were given"
+    )
+    if any(mean) or set(std) != {1}:
+        return f"`{first}` is {pixels}, less the mean {mean} and divided by {std}, a number per channel.\n"
+    return f"`{first}` is {pixels}.\n"
+
+
+def _readme(name: str, graph: Graph, preparation: Mapping[str, Any] | None) -> str:
     shapes = ", ".join(
         f"{i.name} ({', '.join(map(str, ('batch', *i.shape)))}) {i.dtype}" for i in graph.inputs
     )
     feeds = ", ".join(f'"{item.name}": {item.name}' for item in graph.inputs)
     arguments = ", ".join(item.name for item in graph.inputs)
+    prepared = _prepared(graph.inputs[0].name, preparation)
     return f"""# {name}
 
 A pruned network that takes {shapes}. `config.json` says how it was found and what it was measured to do.
-
+{prepared}
 As a trainable PyTorch module, in eval mode:
 
     import search

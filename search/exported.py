@@ -43,6 +43,7 @@ def export_config(prepared: Prepared, store: Store, number: int) -> dict[str, An
         **first,
         "table_sha256": prepared.plan.profile_sha256,
         **({"other_devices": told} if told else {}),
+        "preparation": prepared.splits.train.preparation,
         "bundle_sha256": prepared.plan.bundle_sha256,
         "versions": versions(),
     }

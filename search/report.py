@@ -23,6 +23,9 @@ from search.devices import RESTLESS
 from search.pareto import front_mask
 from trials.candidate import Changes
 
+OTHER_STATE = 0.15
+"""How far the dense model may lie from its prediction, as a share, before a report points it out."""
+
 FORMAT_VERSION = 1
 """Of the JSON that `Report.to_json` makes."""
 
@@ -212,7 +215,22 @@ class Report:
         winner = self.winner
         if winner is None or not self.is_measured(winner):
             return ""
-        return doubt({"the dense model": self.dense.measured_spread, winner.label: winner.measured_spread})
+        spreads = {"the dense model": self.dense.measured_spread, winner.label: winner.measured_spread}
+        return doubt(spreads) or self._other_state
+
+    @property
+    def _other_state(self) -> str:
+        """That the device is not as it was when it was profiled; empty where it is."""
+        off = self.dense.measured_off or 0.0
+        if abs(off) <= OTHER_STATE:
+            return ""
+        changed = f"{abs(off):.0%} {'slower' if off > 0 else 'faster'}"
+        measured, predicted = significant(self.dense.measured_ms), significant(self.dense.predicted_ms)
+        return (
+            f"{self.device.name} is {changed} than when it was profiled (the dense model takes {measured} ms "
+            f"and was predicted at {predicted}): the speed-up holds, but the budget's milliseconds are of "
+            "another state of it, by clocks, heat or neighbours"
+        )
 
     @property
     def timed(self) -> str:

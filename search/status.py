@@ -21,6 +21,8 @@ FATES = {"exported": "exported", "final": "finalist"}
 AT_WORK = (JobState.PLANNING, JobState.SEARCHING, JobState.FINISHING)
 """States in which a process works on a job, unless it was killed."""
 STOPPED = "stopped"
+WAITING = (STOPPED, JobState.INTERRUPTED, JobState.PAUSED, JobState.FAILED)
+"""States, as they are told, of jobs that somebody has to go on with."""
 
 
 def jobs_of(record: JobRecord) -> list[str]:

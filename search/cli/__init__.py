@@ -9,7 +9,8 @@ A command imports what it needs when it is called: `prunefront --help` waits for
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -71,6 +72,22 @@ for panel, commands in COMMANDS.items():
         app.command(rich_help_panel=panel)(command)
 app.add_typer(devices.lut, name="lut", rich_help_panel="Devices")
 app.add_typer(service.token, name="token", rich_help_panel="A service")
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        print(version("prunefront"))
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    show: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -273,12 +273,13 @@ def show(
     elif trial is not None:
         _show_trial(found)
     else:
-        _show_job(found)
+        _show_job(found, place)
 
 
-def _show_job(found: Mapping[str, Any]) -> None:
+def _show_job(found: Mapping[str, Any], place: Place) -> None:
     from search import tables
     from search.sets import tables as set_tables
+    from search.status import WAITING
 
     out.print(tables.jobs([found, *found.get("jobs", ())]))
     say(out, f"budget: {found['budget']}")
@@ -288,6 +289,8 @@ def _show_job(found: Mapping[str, Any]) -> None:
         out.print(tables.trials(found["all_trials"]))
     for line in (*tables.failures(found["all_trials"]), *found["events"]):
         say(out, line)
+    if found["state"] in WAITING:
+        say(out, f"go on with: prunefront resume {place.folder}")
 
 
 def _show_trial(found: Mapping[str, Any]) -> None:

@@ -79,7 +79,8 @@ def watch(job: RemoteName, server: ServerName = None, as_json: AsJson = False) -
         raise typer.Exit(TERMINATED if isinstance(stop, Terminated) else 0) from None
     state, reason = found.told["state"], found.told["reason"]
     if state != "done":
-        fail(f"job {job!r} is {state}" + (f": {reason}" if reason else ""), FAILED)
+        sentence = f"job {job!r} is {state}" + (f": {reason}" if reason else "")
+        fail(f"{sentence}; go on with: {again('resume' if state == 'paused' else 'retry', found)}", FAILED)
     if not as_json:
         say(out, f"job {job!r} is done")
         say(out, f"front    {again('pareto', found)}")

@@ -164,7 +164,8 @@ def export(opened: OpenSet, listener: Listener) -> None:
         folder, job = opened.place.export / member.name, opened.job(member)
         listener.update(done / len(opened.asked.models), f"converting and checking {member.name}")
         prepared = prepare(job, place, store.job(job.name).plan, Silent())
-        bundle, config = prepared.bundle, {"job": job.name, "trial": None}
+        whole = {"job": job.name, "trial": None, "preparation": prepared.splits.train.preparation}
+        bundle, config = prepared.bundle, whole
         if number is not None:
             bundle, config = (
                 read_bundle(place.finalist(number)),

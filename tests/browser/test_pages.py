@@ -11,7 +11,7 @@ from typing import Any, get_args
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from benchmarks.large_job import REASON, add_large_job, add_set
 from hwprofiles.disk import file_sha256
@@ -229,6 +229,30 @@ def test_a_job_is_submitted_with_budgets_of_several_kinds_on_several_devices(
         ("this-cpu", "", []),
         ("elsewhere", "elsewhere", ["80%"]),
     ]
+
+
+def test_a_job_whose_answer_was_lost_is_submitted_once_and_once_more_where_it_was_changed(
+    opened: Opened, address: str, ann: str, store: Store, runs: Path
+) -> None:
+    page = opened(address, ann, "/submit")
+    bring(page, 0, Place(runs, "small").bundle)
+    page.fill("#name", "lost")
+    page.select_option("[name=train]", "digits")
+    for trials in ("40", "7"):
+        page.fill("#trials", trials)
+        page.route("**/api/v1/jobs", lose_answer, times=1)
+        page.click("#submit button.main")
+        expect(page.locator("#refused")).to_be_visible()
+    page.click("#submit button.main")
+    page.wait_for_url("**/jobs/lost-2")
+    assert [store.job(name).spec["search"]["trials"] for name in ("lost", "lost-2")] == [40, 7]
+    assert "lost-3" not in [job.name for job in store.jobs()]
+
+
+def lose_answer(route: Route) -> None:
+    """The call reaches the service, and another answer the page: of a status that its console may tell of."""
+    route.fetch()
+    route.fulfill(status=422)
 
 
 def bring(page: Page, number: int, bundle: Path) -> None:

@@ -88,6 +88,23 @@ def test_the_share_of_weights_that_are_zero_is_told(tmp_path: Path) -> None:
     assert told == pytest.approx(0.25, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("divisor", "mean", "told"),
+    [
+        (255, [0.5], "pixels from 0 to 255, divided by 255, less the mean [0.5] and divided by [1.0]"),
+        (255, [0.0], "pixels from 0 to 255, divided by 255."),
+        (1, [0.0], "the data as they were given."),
+    ],
+)
+def test_its_readme_says_how_inputs_are_prepared(
+    divisor: int, mean: list[float], told: str, tmp_path: Path
+) -> None:
+    preparation = {"divisor": divisor, "mean": mean, "std": [1.0]}
+    folder = write_export(tmp_path / "x", bundle=pruned(), config={**CONFIG, "preparation": preparation})
+    assert told in (folder / "README.md").read_text()
+    assert json.loads((folder / "config.json").read_text())["preparation"] == preparation
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_both_forms_of_a_random_candidate_compute_what_it_does(name: str, tmp_path: Path) -> None:
     bundle = pruned(name)

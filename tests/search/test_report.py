@@ -264,6 +264,16 @@ def test_a_speed_up_of_a_disturbed_measurement_is_doubted_where_the_headline_sta
     assert report.to_json()["doubt"] == report.doubt
 
 
+@pytest.mark.parametrize(("off", "told"), [(0.4, "40% slower"), (-0.3, "30% faster"), (0.1, "")])
+def test_a_device_in_another_state_than_it_was_profiled_in_is_pointed_out(off: float, told: str) -> None:
+    dense = replace(DENSE, measured_ms=DENSE.predicted_ms * (1 + off))
+    report = replace(REPORT, dense=dense, rows=(FOUND,))
+    assert report.doubt.startswith(f"this-cpu is {told} than when it was profiled" if told else "")
+    assert bool(report.doubt) == bool(told)
+    page = _Page(render_html(report)).text
+    assert page.index(report.headline) < page.index(report.doubt or "The front") <= page.index("The front")
+
+
 def test_a_speed_up_is_doubted_for_no_other_reason() -> None:
     dense = replace(DENSE, measured_spread=2.96)
     unmeasured = replace(FOUND, measured_ms=None)

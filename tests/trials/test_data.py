@@ -202,6 +202,17 @@ class TestBatches:
         assert images[:, :, 0, 0].tolist() == [[1.0, 1.0, 0.0]] * 2
         assert labels.tolist() == LABELS[:2].tolist()
 
+    @pytest.mark.parametrize("normalize", [None, Normalize(mean=(0.5, 0.2), std=(0.5, 2.0))])
+    @pytest.mark.parametrize("kind", [np.uint8, np.float32])
+    def test_are_made_as_their_preparation_says(
+        self, kind: type[np.generic], normalize: Normalize | None
+    ) -> None:
+        pixels = np.arange(32).reshape(4, 2, 2, 2).astype(kind)
+        split = Split((pixels,), LABELS[:4], normalize)
+        divisor, mean, std = (np.array(split.preparation[key]) for key in ("divisor", "mean", "std"))
+        made = (pixels / divisor - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
+        np.testing.assert_allclose(split.batch(slice(0, 4))[0][0], made, rtol=1e-5, atol=1e-6)
+
     def test_keep_masks_as_booleans_and_make_tokens_long(self) -> None:
         mask, tokens = np.ones((4, 2), dtype=np.bool_), np.ones((4, 2), dtype=np.int32)
         inputs, _ = Split((tokens, mask), LABELS[:4]).batch(slice(0, 4))

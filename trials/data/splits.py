@@ -16,6 +16,8 @@ Array = NDArray[Any]
 Labels = NDArray[np.int64]
 Rows = slice | NDArray[np.int64]
 
+PIXEL_MAX = 255
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
@@ -45,6 +47,13 @@ class Split:
             first -= np.array(self.normalize.mean, dtype=np.float32).reshape(shape)
             first /= np.array(self.normalize.std, dtype=np.float32).reshape(shape)
         return (first, *others), self.labels[rows].copy()
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """What `batch` makes of the first input, for those who have no Split: (x / divisor - mean) / std."""
+        normalize = self.normalize or Normalize((0.0,), (1.0,))
+        divisor = PIXEL_MAX if self.inputs[0].dtype == np.uint8 else 1
+        return {"divisor": divisor, "mean": list(normalize.mean), "std": list(normalize.std)}
 
     def evenly(self, count: int) -> Self:
         """At most so many of the rows, evenly spaced over all of them."""
@@ -103,6 +112,6 @@ def stratified(labels: Labels, fraction: float, seed: int) -> tuple[Labels, Labe
 
 def _as_model_input(values: Array) -> Array:
     if values.dtype == np.uint8:
-        return values.astype(np.float32) / np.float32(255)
+        return values.astype(np.float32) / np.float32(PIXEL_MAX)
     kinds: Mapping[str, type[np.generic]] = {"f": np.float32, "b": np.bool_}
     return values.astype(kinds.get(values.dtype.kind, np.int64))

@@ -26,7 +26,8 @@ export async function answered(path, { method = "GET", body, headers = {}, signa
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, "the service does not answer; this page tries again when something changes");
+    const next = method === "GET" ? "this page tries again when something changes" : "try it again";
+    throw new ApiError(0, `the service does not answer; ${next}`);
   }
   if (!answer.ok) {
     if (answer.status === 401 && path !== "/session") location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}&over=1`);

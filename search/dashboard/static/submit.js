@@ -16,7 +16,8 @@ const LEVEL = "50%";
 const form = document.getElementById("submit");
 const at = (id) => document.getElementById(id);
 const refused = at("refused");
-const key = crypto.getRandomValues(new Uint32Array(4)).join("-");
+let sent = {};
+// The job as it was sent last, and the key of that call: sent again unchanged, it is the same job.
 
 const kinds = {};
 // Of data, by how a job names them: npz, parquet or folder.
@@ -287,7 +288,9 @@ form.addEventListener("submit", async (event) => {
       ...(asked.devices ? { devices: asked.devices } : {}),
     };
     told("submitting", 1);
-    const made = await call("/jobs", { method: "POST", body: job, headers: { "Idempotency-Key": key } });
+    const text = JSON.stringify(job);
+    if (text !== sent.text) sent = { text, key: crypto.getRandomValues(new Uint32Array(4)).join("-") };
+    const made = await call("/jobs", { method: "POST", body: job, headers: { "Idempotency-Key": sent.key } });
     location.assign(`/jobs/${made.name}`);
   } catch (error) {
     refuse(error);

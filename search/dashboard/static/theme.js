@@ -1,5 +1,6 @@
 // Light, dark, or as the system has it. Runs before the page is drawn, so that nothing flashes.
 const THEMES = ["system", "light", "dark"];
+const NAMES = { system: "as system", light: "light", dark: "dark" };
 
 function apply(theme) {
   if (theme === "system") delete document.documentElement.dataset.theme;
@@ -11,7 +12,7 @@ apply(theme);
 
 addEventListener("DOMContentLoaded", () => {
   const button = document.getElementById("theme");
-  const tell = () => { button.textContent = theme === "system" ? "Auto" : theme === "light" ? "Light" : "Dark"; };
+  const tell = () => { button.textContent = `Theme: ${NAMES[theme]}`; };
   tell();
   button.hidden = false;
   button.addEventListener("click", () => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -109,3 +110,4 @@ def test_usage_that_no_command_understands_exits_with_2(prunefront: Prunefront) 
     assert prunefront("prune").code == 2
     assert prunefront("run", "job.toml", "--workers", "0").code == 2
     assert prunefront("--help").code == 0
+    assert prunefront("--version").out.strip() == version("prunefront")

@@ -37,6 +37,14 @@ def test_ls_and_show_tell_how_far_a_job_is(prunefront: Prunefront, finished_runs
         assert line.rstrip().endswith(trial["then"])
 
 
+def test_show_says_how_to_go_on_with_a_job_that_nobody_works_on(
+    prunefront: Prunefront, planned_runs: Path, finished_runs: Path
+) -> None:
+    said = f"go on with: prunefront resume {planned_runs / 'small'}"
+    assert prunefront("show", planned_runs / "small").out.splitlines()[-1] == said
+    assert "prunefront resume" not in prunefront("show", finished_runs / "small").out
+
+
 def test_show_tells_what_a_trial_keeps_by_group_and_predicted_beside_measured(
     prunefront: Prunefront, finished_runs: Path
 ) -> None:

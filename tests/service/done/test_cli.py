@@ -145,10 +145,12 @@ def test_two_trials_are_compared_by_group_and_by_layer(prunefront: Prunefront, l
 def test_verbs_say_what_became_of_the_job(prunefront: Prunefront, lab: None, store: Store) -> None:
     name = queued(store, "steered")
     assert prunefront("pause", name).out == f"job {name!r} is paused\n"
+    assert prunefront("watch", name).err.endswith(f"go on with: prunefront resume {name} -s lab\n")
     assert prunefront("resume", name, "-s", "lab").out == f"job {name!r} is queued\n"
     assert written_json(prunefront("cancel", name, "--json"))["state"] == "cancelled"
     ended = prunefront("watch", name)
-    assert (ended.code, ended.err) == (1, f"error: job {name!r} is cancelled\n")
+    told = f"error: job {name!r} is cancelled; go on with: prunefront retry {name} -s lab\n"
+    assert (ended.code, ended.err) == (1, told)
     assert prunefront("retry", name).out == f"job {name!r} is queued\n"
     assert prunefront("stop", name).out == f"job {name!r} is queued, asked to stop\n"
     prunefront("cancel", name)
