@@ -12,7 +12,7 @@ from rich.text import Text
 
 from latency_models.compare import Comparison
 from latency_models.stairs import Stairs
-from search.report import significant, timed
+from search.numbers import significant, timed
 from search.tables import folded, latency, numeric, plain
 
 ENOUGH = 5

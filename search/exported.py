@@ -7,9 +7,10 @@ from typing import Any
 
 from hwprofiles import Device
 from search.finish import label
+from search.numbers import percent, significant, timed
 from search.on_device import OnDevice
 from search.plan import Prepared
-from search.report import doubt, percent, significant, timed
+from search.report import doubt
 from search.results import FINAL, results
 from trials.candidate import Trial
 from trials.store import Store

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from hwprofiles import measure, open_runtime
 from search.loop import MAX_DEATHS, Workers
+from search.numbers import significant
 from search.on_device import OnDevice
 from search.pareto import ranks
 from search.plan import Prepared
 from search.progress import Listener
-from search.report import significant
 from search.results import FINAL, results
 from trials.bundle import read_bundle
 from trials.candidate import Candidate, Facts, Trial

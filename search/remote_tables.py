@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from search.report import count, percent, signed, significant
+from search.numbers import count, percent, signed, significant
 from search.tables import folded, latency, moment, numeric, plain
 
 

@@ -1,25 +1,24 @@
-"""The report: what a search found, as one record, and the ways to look at it.
+"""The report: what a search found, as one record.
 
-Whoever finishes a job fills in a `Report`. From it come the page `report.html`, the picture of the front, the
-table that the command line prints (`search.tables`), and the JSON that all of them can be made from again.
+Whoever finishes a job fills in a `Report`. From it come the page `report.html` and the picture of the front
+(`search.page`), the table that the command line prints (`search.tables`), and the JSON that all of them can
+be made from again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError, nearest
 from latency_models.calibrate import Calibration
 from search.devices import RESTLESS
+from search.numbers import signed, significant, timed
 from search.pareto import front_mask
 from trials.candidate import Changes
 
@@ -302,51 +301,6 @@ class Report:
             ) from None
 
 
-def draw_front(report: Report, path: Path) -> None:
-    """Write a picture of the front, accuracy over latency, as .svg or .png by the path's suffix.
-
-    Raises:
-        RequestError: the path has another suffix.
-    """
-    # matplotlib takes half a second to import, which only those who draw should pay.
-    from search import figures
-
-    figures.write_front(report, path)
-
-
-def render_html(report: Report) -> str:
-    """Return the page: one file with its styles and pictures in it, that needs no network and no scripts."""
-    from search import figures, wording  # late, as in `draw_front`
-
-    environment = Environment(
-        loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {
-        "percent": percent,
-        "significant": significant,
-        "count": count,
-        "amount": amount,
-        "signed": signed,
-        "duration": duration,
-        "breakable": breakable,
-        "class_name": class_name,
-    }
-    return environment.get_template("report.html").render(
-        report=report,
-        palette=figures.PALETTE,
-        names=wording.NAMES,
-        units=wording.UNITS,
-        fronts={each.device.name: Markup(figures.front_svg(each)) for each in report.on_devices},
-        progress=Markup(figures.hypervolume_svg(report)) if report.hypervolume else "",
-        sensitivity=Markup(figures.sensitivity_svg(report)) if any(g.losses for g in report.groups) else "",
-    )
-
-
-def timed(modelled: bool) -> str:
-    """The word for latencies of a device, which nobody may take for measured where they are worked out."""
-    return "modelled" if modelled else "measured"
-
-
 def doubt(spreads: Mapping[str, float | None]) -> str:
     """A sentence against comparing measurements, such as of two networks; empty where none was disturbed.
 
@@ -365,58 +319,6 @@ def doubt(spreads: Mapping[str, float | None]) -> str:
         f"{RESTLESS:.0%} the device was busy with something else; let it rest and run the job again under "
         "another name, with --name"
     )
-
-
-def breakable(name: str) -> Markup:
-    """A dotted name that a line may break behind each dot."""
-    return Markup(".<wbr>").join(name.split("."))
-
-
-def class_name(number: int, report: Report) -> str:
-    """What a class is called; its number where an output of the model has no class in the data."""
-    return report.classes[number] if number < len(report.classes) else str(number)
-
-
-def percent(share: float | None, digits: int = 2) -> str:
-    return "–" if share is None else f"{share * 100:.{digits}f}"
-
-
-def signed(share: float, digits: int = 2) -> str:
-    """A share as percent with its sign: +0.30, −1.20, and 0.00 for what rounds to it."""
-    shown = percent(share, digits)
-    return shown.lstrip("-") if float(shown) == 0 else f"{float(shown):+.{digits}f}".replace("-", "−")
-
-
-def significant(value: float | None, digits: int = 3) -> str:
-    """A number to so many digits, or whole where it has more of them: 0.0120, 1.23, 1234."""
-    if value is None:
-        return "–"
-    return f"{value:.0f}" if round(value) >= 10**digits else f"{value:#.{digits}g}".rstrip(".")
-
-
-def count(units: float) -> str:
-    """A count as people say it: 853, 12.3 k, 4.11 M."""
-    for size, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if units >= size:
-            return f"{significant(units / size)}{suffix}"
-    return f"{units:.0f}"
-
-
-def amount(cost: float, unit: str) -> str:
-    """A cost without its unit: a time or an energy to three digits, else as people say counts."""
-    return significant(cost) if unit in ("ms", "mJ") else count(cost)
-
-
-def duration(seconds: float) -> str:
-    """A duration as people say it: 4.2 s, 1 min 5 s, 2 h 3 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _points(change: float) -> str:

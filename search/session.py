@@ -30,11 +30,12 @@ from search.job import Job
 from search.job.submission import Submission
 from search.loop import Loop, Workers
 from search.on_device import OnDevice
+from search.page import draw_front, render_html
 from search.place import Place
 from search.plan import Prepared, prepare
 from search.profiling import is_measured
 from search.progress import Listener, Silent
-from search.report import Report, draw_front, render_html
+from search.report import Report
 from search.results import EXPORTED, FINAL, TUNED, results
 from search.score import FrontSoFar, features
 from search.sensing import sense

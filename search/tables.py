@@ -12,7 +12,8 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
-from search.report import Report, Row, count, percent, significant, timed
+from search.numbers import count, percent, significant, timed
+from search.report import Report, Row
 from search.wording import NAMES, quantity
 
 BAR = 20

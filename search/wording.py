@@ -7,7 +7,7 @@ from math import ceil, floor, log10
 
 from search.job import Asked, Budget, CostKind, DeviceChoice
 from search.job.budget import MEASURED_KINDS
-from search.report import amount
+from search.numbers import amount
 
 UNITS: Mapping[CostKind, str] = {
     "latency_ms": "ms",

@@ -135,7 +135,7 @@ def rm(client: Client, name: str, as_json: bool) -> None:
 
 def pick(client: Client, name: str, limits: Limits, device: str, as_json: bool) -> None:
     """Say which trial of a job is the most accurate within what it may cost."""
-    from search.report import count, percent
+    from search.numbers import count, percent
     from search.tables import latency
 
     unknown = [kind for kind in limits if kind not in PICKED_BY]

@@ -295,7 +295,7 @@ def _show_job(found: Mapping[str, Any], place: Place) -> None:
 
 def _show_trial(found: Mapping[str, Any]) -> None:
     from search import tables
-    from search.report import amount
+    from search.numbers import amount
 
     wanted = amount(found["target"], found["target_unit"])
     say(

@@ -12,8 +12,9 @@ from matplotlib.transforms import Bbox
 
 from hwprofiles.errors import RequestError
 from search.figures.drawing import LIGHT, as_svg, new_axes, style
+from search.numbers import percent, significant
 from search.pareto import front_mask
-from search.report import Report, Row, percent, significant
+from search.report import Report, Row
 
 _LABEL_OFFSETS = ((-7, 7), (7, 7), (-7, 18), (7, 18), (-7, -25), (7, -25), (-7, -14), (7, -14))
 """Where a label may stand, in points from its mark; the first free place is taken, for baselines the last."""

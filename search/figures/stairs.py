@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from hwprofiles.errors import RequestError
 from latency_models.stairs import Stairs
 from search.figures.drawing import LIGHT, as_svg, dress, style
-from search.report import timed
+from search.numbers import timed
 
 
 def write_stairs(found: Sequence[Stairs], path: Path) -> None:

@@ -10,7 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
 
 from search.job import CostKind
-from search.report import Row, amount, percent, signed, timed
+from search.numbers import amount, percent, signed, timed
+from search.report import Row
 from search.wording import UNITS
 
 FORMAT_VERSION = 1

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from search.report import amount, percent
+from search.numbers import amount, percent
 from search.sets.report import SetReport
 from search.tables import folded, numeric, plain
 

@@ -17,20 +17,9 @@ from PIL import Image
 from hwprofiles.device import Device
 from hwprofiles.errors import RequestError
 from latency_models.calibrate import Calibration
-from search.report import (
-    GroupRow,
-    Point,
-    Report,
-    Row,
-    Trust,
-    breakable,
-    count,
-    draw_front,
-    duration,
-    render_html,
-    signed,
-    significant,
-)
+from search.numbers import count, duration, signed, significant
+from search.page import breakable, draw_front, render_html
+from search.report import GroupRow, Point, Report, Row, Trust
 from search.tables import networks
 from trials.candidate import Changes, Move
 

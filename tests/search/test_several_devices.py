@@ -19,11 +19,13 @@ from search.exported import export_config
 from search.finish import choose_winner, measure_finalists
 from search.job import Budget, Job
 from search.limits import budget_limits, check_on
+from search.numbers import significant
 from search.on_device import OnDevice
+from search.page import render_html
 from search.place import Place
 from search.plan import Prepared, prepare
 from search.progress import Silent
-from search.report import Report, render_html, significant
+from search.report import Report
 from search.results import EXPORTED, FINAL, MEASURED, measured_on, results
 from search.session import _prepare
 from search.summary import make_report

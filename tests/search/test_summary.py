@@ -13,8 +13,9 @@ import pytest
 from search.exported import export_config
 from search.job import Budget
 from search.limits import budget_limits
+from search.numbers import count
+from search.page import render_html
 from search.plan import Prepared
-from search.report import count, render_html
 from search.results import EXPORTED, FINAL, MEASURED, results
 from search.summary import make_report
 from tests.search.test_finish import add_final, fill

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import search
-from search.report import significant
+from search.numbers import significant
 from tests.commands import Prunefront, written_json
 from trials.bundle import read_bundle
 from trials.groups import analyse

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hwprofiles import Profile, Rounds, read_profile, write_profile
+from search.numbers import significant
 from search.place import Place
-from search.report import significant
 from tests.commands import Prunefront, refused, written_json
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from search.report import significant
+from search.numbers import significant
 from tests.commands import Prunefront, written_json
 from trials.store import Store
 
