@@ -5,6 +5,8 @@ import { percent, significant, times } from "./numbers.js";
 
 const BARS_OF_ALL = 60;
 // Up to so many trials each has its error bars; of more only those that matter.
+const NARROW = 480;
+// Of a window: the legend takes three lines there, in place of two.
 
 /**
  * `picks` hears clicks, `brushed(numbers | null)` what a brush holds, and `budgeted(ms)` where the line is dragged.
@@ -78,7 +80,7 @@ function options(front, colors, picks, whole) {
   const timedFinalists = finalists.filter((each) => index.has(each.trial) && each.accuracy >= bottom);
 
   return {
-    grid: { left: 62, right: 18, top: 52, bottom: 46 },
+    grid: { left: 62, right: 18, top: innerWidth < NARROW ? 76 : 52, bottom: 46 },
     legend: {
       top: 0, left: 0, itemWidth: 14, itemHeight: 10, itemGap: 14, selectedMode: false, textStyle: { color: colors.quiet, fontSize: 12 },
       data: ["trial", ...(rows.uniform.length || rows.front.some((row) => trials.origin[row[2]] === "uniform") ? ["uniform widths"] : []), "front", ...(timedFinalists.length ? ["fine-tuned", "measured"] : []), "dense"],
