@@ -57,8 +57,9 @@ def test_the_readme_names_every_command() -> None:
 
 
 def _commands(text: str) -> str:
-    """What is set as code: blocks indented by four, and words between backticks."""
-    return "\n".join([*re.findall(r"^ {4}(.+)$", text, re.MULTILINE), *re.findall(r"`([^`\n]+)`", text)])
+    """What is set as code: blocks indented by four, and words between backticks, on one line or two."""
+    between = [words.replace("\n", " ") for words in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
+    return "\n".join([*re.findall(r"^ {4}(.+)$", text, re.MULTILINE), *between])
 
 
 @EACH_DOCUMENT
