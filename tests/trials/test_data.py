@@ -356,7 +356,15 @@ REFUSALS: dict[str, tuple[Callable[[Path], DataSpec], str]] = {
         lambda path: DataSpec(
             "npz", npz(path, x=PIXELS, y=LABELS).train, normalize=Normalize((0.1, 0.2), (0.1, 0.2))
         ),
-        "2 means and 2 deviations but the input has 3 channels",
+        r"2 means and 2 deviations but the input, of shape \(3, 4, 4\), has 3 channels; give one of each",
+    ),
+    "normalisation of channels that come last": (
+        lambda path: DataSpec(
+            "npz",
+            npz(path, x=PIXELS.transpose(0, 2, 3, 1), y=LABELS).train,
+            normalize=Normalize((0.5,) * 3, (0.2,) * 3),
+        ),
+        r"of shape \(4, 4, 3\), has 4 channels; store images channels first, as by x.transpose",
     ),
     "deviation of zero": (lambda path: npz_normalized(path, Normalize((0.0,), (0.0,))), "above 0"),
     "rows of a source that has its own splits": (
@@ -410,6 +418,14 @@ class TestAgainstAModel:
     def test_another_shape_is_refused(self) -> None:
         with pytest.raises(RequestError, match=r"inputs of shape .*\(1, 8, 8\).* takes .*\(3, 8, 8\)"):
             load(DataSpec("digits"), Path(), seed=0).check_model([(3, 8, 8)], outputs=10)
+
+    def test_images_with_channels_last_are_told_how_to_turn(self, tmp_path: Path) -> None:
+        pixels = np.zeros((20, 4, 4, 3), dtype=np.uint8)
+        spec = npz(tmp_path, x=pixels, y=LABELS)
+        with pytest.raises(RequestError, match=r"change \[model\] input, or .*x\.transpose\(0, 3, 1, 2\)"):
+            load(spec, tmp_path, seed=0).check_model([(3, 4, 4)], outputs=5)
+        turned = npz(tmp_path, x=pixels.transpose(0, 3, 1, 2), y=LABELS)
+        load(turned, tmp_path, seed=0).check_model([(3, 4, 4)], outputs=5)
 
     def test_a_label_without_an_output_is_refused(self) -> None:
         with pytest.raises(RequestError, match="labels up to 9 but the model gives 5 outputs"):

@@ -9,7 +9,7 @@ import numpy as np
 from hwprofiles.errors import RequestError
 from trials.data.sources import read
 from trials.data.spec import DataSpec, Normalize
-from trials.data.splits import Array, Split, Splits, stratified
+from trials.data.splits import CHANNELS_FIRST, Array, Split, Splits, stratified
 
 CARVED_FRACTION = 0.1
 MAX_CLASSES = 1_000_000
@@ -109,10 +109,13 @@ def _single(values: Array) -> Array:
 
 def _check_normalize(normalize: Normalize, values: Array) -> None:
     channels = values.shape[1] if values.ndim > 1 else 1
-    if {len(normalize.mean), len(normalize.std)} - {1, channels}:
+    given = {len(normalize.mean), len(normalize.std)}
+    if given - {1, channels}:
+        last = values.ndim == 4 and not given - {1, values.shape[-1]}
         raise RequestError(
             f"[data] normalize has {len(normalize.mean)} means and {len(normalize.std)} deviations "
-            f"but the input has {channels} channels; give one of each per channel"
+            f"but the input, of shape {values.shape[1:]}, has {channels} channels; "
+            f"{CHANNELS_FIRST if last else 'give one of each per channel'}"
         )
     with np.errstate(over="ignore", under="ignore"):
         mean, std = (np.array(numbers, dtype=np.float32) for numbers in (normalize.mean, normalize.std))

@@ -17,6 +17,8 @@ Labels = NDArray[np.int64]
 Rows = slice | NDArray[np.int64]
 
 PIXEL_MAX = 255
+CHANNELS_FIRST = "store images channels first, as by x.transpose(0, 3, 1, 2)"
+"""What to do where they come last, as most libraries that read images have them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,10 +86,13 @@ class Splits:
             RequestError: another number or shape of inputs, or a label that the model has no output for.
         """
         shapes = [values.shape[1:] for values in self.train.inputs]
-        if shapes != [tuple(shape) for shape in input_shapes]:
+        takes = [tuple(shape) for shape in input_shapes]
+        if shapes != takes:
+            turned = [(*shape[2:], *shape[:2]) for shape in shapes]
+            todo = CHANNELS_FIRST if turned == takes else "store the data in the model's shape"
             raise RequestError(
-                f"the data has inputs of shape {shapes} but the model takes {list(input_shapes)}; "
-                "change [model] input, or store the data in the model's shape"
+                f"the data has inputs of shape {shapes} but the model takes {takes}; "
+                f"change [model] input, or {todo}"
             )
         if len(self.classes) > outputs:
             raise RequestError(
