@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks.controllers_toy import TOYS, Toy, alone
 from search.controllers import make
 from search.controllers.protocol import ScoredTrial
-from search.finish import beaten
+from search.finalists import beaten
 from search.pareto import hypervolume
 from trials.candidate import Counts, as_counts
 

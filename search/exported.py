@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from hwprofiles import Device
-from search.finish import label
+from search.finalists import label
 from search.numbers import percent, significant, timed
 from search.on_device import OnDevice
 from search.plan import Prepared

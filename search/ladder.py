@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from latency_models.validate import spearman
-from search.finish import error
+from search.finalists import error
 from search.plan import Prepared
 from search.report import Trust
 from search.sensing import known

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from hwprofiles.errors import RequestError
-from search.finish import label
+from search.finalists import label
 from search.job import CostKind
 from search.on_device import OnDevice
 from search.plan import Prepared

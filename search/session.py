@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from hwprofiles.disk import is_full
@@ -14,35 +12,21 @@ from hwprofiles.errors import RequestError, TransientError, one_line
 from search import controllers
 from search.budget import count_within
 from search.controllers.protocol import Proposal
-from search.export import write_export
-from search.exported import export_config
-from search.finish import (
-    choose_finalists,
-    choose_winner,
-    final_work,
-    keep_leg,
-    label,
-    measure_finalists,
-    next_leg,
-    train_finalists,
-)
+from search.finalists import choose_finalists
+from search.finish import measure_finalists, train_finalists
 from search.job import Job
 from search.job.submission import Submission
 from search.loop import Loop, Workers
-from search.on_device import OnDevice
-from search.page import draw_front, render_html
+from search.outcome import export_winner, finished_report, write_report
 from search.place import Place
 from search.plan import Prepared, prepare
 from search.profiling import is_measured
-from search.progress import Listener, Silent
+from search.progress import Listener
 from search.report import Report
-from search.results import EXPORTED, FINAL, TUNED, results
 from search.score import FrontSoFar, features
 from search.sensing import sense
 from search.sensitivity import Losses
 from search.settings import Settings
-from search.summary import make_report, report_on
-from trials.bundle import read_bundle
 from trials.candidate import Facts, Trial
 from trials.pool import Pool, threads_each
 from trials.records import JobRecord, JobState
@@ -263,88 +247,3 @@ def make_loop(prepared: Prepared, store: Store, listener: Listener, losses: Loss
         listener=listener,
         memory=prepared.place.controller,
     )
-
-
-def export_winner(prepared: Prepared, store: Store, listener: Listener) -> None:
-    """Write the winner to the run's export folder, and note which trial it is."""
-    number = choose_winner(prepared, store)
-    if number is None:
-        listener.note("no finalist could be trained and measured, so nothing is exported")
-        return
-    listener.update(0.0, f"converting and checking trial {number}")
-    folder = export_trial(prepared, store, number, prepared.place.export)
-    if number not in results(store, prepared.job.name, EXPORTED):
-        store.add_result(prepared.job.name, number, EXPORTED, {"folder": str(folder)})
-
-
-def export_trial(prepared: Prepared, store: Store, number: int, folder: Path) -> Path:
-    """Write one finalist as a folder to deploy, with the report of its job.
-
-    Raises:
-        RequestError: something else stands at `folder`.
-    """
-    bundle = read_bundle(prepared.place.finalist(number))
-    write_export(folder, bundle=bundle, config=export_config(prepared, store, number))
-    (folder / "report.html").write_text(render_html(make_report(prepared, store)), encoding="utf-8")
-    return folder
-
-
-def finish_trial(prepared: Prepared, store: Store, number: int, listener: Listener) -> None:
-    """Train and measure one trial that was not among the finalists, here in this process.
-
-    By its own recipe, if one was found for it.
-
-    Raises:
-        TrialError: its training failed.
-    """
-    if number not in results(store, prepared.job.name, FINAL):
-        trial = {trial.number: trial for trial in store.trials(prepared.job.name)}[number]
-        doing = f"{final_work(prepared)} {label(trial)}"
-        tuned = results(store, prepared.job.name, TUNED).get(number, {"recipe": {}})
-        recipe = replace(prepared.recipe, **tuned["recipe"])
-        bench = Workbench(prepared.bundle, prepared.splits, recipe)
-        is_done = False
-        while not is_done:
-            leg = next_leg(prepared, trial, recipe)
-            listener.update(leg.halfway.share if leg.halfway else 0.0, doing)
-            is_done = keep_leg(prepared, store, number, bench(leg))
-    measure_finalists(prepared, store, listener)
-
-
-def write_report(prepared: Prepared, store: Store) -> Report:
-    """Write the report as page, picture and JSON; returns what is in them."""
-    report, place = make_report(prepared, store), prepared.place
-    page = render_html(report)
-    place.report.write_text(page, encoding="utf-8")
-    if place.export.is_dir():
-        (place.export / "report.html").write_text(page, encoding="utf-8")
-    place.report_json.write_text(json.dumps(report.to_json()), encoding="utf-8")
-    draw(report, place.folder, "front")
-    for other in report.others:
-        draw(other, place.folder, f"front-{other.device.name}")
-    return report
-
-
-def draw(report: Report, folder: Path, stem: str) -> None:
-    """Write the picture of the front, for a page and for a slide."""
-    for suffix in ("svg", "png"):
-        draw_front(report, folder / f"{stem}.{suffix}")
-
-
-def rescore(prepared: Prepared, store: Store, on: OnDevice) -> Report:
-    """What trials and finalists are predicted to take on any device: as a picture and as JSON."""
-    report, folder, stem = report_on(prepared, store, on), prepared.place.folder, f"front-{on.device.name}"
-    (folder / f"{stem}.json").write_text(json.dumps(report.to_json()), encoding="utf-8")
-    draw(report, folder, stem)
-    return report
-
-
-def finished_report(job: Job, place: Place, plan: Mapping[str, Any], store: Store) -> Report:
-    """The report of a job that is done, as it was written; needs neither its data nor its device again."""
-    try:
-        written = json.loads(place.report_json.read_text(encoding="utf-8"))
-        if isinstance(written, dict):
-            return Report.from_json(written)
-    except (OSError, ValueError, RecursionError, RequestError):  # lost, damaged or of an older version
-        pass
-    return write_report(prepare(job, place, plan, Silent()), store)

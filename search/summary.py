@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from search.exported import versions
-from search.finish import FINALIST_FAILED, is_close, label
+from search.finalists import FINALIST_FAILED, is_close, label
 from search.ladder import ladder
 from search.on_device import OnDevice
 from search.pareto import front_mask, hypervolumes

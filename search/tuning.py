@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from search.export import holds_whole
+from search.finish import finish_trial
+from search.outcome import export_trial, write_report
 from search.plan import Prepared
 from search.progress import Listener
 from search.recipes import Ended, best_recipe, own_choice
 from search.results import EXPORTED, TUNED, results
-from search.session import export_trial, finish_trial, write_report
 from trials.store import Store
 
 

@@ -41,7 +41,7 @@ def pareto(
     as_json: AsJson = False,
 ) -> None:
     """Print a job's Pareto front as far as it has come, and write its picture and report."""
-    from search.session import write_report
+    from search.outcome import write_report
 
     if service := service_instead(server, runs):
         remote.pareto(service, job, device, as_json)
@@ -72,7 +72,7 @@ def rescore(
     as_json: AsJson = False,
 ) -> None:
     """Print the front of a job's trials on a device that it did not search for; runs no trial."""
-    from search.session import rescore
+    from search.outcome import rescore
 
     if service := service_instead(server, runs):
         remote.pareto(service, job, device, as_json)
@@ -166,11 +166,12 @@ def export(
     """Export a trial, by default the winner; one that is no finalist is trained and measured first."""
     from search.export import holds_whole
     from search.exported import export_line
-    from search.finish import choose_winner
+    from search.finalists import choose_winner
+    from search.finish import finish_trial
+    from search.outcome import export_trial, write_report
     from search.picking import parse_limits, pick
     from search.progress import Bars, Silent
     from search.results import EXPORTED, results
-    from search.session import export_trial, finish_trial, write_report
 
     if trial is not None and budget:
         raise RequestError("export takes --trial or --budget, not both; leave one out")

@@ -29,12 +29,14 @@ from hwprofiles.errors import (
     TransientError,
     one_line,
 )
+from search.finish import finish_trial
 from search.job import Job
+from search.outcome import export_trial
 from search.place import Place
 from search.plan import prepare
 from search.progress import Listener
 from search.service.supervisor import DONE, DRAIN_S, LOST, NO_ROOM
-from search.session import export_trial, finish_trial, run_job
+from search.session import run_job
 from search.sets.asked import ModelSet, read
 from search.sets.run import run_set
 from search.settings import Settings

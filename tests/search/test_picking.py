@@ -12,7 +12,7 @@ from hwprofiles.errors import RequestError
 from search.job import CostKind
 from search.picking import Limits, parse_limits, pick, picked
 from search.plan import Prepared
-from tests.search.test_finish import add_final, fill
+from tests.search.test_finalists import add_final, fill
 from tests.search.test_score import FACTS, made_trials
 from trials.candidate import Trial, as_counts
 from trials.store import Store

@@ -16,7 +16,8 @@ from hwprofiles.errors import InvariantError, RequestError
 from search import profiling
 from search.budget import combined
 from search.exported import export_config
-from search.finish import choose_winner, measure_finalists
+from search.finalists import choose_winner
+from search.finish import measure_finalists
 from search.job import Budget, Job
 from search.limits import budget_limits, check_on
 from search.numbers import significant
@@ -30,7 +31,7 @@ from search.results import EXPORTED, FINAL, MEASURED, measured_on, results
 from search.session import _prepare
 from search.summary import make_report
 from tests.commands import Prunefront, written_json
-from tests.search.test_finish import add_final, fill
+from tests.search.test_finalists import add_final, fill
 from tests.search.test_progress import Heard
 from tests.search.test_score import made_trials
 from trials.candidate import as_counts

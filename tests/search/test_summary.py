@@ -18,7 +18,7 @@ from search.page import render_html
 from search.plan import Prepared
 from search.results import EXPORTED, FINAL, MEASURED, results
 from search.summary import make_report
-from tests.search.test_finish import add_final, fill
+from tests.search.test_finalists import add_final, fill
 from tests.search.test_score import made_trials
 from trials.candidate import Trial, as_counts
 from trials.store import Store

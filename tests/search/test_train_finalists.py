@@ -14,8 +14,8 @@ import pytest
 from torch import nn
 
 from search import finish
+from search.finalists import FINALIST_FAILED
 from search.finish import (
-    FINALIST_FAILED,
     NEARLY,
     UnderWay,
     train_finalists,
@@ -27,7 +27,7 @@ from search.progress import Silent
 from search.results import FINAL, results
 from search.summary import make_report
 from tests.bundles import export_images
-from tests.search.test_finish import fill
+from tests.search.test_finalists import fill
 from tests.search.test_score import FACTS, made_trials
 from trials.bundle import Bundle, read_bundle
 from trials.finetune import TrainingState, copied

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from search.finish import (
+from search.finalists import (
     choose_finalists,
     choose_winner,
 )
