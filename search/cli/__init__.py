@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from hwprofiles.errors import InvariantError, PrunefrontError, RequestError, TransientError
-from search.cli import devices, jobs, results, service
+from search.cli import devices, jobs, lut, results, runs, service, serving
 from search.cli.terminal import err, exit_code, fail, heeding_sigterm, say
 
 
@@ -42,19 +42,19 @@ app = typer.Typer(
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Search": (jobs.run, jobs.resume, jobs.inspect, jobs.bundle, jobs.trial),
     "What came of it": (
-        results.ls,
-        results.show,
+        runs.ls,
+        runs.show,
         results.pareto,
         results.pick,
         results.rescore,
         results.export,
         results.tune,
-        results.rm,
+        runs.rm,
     ),
     "Devices": (devices.profile, devices.devices, devices.predict),
     "A service": (
-        devices.serve,
-        devices.agent,
+        serving.serve,
+        serving.agent,
         service.login,
         service.submit,
         service.watch,
@@ -70,7 +70,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
 for panel, commands in COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
-app.add_typer(devices.lut, name="lut", rich_help_panel="Devices")
+app.add_typer(lut.lut, name="lut", rich_help_panel="Devices")
 app.add_typer(service.token, name="token", rich_help_panel="A service")
 
 

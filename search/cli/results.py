@@ -1,20 +1,19 @@
-"""Commands about what jobs have found: fronts, trials and exports."""
+"""Commands about what a job has found: its front, its trials, its exports."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hwprofiles.errors import RequestError
 from search.cli import remote, sets
 from search.cli.remote import ServerName, only_here, service_instead
-from search.cli.stored import JobName, is_set, open_planned, open_store, place_of
+from search.cli.stored import JobName, is_set, open_planned
 from search.cli.terminal import (
     AsJson,
     Runs,
@@ -23,14 +22,14 @@ from search.cli.terminal import (
     out,
     print_json,
     print_networks,
-    runs_folder,
     say,
 )
-from search.place import Place
 
 if TYPE_CHECKING:
     from search.job import CostKind
+    from search.plan import Prepared
     from search.report import Report
+    from trials.store import Store
 
 
 def pareto(
@@ -186,11 +185,7 @@ def export(
         if number is None:
             exported = results(store, prepared.job.name, EXPORTED)
             number = next(iter(exported), choose_winner(prepared, store))
-        known = [t.number for t in store.trials(prepared.job.name) if t.facts is not None]
-        if number is None or number not in known:
-            wanted = "finalist to export yet" if number is None else f"finished trial {number}"
-            shown = ", ".join(map(str, known)) or "none yet; go on with `prunefront resume`"
-            raise RequestError(f"job {prepared.job.name!r} has no {wanted}; finished trials: {shown}")
+        number = _finished(prepared, store, number)
         if as_json:
             finish_trial(prepared, store, number, Silent())
         else:
@@ -211,6 +206,20 @@ def export(
         say(out, f"trial {number} is in {folder}")
 
 
+def _finished(prepared: Prepared, store: Store, number: int | None) -> int:
+    """The trial of this number, which was tried to its end; None is no finalist.
+
+    Raises:
+        RequestError: there is none; names those that there are.
+    """
+    known = [trial.number for trial in store.trials(prepared.job.name) if trial.facts is not None]
+    if number is None or number not in known:
+        wanted = "finalist to export yet" if number is None else f"finished trial {number}"
+        shown = ", ".join(map(str, known)) or "none yet; go on with `prunefront resume`"
+        raise RequestError(f"job {prepared.job.name!r} has no {wanted}; finished trials: {shown}")
+    return number
+
+
 def tune(
     job: JobName,
     trial: Annotated[int, typer.Option(help="Number of the trial to train.")],
@@ -227,12 +236,7 @@ def tune(
     from search.tuning import tune_trial
 
     with open_planned(job, runs) as (prepared, store), prepared.place.lock():
-        known = [t.number for t in store.trials(prepared.job.name) if t.facts is not None]
-        if trial not in known:
-            shown = ", ".join(map(str, known)) or "none yet; go on with `prunefront resume`"
-            raise RequestError(
-                f"job {prepared.job.name!r} has no finished trial {trial}; finished trials: {shown}"
-            )
+        _finished(prepared, store, trial)
         try:
             with nullcontext(Silent()) if as_json else Bars(out) as listener:
                 listener.stage("finishing")
@@ -247,109 +251,3 @@ def tune(
         for number, one in sorted(ended.items()):
             say(out, f"recipe {number}: {one}")
         say(out, line)
-
-
-def show(
-    job: JobName,
-    trial: Annotated[int | None, typer.Option(help="One trial instead of the job.")] = None,
-    server: ServerName = None,
-    runs: Runs = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show a job's state and trials, or everything about one trial."""
-    from search.status import job_facts, set_facts, trial_facts, trial_rows
-
-    if service := service_instead(server, runs):
-        remote.show(service, job, trial, as_json)
-        return
-    place = place_of(job, runs)
-    with open_store(place) as store:
-        if trial is not None:
-            found = trial_facts(store, place, trial)
-        else:
-            found = {**job_facts(store, place), **set_facts(store, place)}
-            found["all_trials"] = trial_rows(store, place.job)
-    if as_json:
-        print_json(found)
-    elif trial is not None:
-        _show_trial(found)
-    else:
-        _show_job(found, place)
-
-
-def _show_job(found: Mapping[str, Any], place: Place) -> None:
-    from search import tables
-    from search.sets import tables as set_tables
-    from search.status import WAITING
-
-    out.print(tables.jobs([found, *found.get("jobs", ())]))
-    say(out, f"budget: {found['budget']}")
-    for line in set_tables.shares(found):
-        say(out, line)
-    if found["all_trials"]:
-        out.print(tables.trials(found["all_trials"]))
-    for line in (*tables.failures(found["all_trials"]), *found["events"]):
-        say(out, line)
-    if found["state"] in WAITING:
-        say(out, f"go on with: prunefront resume {place.folder}")
-
-
-def _show_trial(found: Mapping[str, Any]) -> None:
-    from search import tables
-    from search.numbers import amount
-
-    wanted = amount(found["target"], found["target_unit"])
-    say(
-        out,
-        f"trial {found['trial']}: {found['state']}, proposed by {found['origin']} for at most {wanted} "
-        f"{found['target_unit']} (seed {found['seed']}, attempts {found['attempts']})",
-    )
-    if found["reason"]:
-        say(out, f"failed: {found['reason']}")
-    if found["facts"]:
-        out.print(tables.stages(found))
-        if found["others"]:
-            out.print(tables.others(found))
-        for line in tables.answers(found):
-            say(out, line)
-    out.print(tables.widths(found))
-    if "exported" in found["results"]:
-        say(out, f"exported to {found['results']['exported']['folder']}")
-
-
-def ls(server: ServerName = None, runs: Runs = None, as_json: AsJson = False) -> None:
-    """List all jobs of the runs folder, or yours at a server."""
-    from search import tables
-    from search.status import job_facts
-
-    if service := service_instead(server, runs):
-        remote.ls(service, as_json)
-        return
-    place = Place(runs_folder(runs), "")
-    found = []
-    if place.store.exists():
-        with open_store(place) as store:
-            found = [job_facts(store, Place(place.runs, record.name)) for record in store.jobs()]
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        say(out, f"no jobs in {place.runs}; start one with: prunefront run job.toml")
-        return
-    out.print(tables.jobs(found))
-
-
-def rm(job: JobName, server: ServerName = None, runs: Runs = None, as_json: AsJson = False) -> None:
-    """Forget a job: its trials, its profile and everything it exported into its run folder."""
-    from search.removal import remove
-
-    if service := service_instead(server, runs):
-        remote.rm(service, job, as_json)
-        return
-    place = place_of(job, runs)
-    with open_store(place) as store:
-        remove(place, store)
-    if as_json:
-        print_json({"removed": str(place.folder)})
-    else:
-        say(out, f"removed {place.folder}")
