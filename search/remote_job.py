@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 from hwprofiles.disk import file_sha256, whole_folder
 from hwprofiles.errors import ConflictError, PrunefrontError, RequestError, TransientError
 from hwprofiles.remote import LONGEST_DELAY_S, NoAnswerError, ServerTroubleError
+from search.remote_board import frame, pick
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,33 +182,7 @@ class RemoteJob:
         Raises:
             RequestError: there is none; names the one that comes nearest.
         """
-        board = self.board(device)
-        finals = {each["trial"]: each["accuracy"] for each in board["finalists"]}
-        rows = [row for row in _rows(board["trials"]) if row["state"] == "done"]
-        if not rows:
-            raise ConflictError(f"job {self.name!r} has no finished trial yet; wait for one")
-
-        def costs(row: Mapping[str, Any]) -> dict[CostKind, float]:
-            whole = {**row, "latency_ms": row["latency_ms"] + row["error_ms"]}
-            return {kind: float(whole[kind]) for kind in limits}
-
-        def excess(row: Mapping[str, Any]) -> float:
-            return max(cost / limits[kind] for kind, cost in costs(row).items())
-
-        fits = [row for row in rows if excess(row) <= 1]
-        if not fits:
-            from search.wording import rounded_up
-
-            near = min(rows, key=excess)
-            asked = " and ".join(f"{kind}={limit:.15g}" for kind, limit in limits.items())
-            nearest = " and ".join(f"{kind}={rounded_up(cost):.4g}" for kind, cost in costs(near).items())
-            raise RequestError(
-                f"no trial of job {self.name!r} holds {asked} on {board['device']}; the nearest, trial "
-                f"{near['number']}, holds {nearest}: ask for that, or search with a lower budget"
-            )
-        trained = [{**row, "accuracy": finals[row["number"]]} for row in fits if row["number"] in finals]
-        best = max(trained or fits, key=lambda row: float(row["accuracy"]))
-        return {**best, "device": board["device"], "finalist": bool(trained)}
+        return pick(self.board(device), limits)
 
     def board(self, device: str = "") -> dict[str, Any]:
         """All trials in columns, finalists, the dense model and the budget, as the service tells them.
@@ -331,21 +306,6 @@ class RemoteJob:
 
     def _get(self, path: str) -> Any:
         return self.client.remote.json("GET", self._path + path, patience_s=0)
-
-
-def _rows(columns: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Trials one by one."""
-    lists = {key: values for key, values in columns.items() if isinstance(values, list)}
-    for values in zip(*lists.values(), strict=True):
-        yield dict(zip(lists, values, strict=True))
-
-
-def frame(board: Mapping[str, Any]) -> pd.DataFrame:
-    """The trials of `RemoteJob.board`, by number."""
-    import pandas as pd
-
-    columns = {key: values for key, values in board["trials"].items() if key != "reason"}
-    return pd.DataFrame(columns).set_index("number").rename_axis("trial")
 
 
 def _events(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -81,9 +81,7 @@ def _send_data(sender: _Sender, job: Job) -> dict[str, Any]:
         for name, split in to_send.items():
             table[name]["path"] = sender.bring_data(job.folder / split.path)
         return table
-    if (
-        not to_send and job.data.source != "factory"
-    ):  # it is there, or is the digits, which come with prunefront
+    if not to_send and job.data.source != "factory":  # it is there, or is the digits, which prunefront has
         return table
     if len(to_send) < len(job.data.splits):
         raise RequestError(
