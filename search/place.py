@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwprofiles.errors import RequestError, TransientError
+from hwprofiles.errors import NotFoundError, RequestError, TransientError
 
 DEVICES = "devices"
 
@@ -97,7 +97,7 @@ class Place:
         try:
             with hold(self.folder, ""):
                 return False
-        except FileNotFoundError:
+        except NotFoundError:
             return False
         except TransientError:
             return True
@@ -130,15 +130,19 @@ class Place:
 
 @contextmanager
 def hold(folder: Path, busy: str) -> Iterator[None]:
-    """Keep other processes off a folder; one that dies lets go by that.
+    """Keep other processes off a folder that is there; one that dies lets go by that.
 
     Args:
         busy: what to say where another process holds it.
 
     Raises:
+        NotFoundError: there is no such folder.
         TransientError: another process holds it.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no folder {folder} any more") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -32,7 +32,7 @@ from hwprofiles.errors import (
 from search.finish import finish_trial
 from search.job import Job
 from search.outcome import export_trial
-from search.place import Place
+from search.place import Place, hold
 from search.plan import prepare
 from search.progress import Listener
 from search.service.supervisor import DONE, DRAIN_S, LOST, NO_ROOM
@@ -206,13 +206,18 @@ def _run(asked: Any, place: Place, store: Store, steering: Steering) -> None:
 
 
 def _export(job: Job, place: Place, store: Store, leases: Leases, lease: Lease, steering: Steering) -> None:
-    """Export the trials that its owner has asked for."""
+    """Export the trials that its owner has asked for.
+
+    A folder of the job that the disk has lost is not made anew, or its copy would not come back.
+    """
     for number in ServiceJobs(store).get(job.name).exports:
+        _wait_for_others(place, steering)
         steering.stage("exporting trials")
         try:
-            prepared = prepare(job, place, store.job(job.name).plan, steering)
-            finish_trial(prepared, store, number, steering)
-            export_trial(prepared, store, number, place.export_of(number))
+            with hold(place.folder, f"another process works on job {job.name!r}"):
+                prepared = prepare(job, place, store.job(job.name).plan, steering)
+                finish_trial(prepared, store, number, steering)
+                export_trial(prepared, store, number, place.export_of(number))
             store.add_event(job.name, "exported", str(number))
         except LostLeaseError:
             raise

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hwprofiles.errors import RequestError
-from search.place import Place
+from hwprofiles.errors import NotFoundError, RequestError
+from search.place import Place, hold
 
 
 @pytest.mark.parametrize("name", ["prunefront.db", "prunefront.db-wal", "devices"])
@@ -30,3 +30,14 @@ def test_a_job_cannot_go_by_the_name_of_a_file_that_lies_there(tmp_path: Path) -
     ):
         pass
     assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_a_folder_that_is_gone_is_not_made_by_who_would_hold_it(tmp_path: Path) -> None:
+    place = Place(tmp_path, "lost")
+    with (
+        pytest.raises(NotFoundError, match=r"there is no folder .*lost any more"),
+        hold(place.folder, "busy"),
+    ):
+        pass
+    assert not place.is_held()
+    assert not list(tmp_path.iterdir())
