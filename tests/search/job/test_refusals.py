@@ -1,157 +1,14 @@
-"""A job file becomes one frozen job, or one sentence about the first thing wrong in it."""
+"""A job file that is wrong becomes one sentence about the first thing wrong in it."""
 
 from __future__ import annotations
 
-import re
-import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hwprofiles.errors import RequestError
-from search.job import Budget, Job, Level
-from trials.data import DataSpec, Normalize, SplitSpec
-from trials.graph import Input
-
-DOCUMENT = Path(__file__).parents[2] / "docs" / "job.md"
-TABLES = {
-    "model": """
-factory = "model:resnet"
-checkpoint = "resnet.safetensors"
-input = { shape = [3, 32, 32] }""",
-    "data": """
-source = "parquet"
-train = "train.parquet"
-""",
-    "budget": """
-latency = "50%"
-""",
-}
-
-
-DEFAULTED = ("devices", "search", "finetune", "sparsity", "regularise")
-"""The tables that may be left out."""
-
-
-def text_of(tables: dict[str, str]) -> str:
-    return "\n".join(f"[{name}]\n{body}" for name, body in tables.items())
-
-
-JOB = text_of(TABLES)
-
-
-def job_with(table: str, line: str, *without: str) -> str:
-    """The short job with one line more in a table, in place of the lines with the same key or those named."""
-    dropped = {line.partition(" = ")[0], *without}
-    kept = [old for old in TABLES.get(table, "").splitlines() if old.partition(" = ")[0] not in dropped]
-    return text_of(TABLES | {table: "\n".join([*kept, line])})
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder that holds every file that the examples name."""
-    folder = tmp_path / "cifar"
-    folder.mkdir()
-    for name in ("resnet.safetensors", "encoder.pt", "resnet.bundle", "train.parquet", "test.parquet"):
-        (folder / name).touch()
-    return folder
-
-
-def load(folder: Path, text: str, name: str = "job.toml") -> Job:
-    (folder / name).write_text(text, encoding="utf-8")
-    return Job.load(folder / name)
-
-
-def refusal(folder: Path, text: str) -> str:
-    """The sentence about a job file, after the file's own name."""
-    with pytest.raises(RequestError) as refused:
-        load(folder, text)
-    where, _, sentence = str(refused.value).partition(": ")
-    assert where == str(folder / "job.toml")
-    return sentence
-
-
-def test_one_input_goes_by_a_default_name_and_type(folder: Path) -> None:
-    expected = Input(name="input", shape=(3, 32, 32), dtype="float32", high=2)
-    assert load(folder, JOB).model.input_specs == (expected,)
-
-
-def test_paths_start_at_the_job_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "job.toml").write_text(JOB)
-    monkeypatch.chdir(folder.parent)
-    job = Job.load(Path("cifar") / "job.toml")
-    assert job.folder == folder
-    assert (job.folder / job.model.checkpoint).exists()
-
-
-def test_a_job_is_called_what_it_says_or_else_after_its_folder_or_file(folder: Path) -> None:
-    assert load(folder, JOB).name == "cifar"
-    assert load(folder, JOB, "half the macs.toml").name == "half-the-macs"
-    assert load(folder, 'name = "mine"\n' + JOB).name == "mine"
-
-
-def test_a_loaded_job_does_not_change(folder: Path) -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        load(folder, JOB).search = None
-
-
-def test_several_inputs_keep_their_order_and_types(folder: Path) -> None:
-    line = 'inputs = [{ name = "ids", shape = [9], dtype = "int64", high = 50 }, { name = "x", shape = [4] }]'
-    assert load(folder, job_with("model", line, "input")).model.input_specs == (
-        Input(name="ids", shape=(9,), dtype="int64", high=50),
-        Input(name="x", shape=(4,), dtype="float32", high=2),
-    )
-
-
-def test_data_becomes_what_the_data_sources_take(folder: Path) -> None:
-    lines = """validation = { path = "test.parquet", rows = [0, 5000] }
-normalize = { mean = [0.5, 0.4, 0.3], std = [0.2, 0.2, 0.1] }"""
-    assert load(folder, job_with("data", lines)).data_spec() == DataSpec(
-        source="parquet",
-        train=SplitSpec("train.parquet"),
-        validation=SplitSpec("test.parquet", (0, 5000)),
-        normalize=Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.1)),
-    )
-
-
-@pytest.mark.parametrize(
-    ("line", "kind", "levels"),
-    [
-        ("latency_ms = 2", "latency_ms", [Level(2.0, False)]),
-        ('latency = "50%"', "latency_ms", [Level(0.5, True)]),
-        ('latency = ["80%", "12.5 %"]', "latency_ms", [Level(0.8, True), Level(0.125, True)]),
-        ('macs = [6.2e7, "99%"]', "macs", [Level(6.2e7, False), Level(0.99, True)]),
-        ("parameters = 100000", "parameters", [Level(1e5, False)]),
-    ],
-)
-def test_a_budget_is_a_kind_and_its_levels(folder: Path, line: str, kind: str, levels: list[Level]) -> None:
-    [asked] = load(folder, job_with("budget", line, "latency")).budget.asked
-    assert (asked.kind, list(asked.levels)) == (kind, levels)
-
-
-def test_the_key_with_several_levels_leads_and_else_the_first_one(folder: Path) -> None:
-    budget = load(folder, job_with("budget", 'energy = "30%..60%"\nmacs = 5')).budget
-    assert [asked.key for asked in budget.asked] == ["energy", "latency", "macs"]
-    assert [asked.kind for asked in budget.asked] == ["energy_mj", "latency_ms", "macs"]
-    assert load(folder, job_with("budget", "macs = 5")).budget.leading.key == "latency"
-
-
-@pytest.mark.parametrize(
-    ("written", "percentages"),
-    [
-        ("20%..100%", [20, 33.3, 46.7, 60, 73.3, 86.7]),
-        ("30 % .. 80%", [30, 40, 50, 60, 70, 80]),
-        ("50%..50.2%", [50, 50.1, 50.2]),
-        ("95%..99.9%", [95, 96, 97, 97.9, 98.9, 99.9]),
-    ],
-)
-def test_a_range_is_six_levels_from_its_lower_end_without_dense_itself(
-    written: str, percentages: list[float]
-) -> None:
-    [asked] = Budget.checked({"macs": written}, "here").asked
-    assert [level.percentage for level in asked.levels] == [f"{percentage}%" for percentage in percentages]
+from search.job import Job
+from tests.search.job.conftest import JOB, job_with, load, refusal
 
 
 @pytest.mark.parametrize(
@@ -176,26 +33,6 @@ def test_a_level_that_no_budget_can_have_is_refused_with_the_reason(
     found = refusal(folder, job_with("budget", f"macs = {written}"))
     assert found.startswith("budget.macs has the ")
     assert sentence in found
-
-
-def test_a_job_that_only_says_how_much_accuracy_may_go_searches_the_whole_front(folder: Path) -> None:
-    budget = load(folder, job_with("budget", "accuracy_drop = 0", "latency")).budget
-    assert budget.asked == Budget.checked({"latency": "20%..100%"}, "here").asked
-    assert (budget.winner_drop, load(folder, JOB).budget.winner_drop) == (0, 0.01)
-
-
-@settings(deadline=None)
-@given(
-    levels=st.lists(
-        st.decimals(min_value="0.001", max_value="99.999", places=3).map(lambda percent: f"{percent}%")
-        | st.floats(min_value=1e-3, max_value=1e12),
-        min_size=1,
-        unique=True,
-    )
-)
-def test_levels_survive_being_stored(levels: list[str | float]) -> None:
-    budget = Budget.checked({"macs": levels}, "here")
-    assert Budget.checked(budget.model_dump(mode="json"), "here") == budget
 
 
 @pytest.mark.parametrize(
@@ -278,13 +115,6 @@ def test_keys_that_do_not_fit_together_are_named(folder: Path, table: str, line:
 def test_a_pattern_of_zeros_has_no_scope(folder: Path) -> None:
     sentence = refusal(folder, job_with("sparsity", 'zeros = "2:4"\nscope = "layer"'))
     assert sentence == "sparsity has scope, but the pattern '2:4' holds in every layer; remove it"
-
-
-def test_zeros_survive_being_stored(folder: Path) -> None:
-    for written, zeros in (("0.5", 0.5), ('"2:4"', "2:4"), ("0", 0.0)):
-        job = load(folder, job_with("sparsity", f"zeros = {written}"))
-        assert job.sparsity.zeros == zeros
-        assert Job.from_json(job.to_json()) == job
 
 
 def test_a_bundle_brings_everything_about_the_model(folder: Path) -> None:
@@ -469,96 +299,3 @@ def test_a_missing_job_file_or_a_folder_in_its_place_is_named(folder: Path) -> N
         Job.load(folder / "jobs.toml")
     with pytest.raises(RequestError, match="is a folder; name the job file in it"):
         Job.load(folder)
-
-
-def test_a_stored_job_comes_back_equal_even_without_its_files(folder: Path) -> None:
-    job = load(folder, JOB)
-    stored = job.to_json()
-    for file in folder.iterdir():
-        file.unlink()
-    assert Job.from_json(stored) == job
-    assert Job.from_json(stored).fingerprint() == job.fingerprint()
-
-
-def test_a_job_stored_in_another_format_is_refused(folder: Path) -> None:
-    with pytest.raises(RequestError, match="format version 99; allowed: 1"):
-        Job.from_json({**load(folder, JOB).to_json(), "version": 99})
-
-
-def test_the_fingerprint_follows_what_results_depend_on(folder: Path) -> None:
-    plain = load(folder, JOB).fingerprint()
-    same = ["[search]\nworkers = 8", "[search]\ntrials = 60", "[[devices]]\nthreads = 1"]
-    other = [
-        "[search]\nseed = 1",
-        "[search]\ntrials = 61",
-        "[[devices]]\nthreads = 2",
-        "[finetune]\ndistill = 0",
-    ]
-    assert {load(folder, JOB + text).fingerprint() for text in same} == {plain}
-    assert load(folder, 'name = "other"\n' + JOB).fingerprint() == plain
-    fingerprints = {load(folder, JOB + text).fingerprint() for text in other}
-    assert len(fingerprints | {plain}) == len(other) + 1
-
-
-def documented_jobs() -> list[str]:
-    return re.findall(r"^```toml\n(.*?)^```", DOCUMENT.read_text(encoding="utf-8"), re.M | re.S)
-
-
-def documented_keys() -> list[tuple[str, str, str, str]]:
-    """Every row of the tables: the name of the job's table, the key, its default, its example."""
-    rows, table = [], ""
-    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
-        if line.startswith("## "):
-            table = re.sub("[^a-z]", "", line) if "`" in line else ""
-        if row := re.fullmatch(r"\| `(\w+)` \|.*\| (.*?) ?\| `([^|]+)` \|", line):
-            rows.append((table, row[1], row[2].strip("` "), row[3]))
-    return rows
-
-
-@pytest.mark.parametrize("text", documented_jobs())
-def test_the_documented_jobs_load(folder: Path, text: str) -> None:
-    assert load(folder, text).budget.asked
-
-
-def test_every_key_is_documented_and_every_documented_key_exists() -> None:
-    schema = Job.model_json_schema()
-    keys = [key for table in (schema, *schema["$defs"].values()) for key in table["properties"]]
-    documented = [key for _, key, *_ in documented_keys()]
-    tables = {table for table, *_ in documented_keys()} - {""}
-    # Sorted and not made a set: each of the keys called `name` needs a row of its own.
-    assert sorted([*documented, *tables, "folder"]) == sorted(keys)
-
-
-@pytest.mark.parametrize(("table", "key", "default", "example"), documented_keys())
-def test_the_example_of_every_key_loads(
-    folder: Path, table: str, key: str, default: str, example: str
-) -> None:
-    assert re.search(rf"\b{key} =", example)
-    rivals = {
-        ("model", "bundle"): ["factory", "checkpoint", "input"],
-        ("model", "inputs"): ["input"],
-        ("data", "source"): ["train"],
-        ("budget", key): ["latency"],
-    }
-    if not table:
-        text = f"{example}\n{JOB}"
-    elif table == "devices":
-        name = "" if key == "name" else 'name = "second"\n'
-        text = f"{JOB}\n[[devices]]\n[[devices]]\n{name}{example}"
-    elif table == "data" and key in ("factory", "args"):
-        data = 'source = "factory"\n' + ("" if key == "factory" else 'factory = "data:splits"\n')
-        text = text_of(TABLES | {"data": data + example})
-    else:
-        text = job_with(table, example, *rivals.get((table, key), []))
-    load(folder, text)
-
-
-@pytest.mark.parametrize(
-    ("table", "key", "default"),
-    [(table, key, default) for table, key, default, _ in documented_keys() if table in DEFAULTED],
-)
-def test_the_documented_defaults_are_the_real_ones(folder: Path, table: str, key: str, default: str) -> None:
-    job = load(folder, JOB)
-    real = getattr(job.device if table == "devices" else getattr(job, table), key)
-    written = tomllib.loads(f"default = {default}")["default"]
-    assert (list(real) if isinstance(real, tuple) else real) == written
