@@ -1,14 +1,9 @@
-"""The pool on real Ray: one warm pool for most promises, processes of their own for those about endings."""
+"""The pool on real Ray: one warm pool for most of what it promises."""
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -19,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwprofiles.errors import InvariantError, NoRoomError, RequestError, TransientError, TrialError
-from tests.search.test_crash import descendants
-from trials.cluster import VITAL
+from hwprofiles.errors import InvariantError, NoRoomError, TrialError
 from trials.pool import Finished, Pool
 
 WORKERS = 2
+
+
 RECYCLE_AFTER = 20
 
 
@@ -36,90 +31,6 @@ class Calls:
 
     def __call__(self, request: Callable[[dict[str, Any]], Any]) -> Any:
         return request(self.shared)
-
-
-def test_an_address_where_nobody_answers_is_refused_at_once() -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(TransientError, match=f"no Ray cluster answers at '{address}'"):
-            Pool(Calls, {}, workers=1, threads=1, address=address)
-
-
-def broken(**shared: Any) -> Calls:
-    raise RequestError("weights.safetensors is not what the manifest says")
-
-
-def test_what_is_wrong_with_the_factory_is_raised_to_the_caller() -> None:
-    """Stands before the shared pool: this one closes itself, or the next could not open."""
-    with pytest.raises(RequestError, match="is not what the manifest says"):
-        Pool(broken, {}, workers=1, threads=1)
-
-
-@pytest.mark.parametrize("part", VITAL)
-def test_a_pool_whose_ray_has_died_says_so_and_closes(part: str, tmp_path: Path) -> None:
-    """Ray would wait for ever, or end this process after a minute; stands before the shared pool, too."""
-    with Pool(Calls, {}, workers=1, threads=1) as pool:
-        pool.submit(0, until(tmp_path / "never"))
-        commands = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in descendants(os.getpid())}
-        os.kill(commands[part], signal.SIGKILL)
-        with pytest.raises(TransientError, match=f"{part} of the Ray on this machine has died"):
-            pool.wait()
-
-
-class Lame(Calls):
-    """A runner that is built once there is a place for it, which it takes."""
-
-    def __init__(self, places: Path) -> None:
-        super().__init__()
-        while not any(took(place) for place in places.iterdir()):
-            time.sleep(0.01)
-
-
-def took(place: Path) -> bool:
-    try:
-        place.unlink()
-    except FileNotFoundError:  # the other worker was faster
-        return False
-    return True
-
-
-def test_no_request_waits_for_a_worker_that_may_never_come_back(tmp_path: Path) -> None:
-    """As where its machine is gone; stands before the shared pool, too."""
-    places = tmp_path / "places"
-    places.mkdir()
-    (places / "1").touch()
-    (places / "2").touch()
-    with Pool(Lame, {"places": places}, workers=2, threads=1) as pool:
-        pool.submit("doomed", hold(tmp_path / "pid"))
-        os.kill(holder(tmp_path / "pid"), signal.SIGKILL)
-        assert [each.died for each in finish(pool, 1)] == [True]
-        assert pool.free == 1
-        for number in range(3):
-            pool.submit(number, pid)
-        assert [each.died for each in finish(pool, 3)] == [False] * 3
-        (places / "3").touch()
-        pool.worker_pids()
-        assert pool.free == 2
-
-
-def test_ray_that_cannot_start_is_named_with_its_reason_in_one_line() -> None:
-    """In a process of its own, as Ray leaves what it had started to the end of its process."""
-    driver = (
-        "from tests.trials.test_pool import Calls, Pool\n"
-        "try: Pool(Calls, {}, workers=1, threads=1)\n"
-        "except Exception as error: print(f'{type(error).__name__}: {error}', end='')"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", driver],
-        env={**os.environ, "RAY_OVERRIDE_RESOURCES": "no JSON"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ended.stdout.startswith("TransientError: Ray cannot start on this machine (JSONDecodeError: Expec")
-    assert ended.stdout.endswith("the variables RAY_* of the environment, then try again")
-    assert "\n" not in ended.stdout
 
 
 @pytest.fixture(scope="module")
@@ -323,93 +234,3 @@ def test_one_pool_at_a_time(pool: Pool) -> None:
     with pytest.raises(InvariantError, match="close the other pool"):
         Pool(Calls, {}, workers=1, threads=1)
     assert answer(pool, pid).error == ""
-
-
-DRIVER = """
-import sys
-from pathlib import Path
-from tests.trials.test_pool import Calls, WORKERS, hold, until
-from trials.pool import Pool
-
-folder = Path(sys.argv[1])
-with Pool(Calls, {}, workers=WORKERS, threads=1) as pool:
-    pool.submit("gate", until(folder / "gate"))
-    pool.submit("held", hold(folder / "pid"))
-    try:
-        pool.wait()
-    except KeyboardInterrupt:
-        print("interrupted", flush=True)
-        print(pool.wait()[0].value, flush=True)
-        raise
-"""
-
-
-@pytest.fixture
-def driver(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process with a pool of its own, in a session of its own, whose workers are at work."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    holder(tmp_path / "pid")
-    folders = ray_folders(process.pid)
-    yield process
-    for pid in session(process.pid):
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def ray_folders(leader: int) -> set[str]:
-    """The temporary folders that the commands of that session name."""
-    commands = (Path(f"/proc/{pid}/cmdline").read_text() for pid in session(leader))
-    return {folder for command in commands for folder in re.findall(r"/tmp/prunefront-\w+", command)}
-
-
-def workers(leader: int) -> list[int]:
-    """Processes of that session that run a worker's request."""
-    titles = {pid: Path(f"/proc/{pid}/cmdline") for pid in session(leader)}
-    return [pid for pid, title in titles.items() if title.exists() and b"_Worker" in title.read_bytes()]
-
-
-def session(leader: int) -> list[int]:
-    """Processes, without dead ones, of the session that `leader` began."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, sid = stat.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(sid) == leader and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def test_ctrl_c_reaches_the_caller_and_no_worker_and_the_exit_leaves_nothing_behind(
-    driver: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    [folder] = ray_folders(driver.pid)
-    assert len(workers(driver.pid)) == WORKERS
-    os.killpg(driver.pid, signal.SIGINT)
-    assert driver.stdout is not None
-    assert driver.stdout.readline() == "interrupted\n"
-    (tmp_path / "gate").touch()
-    said, complaints = driver.communicate(timeout=60)
-    assert said == "opened\n"
-    assert complaints.splitlines()[-1] == "KeyboardInterrupt"
-    assert session(driver.pid) == []
-    assert not Path(folder).exists()
-
-
-def test_workers_end_with_a_killed_driver(driver: subprocess.Popen[str]) -> None:
-    """Two agents of Ray's own, without work, stay for its time-out of a minute."""
-    assert len(workers(driver.pid)) == WORKERS
-    driver.kill()
-    deadline_s = time.monotonic() + 10
-    while workers(driver.pid) and time.monotonic() < deadline_s:
-        time.sleep(0.1)
-    assert workers(driver.pid) == []
