@@ -33,6 +33,10 @@ def finished_trials(count: int) -> Moment:
     return reached
 
 
+def some_run(store: Store) -> bool:
+    return any(trial.state is TrialState.RUNNING for trial in store.trials("small"))
+
+
 def in_state(*states: JobState) -> Moment:
     return lambda store: store.job("small").state in states
 
@@ -160,7 +164,7 @@ def test_told_to_end_stopped_bereft_of_a_worker_and_killed_a_job_finds_what_it_w
     runs = tmp_path / "runs"
     shutil.copytree(planned_runs, runs)
     process = start("resume", runs / "small", "--workers", "2")
-    wait_for(finished_trials(1), runs, process)
+    wait_for(some_run, runs, process)
     process.terminate()  # as a batch system does
     told_to_end = finish(process)
     assert told_to_end.code == 143, told_to_end.err
@@ -182,7 +186,7 @@ def test_told_to_end_stopped_bereft_of_a_worker_and_killed_a_job_finds_what_it_w
     assert {number: second[number] for number in first} == first
 
     process = start("resume", runs / "small", "--workers", "2")
-    wait_for(lambda store: any(t.state is TrialState.RUNNING for t in store.trials("small")), runs, process)
+    wait_for(some_run, runs, process)
     kill_workers(process)
     wait_for(in_state(JobState.FINISHING), runs, process)
     kill_tree(process)

@@ -134,11 +134,11 @@ def test_paused_and_ended_a_job_waits_and_goes_on_and_is_stopped_and_exported_an
     wait(lambda: not jobs.get("small").is_held)
     assert TrialState.RUNNING not in [trial.state for trial in store.trials("small")]
     assert jobs.get("small").reason == "its owner asked for it"
-    jobs.steer("small", Verb.STOP)
-    wait(lambda: state(store) is JobState.DONE)
     done = next(trial.number for trial in store.trials("small") if trial.state is TrialState.DONE)
-    assert (Place(runs, "small").export / "model.onnx").exists()
+    jobs.steer("small", Verb.STOP)
     jobs.want_export("small", done)
+    wait(lambda: state(store) is JobState.DONE)
+    assert (Place(runs, "small").export / "model.onnx").exists()
     wait(lambda: not jobs.get("small").exports and not jobs.get("small").is_held)
     assert (Place(runs, "small").export_of(done) / "model.onnx").exists()
     Copying(store, runs, Copies(elsewhere.as_uri(), runs)).step()
