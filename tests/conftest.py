@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from hypothesis import settings
 
 from tests.commands import prunefront
+from tests.serving import served
 from tests.small_job import finished, finished_runs, planned_runs, small_job
+from trials.store import Store
 
 __all__ = ["finished", "finished_runs", "planned_runs", "prunefront", "small_job"]
 
@@ -37,3 +40,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the data beside the repository is absent ({folder.name})")
     return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """One of its own, where a folder of runs would keep it."""
+    with Store.open(tmp_path / "prunefront.db") as store:
+        yield store
+
+
+@pytest.fixture
+def address(store: Store, tmp_path: Path) -> Iterator[str]:
+    """Of a service on that store, which works on no job."""
+    with served(store, tmp_path / "service") as address:
+        yield address

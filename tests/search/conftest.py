@@ -1,4 +1,4 @@
-"""The small job, ready to search or done, and a store for tests of the search."""
+"""The small job, ready to search or done, for tests of the search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from search.job import Job
 from search.place import Place
 from search.plan import Prepared, prepare
 from search.progress import Silent
-from tests.serving import served
 from trials.store import Store
 
 
@@ -56,15 +55,3 @@ def runs(finished_runs: Path, tmp_path: Path) -> Path:
 def nothing_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests know the profiles that they make, whatever is shipped."""
     monkeypatch.setattr(devices, "SHIPPED", tmp_path_factory.getbasetemp() / "nothing-shipped")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "prunefront.db") as store:
-        yield store
-
-
-@pytest.fixture
-def address(store: Store, tmp_path: Path) -> Iterator[str]:
-    with served(store, tmp_path / "service") as address:
-        yield address

@@ -1,4 +1,4 @@
-"""A service on a store of its own, and a PostgreSQL that tests share."""
+"""Users of a service, a PostgreSQL that tests share, and a job that takes longer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from search.place import Place
 from tests.commands import finish, start
 from tests.postgres import postgres
-from tests.serving import client, served, token
+from tests.serving import client, token
 from trials.store import Store
 from trials.tokens import Role
 
@@ -27,18 +27,6 @@ LONGER = {"search": {"trials": 40}, "finetune": {"brief_steps": 60}}
 def postgres_url() -> Iterator[str]:
     with postgres() as url:
         yield url
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "prunefront.db") as store:
-        yield store
-
-
-@pytest.fixture
-def address(store: Store, tmp_path: Path) -> Iterator[str]:
-    with served(store, tmp_path / "service") as address:
-        yield address
 
 
 @pytest.fixture

@@ -84,12 +84,6 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "store.db") as store:
-        yield store
-
-
-@pytest.fixture
 def mine(store: Store) -> JobRecord:
     """A job of ann's that is done."""
     ServiceJobs(store).submit("ann", "mine", {}, "")

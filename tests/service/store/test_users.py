@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine
 
 from hwprofiles.errors import ConflictError
 from trials import tokens as module
@@ -18,20 +17,6 @@ from trials.store import Store
 from trials.tokens import Role, Sessions, Tokens
 
 QUOTA = Quota(queued_jobs=2, running_jobs=1, worker_minutes=10, stored_bytes=100)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    url = str(tmp_path / "store.sqlite")
-    if request.param == "postgres":
-        url = request.getfixturevalue("postgres_url")
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(text("drop schema public cascade"))
-            connection.execute(text("create schema public"))
-        engine.dispose()
-    with Store.open(url) as store:
-        yield store
 
 
 def entry(number: int) -> AuditEntry:
