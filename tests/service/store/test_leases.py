@@ -28,6 +28,12 @@ def take_for_export(jobs: ServiceJobs, leases: Leases) -> Lease:
     return take(leases)
 
 
+def end_a_trial(store: Store) -> None:
+    """Of job `mine`, its first."""
+    for trial in (queued(0), queued(0).start(), queued(0).start().finish(FACTS)):
+        store.save("mine", trial)
+
+
 def test_users_take_turns(jobs: ServiceJobs, leases: Leases) -> None:
     for number in range(3):
         submit(jobs, "ann", name=f"a{number}")
@@ -192,9 +198,7 @@ def test_a_process_by_which_a_trial_has_ended_did_not_die_in_a_row(
         leases.bury(take(leases), "killed by signal 9")
     lease = take(leases)
     its = leases.guarded(lease)
-    its.save("mine", queued(0))
-    its.save("mine", queued(0).start())
-    its.save("mine", queued(0).start().finish(FACTS))
+    end_a_trial(its)
     leases.bury(lease, "killed by signal 9")
     assert (jobs.get("mine").record.state, jobs.get("mine").deaths) == (JobState.QUEUED, 1)
 
@@ -211,9 +215,8 @@ def test_a_job_that_is_over_is_taken_once_more_for_an_export(
     store: Store, jobs: ServiceJobs, leases: Leases
 ) -> None:
     submit(jobs, "ann")
-    store.save("mine", queued(0), queued(1))
-    store.save("mine", queued(0).start())
-    store.save("mine", queued(0).start().finish(FACTS))
+    end_a_trial(store)
+    store.save("mine", queued(1))
     store.set_job_state("mine", JobState.DONE)
     assert leases.take("h", most=9) is None
     assert jobs.want_export("mine", 0, "ann").exports == (0,)
@@ -232,9 +235,7 @@ def test_an_export_leaves_it_said_why_a_job_has_failed(
     store: Store, jobs: ServiceJobs, leases: Leases
 ) -> None:
     submit(jobs, "ann")
-    store.save("mine", queued(0))
-    store.save("mine", queued(0).start())
-    store.save("mine", queued(0).start().finish(FACTS))
+    end_a_trial(store)
     store.set_job_state("mine", JobState.FAILED)
     leases.release(take_for_export(jobs, leases), "it diverged")
     for let_go in (leases.release, lambda lease: leases.bury(lease, "killed")):
@@ -256,9 +257,7 @@ def test_an_export_that_keeps_killing_its_processes_is_given_up_and_waits_behind
     store: Store, jobs: ServiceJobs, leases: Leases
 ) -> None:
     submit(jobs, "ann")
-    store.save("mine", queued(0))
-    store.save("mine", queued(0).start())
-    store.save("mine", queued(0).start().finish(FACTS))
+    end_a_trial(store)
     store.set_job_state("mine", JobState.DONE)
     jobs.want_export("mine", 0)
     for _ in range(MAX_DEATHS):
