@@ -147,6 +147,30 @@ def test_paused_and_ended_a_job_waits_and_goes_on_and_is_stopped_and_exported_an
         assert (copied / "model.onnx").read_bytes() == (its / "model.onnx").read_bytes()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds a folder; asked of the kernel, as whoever tries has it for a moment."""
+    its = f":{folder.stat().st_ino} "
+    return any("FLOCK" in line and its in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_who_exports_a_trial_of_a_job_that_is_done_keeps_others_off_it(
+    finished_runs: Path, tmp_path: Path
+) -> None:
+    runs = Path(shutil.copytree(finished_runs, tmp_path / "runs"))
+    with Store.open(Place(runs, "").store) as store:
+        jobs = ServiceJobs(store)
+        jobs.adopt("small", "ann")
+        jobs.want_export("small", 0)
+        supervisor = supervised(store, runs)
+        try:
+            wait(lambda: is_locked(Place(runs, "small").folder) or not jobs.get("small").exports)
+            assert jobs.get("small").exports == (0,)
+            wait(lambda: not jobs.get("small").exports)
+        finally:
+            supervisor.stop()
+        assert ("exported", "0") in [(event.kind, event.message) for event in store.events("small")]
+
+
 def test_a_cancelled_job_ends_at_once_with_all_of_its_processes(
     store: Store, jobs: ServiceJobs, supervisor: Supervisor
 ) -> None:
