@@ -135,7 +135,7 @@ def _check_replaceable(folder: Path, replace: bool) -> None:
         raise RequestError(f"{folder} exists and is no export; choose another folder") from None
     if not replace:
         raise RequestError(
-            f"{folder} holds another export; choose another folder, or ask for it to be replaced"
+            f"{folder} holds another export, or a damaged one; choose another folder, or remove it"
         )
 
 

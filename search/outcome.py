@@ -31,19 +31,23 @@ def export_winner(prepared: Prepared, store: Store, listener: Listener) -> None:
         listener.note("no finalist could be trained and measured, so nothing is exported")
         return
     listener.update(0.0, f"converting and checking trial {number}")
-    folder = export_trial(prepared, store, number, prepared.place.export)
+    folder = export_trial(prepared, store, number, prepared.place.export, replace=True)
     if number not in results(store, prepared.job.name, EXPORTED):
         store.add_result(prepared.job.name, number, EXPORTED, {"folder": str(folder)})
 
 
-def export_trial(prepared: Prepared, store: Store, number: int, folder: Path) -> Path:
+def export_trial(prepared: Prepared, store: Store, number: int, folder: Path, *, replace: bool) -> Path:
     """Write one finalist as a folder to deploy, with the report of its job.
+
+    Args:
+        replace: whether an export that stands at `folder` may go, as in the folder of the run it may: there
+            it is of this job, by an older recipe or an older version.
 
     Raises:
         RequestError: something else stands at `folder`.
     """
     bundle = read_bundle(prepared.place.finalist(number))
-    write_export(folder, bundle=bundle, config=export_config(prepared, store, number))
+    write_export(folder, bundle=bundle, config=export_config(prepared, store, number), replace=replace)
     (folder / "report.html").write_text(render_html(make_report(prepared, store)), encoding="utf-8")
     return folder
 

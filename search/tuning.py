@@ -35,7 +35,7 @@ def tune_trial(
         store.add_result(job, number, TUNED, {"recipe": best.choice, "merit": best.merit})
     finish_trial(prepared, store, number, listener)
     if exported and number not in results(store, job, EXPORTED):
-        export_trial(prepared, store, number, place.export)
+        export_trial(prepared, store, number, place.export, replace=True)
         store.add_result(job, number, EXPORTED, {"folder": str(place.export)})
     write_report(prepared, store)
     return ended

@@ -182,8 +182,8 @@ def export(
         number = trial
         if budget:
             number = pick(prepared, store, prepared.devices[0], parse_limits(budget)).number
+        exported = results(store, prepared.job.name, EXPORTED)
         if number is None:
-            exported = results(store, prepared.job.name, EXPORTED)
             number = next(iter(exported), choose_winner(prepared, store))
         number = _finished(prepared, store, number)
         if as_json:
@@ -193,9 +193,9 @@ def export(
                 bars.stage("finishing")
                 finish_trial(prepared, store, number, bars)
         folder = prepared.place.export
-        if output or not holds_whole(folder, number):
-            own_folder = prepared.place.folder / f"export-trial-{number}"
-            folder = export_trial(prepared, store, number, output or own_folder)
+        if output or number not in exported or not holds_whole(folder, number):
+            folder = output or prepared.place.folder / f"export-trial-{number}"
+            export_trial(prepared, store, number, folder, replace=not output)
         write_report(prepared, store)
         line = export_line(prepared, store, number)
     if as_json:

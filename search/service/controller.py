@@ -217,7 +217,7 @@ def _export(job: Job, place: Place, store: Store, leases: Leases, lease: Lease, 
             with hold(place.folder, f"another process works on job {job.name!r}"):
                 prepared = prepare(job, place, store.job(job.name).plan, steering)
                 finish_trial(prepared, store, number, steering)
-                export_trial(prepared, store, number, place.export_of(number))
+                export_trial(prepared, store, number, place.export_of(number), replace=True)
             store.add_event(job.name, "exported", str(number))
         except LostLeaseError:
             raise

@@ -171,5 +171,5 @@ def export(opened: OpenSet, listener: Listener) -> None:
                 read_bundle(place.finalist(number)),
                 export_config(prepared, store, number),
             )
-        write_export(folder, bundle=bundle, config=config)
+        write_export(folder, bundle=bundle, config=config, replace=True)
         shutil.copy(place.report, folder)

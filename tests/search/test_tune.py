@@ -13,16 +13,23 @@ from typing import Any
 
 import pytest
 
+from hwprofiles.disk import write_whole
 from hwprofiles.errors import RequestError
 from search.controllers.evolution import EvolutionController
 from search.controllers.protocol import Controller
+from search.export import holds_whole
+from search.finish import finish_trial
+from search.outcome import export_winner
 from search.place import Place
 from search.plan import Prepared
 from search.progress import Silent
 from search.recipes import STEPS, TEACHERS, best_recipe, choices, own_choice
-from search.results import FINAL, MEASURED, TUNED, results
+from search.results import EXPORTED, FINAL, MEASURED, TUNED, results
+from search.tuning import tune_trial
 from tests.commands import Prunefront, written_json
 from tests.contracts.controller import SPACE, TARGETS, cost, losses
+from tests.search.test_finalists import fill
+from tests.search.test_score import made_trials
 from trials.bundle import read_bundle
 from trials.candidate import Candidate, Trial
 from trials.cluster import LOCAL_RAY, QUIET_RAY
@@ -125,6 +132,28 @@ def test_a_job_that_trains_nothing_has_no_recipe(prepared: Prepared) -> None:
     untrained = replace(prepared, recipe=replace(prepared.recipe, final_steps=0))
     with pytest.raises(RequestError, match=r"finetune\.final_steps = 0, so there is no training to tune"):
         best_recipe(untrained, TRIAL, count=3, minutes=0, listener=Silent())
+
+
+def test_the_winners_export_is_that_of_the_best_recipe(
+    prepared: Prepared, planned_store: Store, tmp_path: Path
+) -> None:
+    prepared = replace(prepared, place=Place(tmp_path, "small"))
+    place, [trial] = prepared.place, made_trials(prepared, 1)
+    fill(planned_store, [trial])
+    finish_trial(prepared, planned_store, trial.number, Silent())
+    export_winner(prepared, planned_store, Silent())
+    before = json.loads((place.export / "config.json").read_text())
+
+    drawn = choices(prepared.recipe, 2, trial.seed)
+    ended = {"0": [drawn[0], LOOKS, 0.1, ""], "1": [drawn[1], LOOKS, 0.9, ""]}
+    write_whole(place.recipes(trial.number), json.dumps(ended).encode())
+    tune_trial(prepared, planned_store, trial.number, count=2, minutes=0, listener=Silent())
+
+    after = json.loads((place.export / "config.json").read_text())
+    assert after["facts"] == results(planned_store, "small", FINAL)[trial.number]["facts"]
+    assert after["sha256"]["model.safetensors"] != before["sha256"]["model.safetensors"]
+    assert trial.number in results(planned_store, "small", EXPORTED)
+    assert holds_whole(place.export, trial.number)
 
 
 @pytest.mark.slow
