@@ -144,9 +144,13 @@ def hold(folder: Path, busy: str) -> Iterator[None]:
     except FileNotFoundError:
         raise NotFoundError(f"there is no folder {folder} any more") from None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_there = os.path.samestat(os.fstat(handle), os.stat(folder))
+        except (BlockingIOError, FileNotFoundError):
+            is_there = False
+        if not is_there:  # or somebody who removes it has moved it away since it was opened
+            raise TransientError(f"{busy}; wait for it, or stop it first")
         yield
-    except BlockingIOError:
-        raise TransientError(f"{busy}; wait for it, or stop it first") from None
     finally:
         os.close(handle)
