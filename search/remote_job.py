@@ -199,7 +199,7 @@ class RemoteJob:
     def front(self, device: str = "") -> pd.DataFrame:
         """The trials that no other beats, the fastest first; columns as of `trials`."""
         found = self.trials(device)
-        return found[found["on_front"]].sort_values("latency_ms").drop(columns="on_front")
+        return found[found["on_front"].astype(bool)].sort_values("latency_ms").drop(columns="on_front")
 
     def trial(self, number: int, device: str = "") -> dict[str, Any]:
         """All of one trial: facts, widths, latency layer by layer."""

@@ -141,6 +141,20 @@ def test_a_front_is_a_frame(ann: Client) -> None:
     assert all(f"<th>{number}</th>" in shown for number in front.index)
 
 
+def test_before_the_first_trial_a_front_is_a_frame_without_rows(
+    ann: Client, store: Store, runs: Path
+) -> None:
+    record = store.job("small")
+    store.create_job("early", {**record.spec, "name": "early"}, record.plan)
+    shutil.copytree(Place(runs, "small").bundle, Place(runs, "early").bundle)
+    shutil.copy(Place(runs, "small").profile, Place(runs, "early").profile)
+    ServiceJobs(store).adopt("early", "ann")
+    job = ann.job("early")
+    assert job.front().empty
+    assert "accuracy" in job.front()
+    assert "<b>early</b>: queued" in job._repr_html_()
+
+
 @contextmanager
 def cutting(address: str, after_bytes: int) -> Iterator[str]:
     """A way to a server that is cut off once, when so many bytes of an answer have passed."""
