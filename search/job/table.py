@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from hwprofiles.errors import RequestError, near, nearest
 
@@ -22,7 +22,22 @@ Count = Annotated[int, Field(ge=1, description="an integer of 1 or more")]
 CountOrZero = Annotated[int, Field(ge=0, description="an integer of 0 or more")]
 Positive = Annotated[float, Field(gt=0, description="a number above 0")]
 Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
-Arguments = Annotated[dict[str, Any], Field(description="a table of keyword arguments")]
+
+
+def _storable(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what JSON, in which jobs are kept, has no word for."""
+    try:
+        json.dumps(arguments, allow_nan=False)
+    except ValueError:
+        raise PydanticCustomError("arguments", "nan or inf") from None
+    return arguments
+
+
+Arguments = Annotated[
+    dict[str, Any],
+    AfterValidator(_storable),
+    Field(description="a table of keyword arguments, without nan and inf"),
+]
 Function = Annotated[
     str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$", description='"module:function"')
 ]

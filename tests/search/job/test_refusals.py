@@ -219,6 +219,14 @@ def test_numbers_are_finite(folder: Path, number: str) -> None:
         assert "is not allowed; allowed: a" in refusal(folder, job_with(table, f"{key} = {number}"))
 
 
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("value", ["{}", "[{{ of = [{}] }}]"])
+def test_arguments_that_no_store_can_keep_are_refused(folder: Path, number: str, value: str) -> None:
+    sentence = refusal(folder, job_with("model", f"args = {{ most = {value.format(number)} }}"))
+    assert sentence.startswith('model.args = {"most": ')
+    assert sentence.endswith("not allowed; allowed: a table of keyword arguments, without nan and inf")
+
+
 def test_a_reward_is_refused_where_no_controller_goes_by_it(folder: Path) -> None:
     assert refusal(folder, job_with("search", 'reward = "tradeoff"')) == (
         "search has reward, but only the controller \"amc\" has a choice of it, not 'auto'; remove it"
