@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from hwprofiles.errors import BundleError, RequestError, TrialError, nearest, one_line
 from search.job import Job
@@ -77,16 +78,42 @@ def _load_checkpoint(model: nn.Module, path: Path) -> None:
             f"unknown {unknown[:3] or 'nothing'}; check model.factory and model.args"
         )
     for name, tensor in state.items():
-        if tensor.shape != wanted[name].shape:
-            raise RequestError(
-                f"the checkpoint {path} holds {name!r} as {list(tensor.shape)}, the model has "
-                f"{list(wanted[name].shape)}; check model.args"
-            )
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise RequestError(
-                f"the checkpoint {path} holds NaN or infinite numbers in {name!r}; train it again"
-            )
+        _check_fits(path, name, tensor, wanted[name])
     model.load_state_dict(state, strict=False)
+
+
+def _check_fits(path: Path, name: str, stored: object, wanted: torch.Tensor) -> None:
+    if is_lazy(wanted):
+        raise RequestError(
+            f"the model has no {name!r} before it is called for the first time, so the checkpoint {path} "
+            "cannot be loaded; call the model once in model.factory"
+        )
+    if not isinstance(stored, torch.Tensor) or not _is_plain(stored):
+        kind = stored.type() if isinstance(stored, torch.Tensor) else type(stored).__name__
+        raise RequestError(
+            f"the checkpoint {path} holds {name!r} as {kind}, which is no plain tensor of the CPU; save a "
+            "plain state dict, as model.state_dict() gives it"
+        )
+    if stored.shape != wanted.shape:
+        raise RequestError(
+            f"the checkpoint {path} holds {name!r} as {list(stored.shape)}, the model has "
+            f"{list(wanted.shape)}; check model.args"
+        )
+    if not wanted.is_floating_point():
+        return
+    if not stored.is_floating_point():
+        raise RequestError(
+            f"the checkpoint {path} holds {name!r} as {stored.dtype}, the model has {wanted.dtype}; save the "
+            "weights as floating-point numbers"
+        )
+    if not stored.float().isfinite().all():
+        raise RequestError(f"the checkpoint {path} holds NaN or infinite numbers in {name!r}; train it again")
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it holds its numbers one by one, where they can be read."""
+    odd = tensor.is_meta or tensor.is_quantized or tensor.is_nested
+    return tensor.layout is torch.strided and not odd
 
 
 def open_splits(job: Job, bundle: Bundle) -> Splits:

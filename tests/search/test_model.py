@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
 from hwprofiles.errors import BundleError, RequestError
 from search.job import Job
-from search.model import open_coupling, open_regularised, open_splits
+from search.model import _load_checkpoint, open_coupling, open_regularised, open_splits
 from search.progress import Silent
 from tests.bundles import export_images, exported
 from tests.digits import digits, digits_bundle
@@ -87,6 +88,39 @@ def test_a_bundle_that_does_not_run_is_refused_before_anything_else_uses_it(smal
     lie = replace(bundle, graph=replace(bundle.graph, inputs=(replace(image, dtype="int64"),)))
     with pytest.raises(BundleError, match="the bundle's network does not run"):
         open_splits(Job.load(small_job), lie)
+
+
+@pytest.mark.parametrize(
+    ("stored", "sentence"),
+    [
+        (3.0, "holds 'weight' as float, which is no plain tensor"),
+        (torch.eye(4).to_sparse(), "holds 'weight' as torch.sparse.FloatTensor, which is no plain tensor"),
+        (torch.eye(4, device="meta"), "which is no plain tensor of the CPU; save a plain state dict"),
+        (torch.eye(5), r"holds 'weight' as \[5, 5\], the model has \[4, 4\]"),
+        (torch.eye(4).to(torch.int8), "holds 'weight' as torch.int8, the model has torch.float32"),
+        (torch.full((4, 4), 1e300, dtype=torch.float64), "NaN or infinite numbers in 'weight'"),
+        (torch.full((4, 4), torch.nan).to(torch.float8_e4m3fn), "NaN or infinite numbers in 'weight'"),
+    ],
+)
+def test_a_checkpoint_of_anything_but_numbers_that_fit_is_refused(
+    tmp_path: Path, stored: object, sentence: str
+) -> None:
+    torch.save({"weight": stored, "bias": torch.zeros(4)}, tmp_path / "weights.pt")
+    with pytest.raises(RequestError, match=sentence):
+        _load_checkpoint(nn.Linear(4, 4), tmp_path / "weights.pt")
+
+
+def test_a_checkpoint_of_small_floats_is_taken(tmp_path: Path) -> None:
+    model = nn.Linear(4, 4)
+    torch.save({"weight": torch.eye(4).to(torch.float8_e4m3fn), "bias": torch.zeros(4)}, tmp_path / "w.pt")
+    _load_checkpoint(model, tmp_path / "w.pt")
+    assert torch.equal(model.weight, torch.eye(4))
+
+
+def test_a_model_that_has_no_shapes_yet_takes_no_checkpoint(tmp_path: Path) -> None:
+    torch.save(nn.Linear(4, 4).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(RequestError, match=r"no 'weight' before it is called .* call the model once in"):
+        _load_checkpoint(nn.LazyLinear(4), tmp_path / "weights.pt")
 
 
 class Notes(Silent):
