@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,14 +30,15 @@ def rewritten(program: torch.export.ExportedProgram, inputs: Sequence[Input]) ->
         UnsupportedOpError: an op without a rule, or a use of one that a bundle cannot express.
         RequestError: it returns something that it does not compute.
     """
-    _inline(program.graph_module)
-    return _Rewriter(program, inputs).bundle()
+    return _Rewriter(program, inputs, _inline(program.graph_module)).bundle()
 
 
 class _Rewriter:
     """Rewrites an exported program as a graph of ours: no symbols, no in-place ops, no dead nodes."""
 
-    def __init__(self, program: torch.export.ExportedProgram, inputs: Sequence[Input]) -> None:
+    def __init__(
+        self, program: torch.export.ExportedProgram, inputs: Sequence[Input], inlined: Mapping[str, str]
+    ) -> None:
         self.program, self.inputs = program, inputs
         signature = program.graph_signature
         self.tensors = {
@@ -45,19 +46,21 @@ class _Rewriter:
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
+        self.returned = [
+            inlined.get(name, name) if isinstance(name, str) else name for name in signature.user_outputs
+        ]
         self.same, self.memory = _origins(program.graph)
         self.state = {**program.state_dict, **program.constants}
         self.names: dict[str, str] = {}
         self.current: dict[str, str] = {}
-        self.dead: set[str] = set()
 
     def bundle(self) -> Bundle:
         signature = self.program.graph_signature
         for name, item in zip(signature.user_inputs, self.inputs, strict=True):
             self.names[str(name)] = item.name
         nodes = [self._node(node) for node in self.program.graph.nodes if node.op == "call_function"]
-        self._check_returned(signature.user_outputs)
-        outputs = tuple(Value(self._name(str(name))) for name in signature.user_outputs)
+        self._check_returned()
+        outputs = tuple(Value(self._name(str(name))) for name in self.returned)
         live = _live([node for node in nodes if node is not None], outputs)
         used = {name for node in live for name in node.tensors}
         batch_norms = {name.rpartition(".")[0] for name in used if name.endswith("running_mean")}
@@ -86,8 +89,8 @@ class _Rewriter:
             Graph(inputs=tuple(self.inputs), nodes=tuple(live), outputs=outputs, tensors=specs), kept
         )
 
-    def _check_returned(self, returned: Sequence[object]) -> None:
-        odd = [name for name in returned if not isinstance(name, str) or name in self.tensors]
+    def _check_returned(self) -> None:
+        odd = [name for name in self.returned if not isinstance(name, str) or name in self.tensors]
         if odd:
             what = self.tensors.get(str(odd[0]), odd[0])
             raise RequestError(
@@ -238,8 +241,13 @@ class _Rewriter:
         )
 
 
-def _inline(module: torch.fx.GraphModule) -> None:
-    """Put what runs under `torch.no_grad` beside everything else: a graph of ours knows no gradients."""
+def _inline(module: torch.fx.GraphModule) -> dict[str, str]:
+    """Put what runs under `torch.no_grad` beside everything else: a graph of ours knows no gradients.
+
+    Returns:
+        What its results are called there, by what the program calls them, which returns them by that.
+    """
+    called: dict[str, str] = {}
     for node in list(module.graph.nodes):
         if node.target is not torch.ops.higher_order.wrap_with_set_grad_enabled:
             continue
@@ -251,9 +259,11 @@ def _inline(module: torch.fx.GraphModule) -> None:
             results = module.graph.graph_copy(body.graph, dict(zip(places, args, strict=True)))
         assert isinstance(results, tuple)
         for item in list(node.users):
+            called[item.name] = results[item.args[1]].name
             item.replace_all_uses_with(results[item.args[1]])
             module.graph.erase_node(item)
         module.graph.erase_node(node)
+    return called
 
 
 def _overload(op: str) -> torch._ops.OpOverload:

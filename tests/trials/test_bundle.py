@@ -323,6 +323,24 @@ def test_what_runs_without_gradients_is_part_of_a_bundle_like_everything_else() 
     torch.testing.assert_close(export_images(model, 6).run(x), model(x))
 
 
+def test_a_model_that_returns_what_it_computes_without_gradients_is_exported() -> None:
+    class Frozen(nn.Module):
+        """Its whole forward is decorated, as for use alone; one result is an input of what comes after."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.head = nn.Linear(6, 3), nn.Linear(3, 2)
+
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = self.linear(x).relu()
+            return self.head(hidden), hidden
+
+    model = Frozen().eval()
+    x = torch.randn(4, 6)
+    torch.testing.assert_close(export_images(model, 6).run(x), model(x))
+
+
 def test_a_list_of_nothing_that_others_are_concatenated_to_is_left_out() -> None:
     class Cached(nn.Module):
         """As decoders of transformers keep keys and values: they begin with an empty list."""
