@@ -33,10 +33,15 @@ from trials.probe import probe_execution, probe_training
 from trials.requests import Recipe, merit
 from trials.run import Workbench
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 """Of the JSON that the store holds."""
-READABLE_PLANS = (1, PLAN_VERSION)
-"""Plans of version 1 lack what has a default now."""
+READABLE_PLANS = (1, 2, PLAN_VERSION)
+"""Plans of earlier versions lack what has a default now."""
+
+OTHER_DATA = (
+    "the data are not those that the job was planned with, so what was found before they changed cannot be "
+    "compared with what is found now; restore them, or run the job under another name with --name"
+)
 
 
 CHANCE_FACTOR = 1.5
@@ -54,8 +59,9 @@ class Plan:
     told to it, whatever finished when, so a search does not depend on timing. `execution` is how torch
     computes accuracies and `training` how it trains, "" if alike; unless the job says so, what was fastest
     here. The same seed gives the same candidates where all of these are the same. `targets` are in the unit
-    of the budget. `profile_sha256` and `dense_ms`, measured if its profile holds it, are of the first device,
-    `others_sha256` of the profiles of the others, in the job's order.
+    of the budget. `data_sha256` is "" where it was not kept. `profile_sha256` and `dense_ms`, measured if its
+    profile holds it, are of the first device, `others_sha256` of the profiles of the others, in the job's
+    order.
     """
 
     bundle_sha256: str
@@ -71,6 +77,7 @@ class Plan:
     dense_calibration_error: float | None = None
     training: str = ""
     others_sha256: tuple[str, ...] = ()
+    data_sha256: str = ""
 
     @property
     def profiles(self) -> tuple[str, ...]:
@@ -175,6 +182,8 @@ def prepare(
         bundle = read_bundle(place.bundle)
         coupling = analyse(bundle.graph, blocks=job.search.blocks).without(before.frozen)
         splits = open_splits(job, bundle)
+        if before.data_sha256 not in ("", splits.sha256):
+            splits = replace(splits, warnings=(*splits.warnings, OTHER_DATA))
     else:
         bundle = open_model(job)
         splits = open_splits(job, bundle)
@@ -286,6 +295,7 @@ def _plan(
         execution=execution,
         in_flight=2 * job.search.workers,
         targets=targets,
+        data_sha256=splits.sha256,
         dense_ms=dense_ms,
         dense_accuracy=evaluation.accuracy,
         dense_accuracy_error=evaluation.accuracy_error,

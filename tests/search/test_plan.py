@@ -29,7 +29,7 @@ SILENT = Silent()
 def test_a_plan_comes_back_from_the_store_as_it_was(prepared: Prepared) -> None:
     assert Plan.from_json(prepared.plan.to_json()) == prepared.plan
     with pytest.raises(
-        RequestError, match="format version 0; allowed: 1 or 2; run the job under another name"
+        RequestError, match="format version 0; allowed: 1 or 2 or 3; run the job under another name"
     ):
         Plan.from_json({**prepared.plan.to_json(), "version": 0})
 
@@ -73,6 +73,15 @@ def test_files_that_are_not_those_of_the_plan_are_refused(prepared: Prepared, pl
     changed = {**prepared.plan.to_json(), "bundle_sha256": "0" * 64}
     with pytest.raises(InvariantError, match="are not those that the job was planned with"):
         prepare(prepared.job, place, changed, Silent())
+
+
+def test_data_that_have_changed_since_the_plan_are_warned_about(prepared: Prepared, place: Place) -> None:
+    planned, before = prepared.plan.to_json(), {"version": 2, "data_sha256": ""}
+    for plan, warned in ((planned, 0), ({**planned, **before}, 0), ({**planned, "data_sha256": "0" * 64}, 1)):
+        heard = Heard()
+        found = prepare(prepared.job, place, plan, heard)
+        assert sum("warning: the data are not those that" in note for note in heard.notes) == warned
+        assert sum("the data are not those that" in each for each in found.splits.warnings) == warned
 
 
 @pytest.mark.parametrize(

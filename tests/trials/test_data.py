@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from trials.data import DataSpec, Normalize, Split, SplitSpec, load, stratified
+from trials.data import DataSpec, Normalize, Split, Splits, SplitSpec, load, stratified
 
 PIXELS = np.arange(20 * 3 * 4 * 4, dtype=np.uint8).reshape(20, 3, 4, 4)
 
@@ -216,3 +216,23 @@ def test_a_stratified_split_takes_each_row_once_and_each_class_in_proportion(
     assert sorted([*kept, *taken]) == list(range(len(labels)))
     for label, count in zip(*np.unique(array, return_counts=True), strict=True):
         assert (array[taken] == label).sum() == max(1, round(fraction * count))
+
+
+def test_data_have_the_same_sha256_until_they_change() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1000, 1, 4, 4), dtype=np.uint8)
+    labels = np.arange(1000) % 10
+
+    def sha256(images: NDArray[Any], labels: NDArray[Any], *, tested: bool = True) -> str:
+        split = Split((images,), labels)
+        return Splits(split, split, split if tested else None, tuple("0123456789")).sha256
+
+    same = sha256(images, labels)
+    assert sha256(np.asfortranarray(images), labels.copy()) == same
+    others = {
+        "inverted": sha256(255 - images, labels),
+        "of another type": sha256(images.astype(np.float32), labels),
+        "one less": sha256(images[1:], labels[1:]),
+        "one label of another class": sha256(images, np.where(np.arange(1000) == 777, 0, labels)),
+        "not tested": sha256(images, labels, tested=False),
+    }
+    assert len({same, *others.values()}) == 1 + len(others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -19,6 +20,8 @@ Rows = slice | NDArray[np.int64]
 PIXEL_MAX = 255
 CHANNELS_FIRST = "store images channels first, as by x.transpose(0, 3, 1, 2)"
 """What to do where they come last, as most libraries that read images have them."""
+SAMPLED_ROWS = 256
+"""Of each split, evenly spaced: enough to tell it from another, and soon read where it is large."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +81,17 @@ class Splits:
     classes: tuple[str, ...]
     carved: bool = False
     warnings: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """In hex, of all labels and of `SAMPLED_ROWS` of the inputs: data that have changed have another."""
+        found = hashlib.sha256()
+        for split in filter(None, (self.train, self.validation, self.test)):
+            sample = split.evenly(SAMPLED_ROWS).inputs
+            found.update(repr([(values.dtype.str, values.shape) for values in split.inputs]).encode())
+            for values in (split.labels, *sample):
+                found.update(np.ascontiguousarray(values))
+        return found.hexdigest()
 
     def check_model(self, input_shapes: Sequence[tuple[int, ...]], outputs: int) -> None:
         """Hold the data against a model that takes `input_shapes` (no batch) and gives `outputs` logits.
