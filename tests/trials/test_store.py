@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import sqlite3
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -221,3 +222,15 @@ def test_a_store_of_any_revision_is_brought_up_to_date_with_all_it_holds(
         store.save("digits", running.finish(FACTS))
         with store.reading() as connection:
             assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_who_opens_a_new_file_while_another_makes_it_waits(tmp_path: Path) -> None:
+    """SQLite itself fails at once where a file turns to its log while somebody is about to write."""
+    other = sqlite3.connect(tmp_path / "new.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.3, other.rollback)
+    end.start()
+    with Store.open(tmp_path / "new.sqlite") as store:
+        assert store.jobs() == []
+    end.join()
+    other.close()
