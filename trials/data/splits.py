@@ -90,7 +90,7 @@ class Splits:
             sample = split.evenly(SAMPLED_ROWS).inputs
             found.update(repr([(values.dtype.str, values.shape) for values in split.inputs]).encode())
             for values in (split.labels, *sample):
-                found.update(np.ascontiguousarray(values))
+                found.update(np.ascontiguousarray(values).data)
         return found.hexdigest()
 
     def check_model(self, input_shapes: Sequence[tuple[int, ...]], outputs: int) -> None:
