@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cifar import load_checkpoint, load_splits
+from trials.augment import Augment, augmented, mixed
 from trials.bundle import Bundle, read_bundle
 from trials.candidate import Candidate, as_counts
 from trials.data import Split, Splits
@@ -36,14 +37,11 @@ from trials.export import export_model
 from trials.finetune import (
     BETAS,
     MOMENTUM,
-    Augment,
     Progress,
     Training,
-    _decayed,
-    _under_a_teacher,
-    augmented,
     batch_rows,
-    mixed,
+    decayed,
+    under_a_teacher,
 )
 from trials.graph import Input
 from trials.groups import analyse
@@ -178,8 +176,8 @@ def run(
 
 def _optimizers(trial: Trial, pupil: Network) -> list[torch.optim.Optimizer]:
     if trial.optimizer == "muon":
-        return _under_a_teacher(pupil)
-    groups = _decayed(list(pupil.parameters()))
+        return under_a_teacher(pupil)
+    groups = decayed(list(pupil.parameters()))
     if trial.optimizer == "adam":
         return [torch.optim.AdamW(groups, betas=BETAS)]
     return [torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True)]

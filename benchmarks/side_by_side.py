@@ -42,11 +42,12 @@ from benchmarks.cifar import CHECKPOINTS, DATA, load_checkpoint, load_splits
 from benchmarks.cifar_search import STREAMS, add_options, asked, search
 from benchmarks.finetune_recipe import STEPS, trained
 from search.progress import Bars
+from trials.augment import Augment
 from trials.bundle import read_bundle
 from trials.data import Split, Splits
 from trials.evaluate import Execution, Judge
 from trials.export import export_model
-from trials.finetune import Augment, Training
+from trials.finetune import Training
 from trials.graph import Input
 from trials.network import Network, build
 from trials.norms import recalibrate

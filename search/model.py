@@ -15,12 +15,13 @@ from torch.nn.parameter import is_lazy
 from hwprofiles.errors import BundleError, RequestError, TrialError, nearest, one_line
 from search.job import Job
 from search.progress import Listener
+from trials.augment import Augment
 from trials.bundle import Bundle, read_bundle
 from trials.data import Split, Splits, load
 from trials.evaluate import evaluate
 from trials.export import export_model
 from trials.factory import call_factory
-from trials.finetune import Augment, Training
+from trials.finetune import Training
 from trials.groups import Coupling, analyse
 from trials.limit import LIMIT_S, time_limit
 from trials.proof import prove

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
 
@@ -15,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hwprofiles.errors import RequestError, TrialError
-from trials.data import Array, Labels, Split
+from hwprofiles.errors import TrialError
+from trials.augment import Augment, augmented, mixed
+from trials.data import Labels, Split
 from trials.distill import Distillation
 from trials.evaluate import Execution
 from trials.muon import Muon, matrices
@@ -35,14 +35,6 @@ AVERAGE_DECAY = 0.97
 Constraint = Callable[[int, float], None]
 """Called after each step with the number of steps done and the learning rate; may change the weights."""
 Progress = Callable[[int, float], object]
-
-
-class Augment(StrEnum):
-    """What is done to training images; a flip is for things that have no handedness, so not for digits."""
-
-    NONE = "none"
-    SHIFT = "shift"
-    SHIFT_FLIP = "shift+flip"
 
 
 Loss = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
@@ -112,7 +104,7 @@ class Training:
         self._batch_size, self.at_once = batch_size, min(batch_size, at_once or batch_size)
         self._distillation, self._loss = distillation, distillation or _label_loss
         self._learning_rate = learning_rate or (PUPIL_RATE if distillation else LABEL_RATE)
-        self._optimizers = _under_a_teacher(model) if distillation else _by_labels(model)
+        self._optimizers = under_a_teacher(model) if distillation else by_labels(model)
         self._augment, self._execution, self._constraint = augment, execution, constraint
         self.averaged = {name: value.clone() for name, value in model.state_dict().items()}
         self.losses: list[float] = []
@@ -241,11 +233,11 @@ def _average(averaged: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Non
             averaged[name].copy_(value)
 
 
-def _by_labels(model: nn.Module) -> list[torch.optim.Optimizer]:
-    return [torch.optim.SGD(_decayed(_trained(model)), momentum=MOMENTUM, nesterov=True)]
+def by_labels(model: nn.Module) -> list[torch.optim.Optimizer]:
+    return [torch.optim.SGD(decayed(_trained(model)), momentum=MOMENTUM, nesterov=True)]
 
 
-def _under_a_teacher(model: nn.Module) -> list[torch.optim.Optimizer]:
+def under_a_teacher(model: nn.Module) -> list[torch.optim.Optimizer]:
     """
     Source of AdamW: Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101.
     """
@@ -255,7 +247,7 @@ def _under_a_teacher(model: nn.Module) -> list[torch.optim.Optimizer]:
     if mixing:
         found.append(Muon([{"params": mixing, "times": MATRIX_RATE}]))
     if others:
-        found.append(torch.optim.AdamW(_decayed(others), betas=BETAS))
+        found.append(torch.optim.AdamW(decayed(others), betas=BETAS))
     return found
 
 
@@ -263,7 +255,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def _decayed(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+def decayed(parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
     """Weight decay pulls on matrices and kernels only: on a norm's scale or a bias it costs accuracy."""
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY, "times": 1},
@@ -291,53 +283,3 @@ def batch_rows(step: int, count: int, batch_size: int, seed: int) -> Labels:
 @lru_cache(maxsize=1)
 def _order(count: int, seed: int, epoch: int) -> Labels:
     return np.random.default_rng((seed, 0, epoch)).permutation(count)
-
-
-def augmented(
-    arrays: tuple[Array, ...], augment: Augment, generator: np.random.Generator
-) -> tuple[Array, ...]:
-    """Shift each image by up to an eighth of its height, zeros moving in; mirror half if asked."""
-    if augment is Augment.NONE:
-        return arrays
-    images, *others = arrays
-    if images.ndim != 4:
-        raise RequestError(
-            f"augment {augment.value!r} is for images, but an input has shape {images.shape[1:]}"
-        )
-    count, _, height, width = images.shape
-    reach = height // 8
-    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
-    rows = generator.integers(0, 2 * reach + 1, (count, 1)) + np.arange(height)
-    columns = generator.integers(0, 2 * reach + 1, (count, 1)) + np.arange(width)
-    if augment is Augment.SHIFT_FLIP:
-        mirrored = generator.random(count) < 0.5
-        columns[mirrored] = columns[mirrored, ::-1]
-    shifted = padded[np.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return (np.ascontiguousarray(shifted.transpose(0, 3, 1, 2)), *others)
-
-
-def mixed(arrays: tuple[Array, ...], generator: np.random.Generator) -> tuple[Array, ...]:
-    """Blend each example with the next one, in shares drawn evenly; what is no floats, such as tokens, stays.
-
-    Source: Zhang et al., mixup: Beyond Empirical Risk Minimization, arXiv:1710.09412, with alpha = 1.
-    """
-    first, *_ = arrays
-    if any(values.dtype.kind != "f" for values in arrays):
-        return arrays
-    share = generator.random(len(first), dtype=np.float32)
-    shares = [share.reshape(-1, *(1,) * (values.ndim - 1)) for values in arrays]
-    return tuple(
-        own * values + (1 - own) * np.roll(values, 1, axis=0)
-        for own, values in zip(shares, arrays, strict=True)
-    )
-
-
-def shifted(split: Split, seed: int) -> Split:
-    """The same images, each moved a little: for judging a model on images that it was trained on.
-
-    Other inputs than images stay as they are.
-    """
-    if split.inputs[0].ndim != 4:
-        return split
-    generator = np.random.default_rng(seed)
-    return replace(split, inputs=augmented(split.inputs, Augment.SHIFT, generator))

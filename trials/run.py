@@ -17,6 +17,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # torch's st
 from hwprofiles.errors import TrialError
 from trials import repair
 from trials.answers import Evaluation
+from trials.augment import Augment, shifted
 from trials.bundle import Bundle
 from trials.candidate import Candidate, Facts, as_counts
 from trials.costs import Costs
@@ -24,7 +25,7 @@ from trials.criteria import Evidence, Scores, score, select
 from trials.data import Split, Splits
 from trials.distill import Distillation, common_features
 from trials.evaluate import Execution, Judge, evaluate
-from trials.finetune import Augment, Constraint, Training, copied, shifted
+from trials.finetune import Constraint, Training, copied
 from trials.groups import Coupling, Kept, analyse
 from trials.halfway import Halfway
 from trials.memory import Memory

@@ -11,9 +11,10 @@ import model
 import torch
 from safetensors.torch import save_file
 
+from trials.augment import Augment
 from trials.data import DataSpec, load
 from trials.evaluate import evaluate
-from trials.finetune import Augment, Training
+from trials.finetune import Training
 from trials.probe import probe_execution
 
 FOLDER = Path(__file__).parent

@@ -14,9 +14,10 @@ import torch
 from model import resnet
 from safetensors.torch import save_file
 
+from trials.augment import Augment
 from trials.data import DataSpec, load
 from trials.evaluate import evaluate
-from trials.finetune import Augment, Training
+from trials.finetune import Training
 from trials.probe import probe_execution
 
 FOLDER = Path(__file__).parent

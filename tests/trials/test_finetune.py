@@ -14,19 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hwprofiles.errors import RequestError, TrialError
+from hwprofiles.errors import TrialError
+from trials.augment import Augment
 from trials.data import DataSpec, Split, load
 from trials.distill import Distillation
 from trials.evaluate import evaluate
 from trials.finetune import (
-    Augment,
     Training,
-    _by_labels,
     _schedule,
-    _under_a_teacher,
-    augmented,
     batch_rows,
-    mixed,
+    by_labels,
+    under_a_teacher,
 )
 
 
@@ -151,9 +149,7 @@ def test_a_frozen_parameter_stays(train: Split) -> None:
     assert torch.equal(model.conv.weight, before)
 
 
-@pytest.mark.parametrize(
-    ("optimizers", "shrink"), [(_by_labels, 1 - 1.9 * 5e-4), (_under_a_teacher, 1 - 5e-4)]
-)
+@pytest.mark.parametrize(("optimizers", "shrink"), [(by_labels, 1 - 1.9 * 5e-4), (under_a_teacher, 1 - 5e-4)])
 def test_weight_decay_leaves_norms_and_biases_alone(
     optimizers: Callable[[nn.Module], list[torch.optim.Optimizer]], shrink: float
 ) -> None:
@@ -168,7 +164,7 @@ def test_weight_decay_leaves_norms_and_biases_alone(
             group["lr"] = 1.0
         optimizer.step()
     for name, parameter in model.named_parameters():
-        turned = name == "1.weight" and optimizers is _under_a_teacher
+        turned = name == "1.weight" and optimizers is under_a_teacher
         expected = before[name] * (shrink if parameter.ndim > 1 and not turned else 1)
         torch.testing.assert_close(parameter.detach(), expected, atol=1e-6, rtol=0)
 
@@ -182,50 +178,6 @@ def test_progress_counts_the_steps(train: Split) -> None:
     seen: list[tuple[int, float]] = []
     result = Training(small_net(), train, steps=3, seed=0).run(progress=lambda *step: seen.append(step))
     assert seen == list(zip((1, 2, 3), result.losses, strict=True))
-
-
-@given(count=st.integers(1, 9), seed=st.integers(0, 1000))
-def test_mixed_examples_lie_between_each_and_the_next(count: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    images, scalars = generator.random((count, 2, 3), np.float32), np.arange(count, dtype=np.float32)
-    mixed_images, mixed_scalars = mixed((images, scalars), generator)
-    span = scalars - np.roll(scalars, 1)
-    share = np.divide(
-        mixed_scalars - np.roll(scalars, 1), span, out=np.ones(count, np.float32), where=span != 0
-    )
-    assert ((share >= -1e-5) & (share <= 1 + 1e-5)).all()
-    shares = share[:, None, None]
-    np.testing.assert_allclose(
-        mixed_images, shares * images + (1 - shares) * np.roll(images, 1, 0), atol=1e-5
-    )
-
-
-def test_tokens_are_never_mixed() -> None:
-    tokens, weights = np.arange(6).reshape(2, 3), np.ones((2, 3), np.float32)
-    assert mixed((tokens, weights), np.random.default_rng(0))[0] is tokens
-
-
-class TestAugmentation:
-    images = np.random.default_rng(0).standard_normal((50, 2, 16, 16)).astype(np.float32)
-
-    @pytest.mark.parametrize("augment", [Augment.SHIFT, Augment.SHIFT_FLIP])
-    def test_gives_windows_of_the_padded_image(self, augment: Augment) -> None:
-        ((*shifted,),) = augmented((self.images,), augment, np.random.default_rng(1))
-        mirrored = 0
-        for image, result in zip(self.images, shifted, strict=True):
-            padded = np.pad(image, ((0, 0), (2, 2), (2, 2)))
-            windows = [padded[:, i : i + 16, j : j + 16] for i in range(5) for j in range(5)]
-            plain = any(np.array_equal(window, result) for window in windows)
-            mirrored += not plain
-            assert plain or any(np.array_equal(window[..., ::-1], result) for window in windows)
-        assert (mirrored > 10) == (augment is Augment.SHIFT_FLIP)
-
-    def test_none_is_none(self) -> None:
-        assert augmented((self.images,), Augment.NONE, np.random.default_rng(0))[0] is self.images
-
-    def test_of_what_is_no_image_is_refused(self) -> None:
-        with pytest.raises(RequestError, match=r"an input has shape \(5,\)"):
-            augmented((np.zeros((2, 5)),), Augment.SHIFT, np.random.default_rng(0))
 
 
 @given(steps=st.integers(1, 500))

@@ -23,11 +23,11 @@ from tests.bundles import export_images
 from tests.digits import digits, digits_bundle
 from trials import room
 from trials.answers import score
+from trials.augment import shifted
 from trials.bundle import Bundle
 from trials.candidate import Candidate, Facts
 from trials.data import Split, Splits
 from trials.evaluate import evaluate
-from trials.finetune import shifted
 from trials.network import Network
 from trials.onnx_file import write_onnx
 from trials.requests import Outcome, Recipe, Request, merit
