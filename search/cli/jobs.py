@@ -84,18 +84,20 @@ def _run(job: Job | ModelSet, place: Place, workers: int | None, as_json: bool) 
     from search.sets.report import SetReport
     from search.sets.run import run_set
     from trials.records import JobState
+    from trials.service_jobs import ServiceJobs
     from trials.store import Store
 
     def ran(listener: Listener) -> Report | SetReport:
         if isinstance(job, ModelSet):
-            return run_set(job, place, store, listener)
-        return run_job(job, place, store, listener)
+            return run_set(job, place, store, listener, forget=forget)
+        return run_job(job, place, store, listener, forget=forget)
 
     if workers:
         job = job.model_copy(update={"search": job.search.model_copy(update={"workers": workers})})
     make_folder(place.runs)
     with Store.open(place.store) as store:
         done = any(r.name == job.name and r.state is JobState.DONE for r in store.jobs())
+        forget = not ServiceJobs(store).is_one(job.name)  # only the service forgets what is its own
         try:
             if as_json or done:
                 report = ran(Silent())
