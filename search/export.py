@@ -22,7 +22,7 @@ from hwprofiles.disk import file_sha256, whole_folder
 from hwprofiles.errors import BundleError, RequestError
 from search.verify import check_onnx
 from trials.bundle import Bundle, read_json, read_model
-from trials.graph import Graph
+from trials.graph import Graph, Input
 from trials.network import Network, build
 from trials.onnx_file import write_onnx
 from trials.weights import layer_weights
@@ -143,17 +143,29 @@ def _versions() -> dict[str, str]:
     return {name: version(name).partition("+")[0] for name in ("torch", "onnx", "onnxruntime")}
 
 
-def _prepared(first: str, preparation: Mapping[str, Any] | None) -> str:
-    """How the first input is made of data, in a sentence."""
+def _prepared(first: Input, preparation: Mapping[str, Any] | None) -> str:
+    """How the first input is made of data, in a sentence and, where there is something to do, in code."""
     if preparation is None:
         return ""
     divisor, mean, std = preparation["divisor"], preparation["mean"], preparation["std"]
-    pixels = (
-        f"pixels from 0 to {divisor}, divided by {divisor}" if divisor != 1 else "the data as they were given"
-    )
+    data = "pixels" if divisor != 1 else "data"
+    told, made, lines = "the data as they were given", data, ["import numpy as np", ""]
+    if divisor != 1:
+        told, made = (
+            f"pixels from 0 to {divisor}, divided by {divisor}",
+            f"{data}.astype(np.float32) / {divisor}",
+        )
     if any(mean) or set(std) != {1}:
-        return f"`{first}` is {pixels}, less the mean {mean} and divided by {std}, a number per channel.\n"
-    return f"`{first}` is {pixels}.\n"
+        told += f", less the mean {mean} and divided by {std}, a number per channel"
+        shape = ", ".join(["-1", *["1"] * (len(first.shape) - 1)])
+        lines += [
+            f"{name} = np.float32({each}).reshape({shape})" for name, each in (("mean", mean), ("std", std))
+        ]
+        made = f"({made} - mean) / std"
+    if made == data:
+        return f"`{first.name}` is {told}.\n"
+    code = "\n".join(f"    {line}".rstrip() for line in [*lines, f"{first.name} = {made}"])
+    return f"`{first.name}` is {told}:\n\n{code}\n"
 
 
 def _readme(name: str, graph: Graph, preparation: Mapping[str, Any] | None) -> str:
@@ -161,23 +173,26 @@ def _readme(name: str, graph: Graph, preparation: Mapping[str, Any] | None) -> s
         f"{i.name} ({', '.join(map(str, ('batch', *i.shape)))}) {i.dtype}" for i in graph.inputs
     )
     feeds = ", ".join(f'"{item.name}": {item.name}' for item in graph.inputs)
-    arguments = ", ".join(item.name for item in graph.inputs)
-    prepared = _prepared(graph.inputs[0].name, preparation)
+    arguments = ", ".join(f"torch.from_numpy({item.name})" for item in graph.inputs)
+    prepared = _prepared(graph.inputs[0], preparation)
     return f"""# {name}
 
-A pruned network that takes {shapes}. `config.json` says how it was found and what it was measured to do.
+A pruned network that takes {shapes} and gives a number for each class, the largest for its answer.
+`config.json` says how it was found and what it was measured to do. What follows runs in this folder.
+
 {prepared}
 As a trainable PyTorch module, in eval mode:
 
     import search
+    import torch
 
-    network = search.load("{name}")
+    network = search.load(".")
     outputs = network({arguments})
 
 With ONNX Runtime, at any batch:
 
     import onnxruntime
 
-    session = onnxruntime.InferenceSession("{name}/{ONNX}")
-    outputs = session.run(None, {{{feeds}}})
+    session = onnxruntime.InferenceSession("{ONNX}")
+    outputs = session.run(None, {{{feeds}}})[0]
 """

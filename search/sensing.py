@@ -40,10 +40,10 @@ def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivi
     path, key, measured = prepared.place.folder / FILE, _key(prepared), _measured(prepared)
     todo = [probe for probe in probes(prepared.space) if probe.kept not in measured.get(probe.group, {})]
     failed: list[tuple[Probe, str]] = []
-    listener.update(0.0, f"sensitivity of groups: 0 of {len(todo)} measured")
+    listener.update(0.0, f"sensitivity of groups, by network 0 of {len(todo)}")
     requests = [Request(candidate=probe.candidate, seed=0, probe=True) for probe in todo]
     for done, (number, value, reason) in enumerate(answers(workers, requests), start=1):
-        listener.update(0.0, f"sensitivity of groups: {done} of {len(todo)} measured")
+        listener.update(0.0, f"sensitivity of groups, by network {done} of {len(todo)}")
         if isinstance(value, Outcome) and math.isfinite(value.facts.divergence):
             measured.setdefault(todo[number].group, {})[todo[number].kept] = value.facts.divergence
             _keep(path, key, measured)

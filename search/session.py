@@ -112,7 +112,7 @@ def _search_and_finish(prepared: Prepared, store: Store, listener: Listener, wis
         store.set_job_state(job.name, JobState.SEARCHING)
         listener.stage("searching")
         _note_small_space(prepared, listener)
-        listener.update(0.0, f"starting {job.search.workers} workers")
+        listener.update(0.0, "starting workers")
         with open_pool(prepared) as pool:
             losses = _losses(prepared, pool, listener)
             trials = make_loop(prepared, store, listener, losses).run(pool, wish)

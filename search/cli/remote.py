@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PICKED_BY = ("latency_ms", "macs", "parameters")
 """What a service tells of each trial."""
+UNDONE_BY = {"pause": "resume", "cancel": "retry"}
+"""What makes a job go on that was asked to do the first."""
 
 ServerName = Annotated[
     str | None,
@@ -126,6 +128,8 @@ def steer(client: Client, name: str, verb: str, as_json: bool) -> None:
     else:
         told = doing(job.told)
         say(out, f"job {name!r} is {state}" + (f", {told}" if told else ""))
+        if verb in UNDONE_BY:
+            say(out, f"go on with: {again(UNDONE_BY[verb], job)}")
 
 
 def rm(client: Client, name: str, as_json: bool) -> None:

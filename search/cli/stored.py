@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hwprofiles.errors import RequestError
+from hwprofiles.errors import NotFoundError, RequestError
 from search.cli.terminal import runs_folder
 from search.place import Place
 
@@ -41,10 +42,27 @@ def open_store(place: Place) -> Iterator[Store]:
     if not place.store.exists():
         raise RequestError(
             f"there are no runs in {place.runs}; start one with `prunefront run job.toml`, or name their "
-            "folder with --runs"
+            f"folder with --runs{_elsewhere()}"
         )
     with Store.open(place.store) as store:
+        if place.job:
+            _check_here(store, place.job)
         yield store
+
+
+def _check_here(store: Store, job: str) -> None:
+    try:
+        store.job(job)
+    except NotFoundError as error:
+        raise NotFoundError(f"{error}{_elsewhere()}") from None
+
+
+def _elsewhere() -> str:
+    """How a job is named that is not here but at a server, to those who have logged in to one."""
+    from search.servers import Servers
+
+    server = Servers.read().default
+    return f"; a job of a server is meant with -s {shlex.quote(server)}" if server else ""
 
 
 def is_set(job: str, runs: Path | None) -> bool:

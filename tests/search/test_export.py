@@ -24,6 +24,7 @@ from search.verify import TOLERANCE, check_onnx
 from tests.bundles import coupled, exported
 from tests.models import MODELS, example_input
 from trials.bundle import Bundle
+from trials.data import Normalize, Split
 from trials.onnx_file import write_onnx
 from trials.prune import prune
 from trials.sparsity import Magnitude, hide
@@ -92,7 +93,7 @@ def test_the_share_of_weights_that_are_zero_is_told(tmp_path: Path) -> None:
     ("divisor", "mean", "told"),
     [
         (255, [0.5], "pixels from 0 to 255, divided by 255, less the mean [0.5] and divided by [1.0]"),
-        (255, [0.0], "pixels from 0 to 255, divided by 255."),
+        (255, [0.0], "pixels from 0 to 255, divided by 255:"),
         (1, [0.0], "the data as they were given."),
     ],
 )
@@ -118,32 +119,37 @@ def test_both_forms_of_a_random_candidate_compute_what_it_does(name: str, tmp_pa
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_it_loads_in_a_new_process_without_the_models_code_as_its_readme_says(written: Path) -> None:
+def test_pixels_become_answers_in_a_new_process_without_the_models_code_as_its_readme_says(
+    tmp_path: Path,
+) -> None:
+    shape = example_input("vgg_flatten", batch=4).shape
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    split = Split((pixels,), np.zeros(4, dtype=np.int64), Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.25)))
+    config = {**CONFIG, "preparation": split.preparation}
+    written = write_export(tmp_path / "winner", bundle=pruned(), config=config)
     readme = (written / "README.md").read_text()
     steps = [line.strip() for line in readme.splitlines() if line.startswith("    ")]
-    x = example_input("vgg_flatten", batch=4)
+    by_torch, by_onnx = steps[: steps.index("import onnxruntime")], steps[steps.index("import onnxruntime") :]
     program = "\n".join(
         [
             "import json, sys, search",
             "assert 'torch' not in sys.modules",
-            "import torch",
+            "import numpy, torch",
             "torch.set_num_threads(1)",
-            f"x = torch.tensor({x.tolist()})",
-            steps[1],
-            steps[2],
+            f"pixels = numpy.array({pixels.tolist()}, dtype=numpy.uint8)",
+            *by_torch,
             "found = outputs.tolist()",
-            "x = x.numpy()",
-            *steps[3:],
-            "print(json.dumps([found, outputs[0].tolist(), any('tests' in name for name in sys.modules)]))",
+            *by_onnx,
+            "print(json.dumps([found, outputs.tolist(), any('tests' in name for name in sys.modules)]))",
         ]
     )
     ran = subprocess.run(
-        [sys.executable, "-"], input=program, cwd=written.parent, capture_output=True, text=True, check=True
+        [sys.executable, "-"], input=program, cwd=written, capture_output=True, text=True, check=True
     )
-    found, by_onnx, imported_tests = json.loads(ran.stdout)
-    wanted = pruned().network().eval()(x)
+    found, also_found, imported_tests = json.loads(ran.stdout)
+    wanted = pruned().network().eval()(torch.from_numpy(split.batch(slice(0, 4))[0][0]))
     torch.testing.assert_close(torch.tensor(found), wanted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(torch.tensor(by_onnx), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(also_found), wanted, rtol=1e-4, atol=1e-5)
     assert not imported_tests
 
 

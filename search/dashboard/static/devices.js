@@ -18,7 +18,7 @@ function drawProfiles(devices) {
   if (!profiles.length) return showState(at("profiles"), "nothing", "No device has a profile yet", "A job measures its device before it searches; `prunefront profile` measures one for many models.");
   at("profiles").replaceChildren(table([
     ["device", (device) => (device.wrong ? device.device : element("button.plain.link", { type: "button", onclick: () => showStairs(device.device) }, device.device))],
-    ["board", (device) => device.wrong ?? element("span", {}, device.board, device.this_machine ? element("small", {}, " this machine") : null, device.shipped ? element("small", {}, " shipped") : null)],
+    ["board", (device) => device.wrong ?? element("span", {}, device.board, device.this_machine ? element("small", {}, " · this machine") : null, device.shipped ? element("small", {}, " · shipped") : null)],
     ["run as", (device) => (device.wrong ? "" : run(device))],
     ["age", (device) => (device.wrong ? "" : element("span", { class: device.age_days > OLD_DAYS ? "uniform" : null, title: device.created }, ago(86400 * device.age_days))), true],
     ["kernels", (device) => device.kernels ?? "", true],

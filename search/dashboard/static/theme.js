@@ -12,7 +12,7 @@ apply(theme);
 
 addEventListener("DOMContentLoaded", () => {
   const button = document.getElementById("theme");
-  const tell = () => { button.textContent = `Theme: ${NAMES[theme]}`; };
+  const tell = () => { button.lastChild.textContent = NAMES[theme]; };
   tell();
   button.hidden = false;
   button.addEventListener("click", () => {

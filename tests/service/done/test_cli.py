@@ -144,8 +144,10 @@ def test_two_trials_are_compared_by_group_and_by_layer(prunefront: Prunefront, l
 
 def test_verbs_say_what_became_of_the_job(prunefront: Prunefront, lab: None, store: Store) -> None:
     name = queued(store, "steered")
-    assert prunefront("pause", name).out == f"job {name!r} is paused\n"
-    assert prunefront("watch", name).err.endswith(f"go on with: prunefront resume {name} -s lab\n")
+    resume = f"go on with: prunefront resume {name} -s lab\n"
+    assert prunefront("pause", name).out == f"job {name!r} is paused\n{resume}"
+    refused(prunefront("resume", name, "--runs", "none"), "-s lab")
+    assert prunefront("watch", name).err.endswith(resume)
     assert prunefront("resume", name, "-s", "lab").out == f"job {name!r} is queued\n"
     assert written_json(prunefront("cancel", name, "--json"))["state"] == "cancelled"
     ended = prunefront("watch", name)
