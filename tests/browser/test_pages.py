@@ -83,6 +83,8 @@ def test_a_job_of_many_trials_shows_all_its_charts(
 ) -> None:
     page = opened(address, ann, "/jobs/many")
     expect(page.locator("#figures")).to_contain_text(re.compile(rf"Trials done\s*{TRIALS - TRIALS // 100}"))
+    expect(page.locator("#figures")).to_contain_text(re.compile(r"Within [0-9.]+ ms, searched"))
+    expect(page.locator("#picked")).to_contain_text("searched, %")
     shot(page, "job-page")
     for chart in ("course", "keep", "widths"):
         page.locator(f"#{chart}").scroll_into_view_if_needed()

@@ -20,7 +20,7 @@ export function drawFrontTable(place, front, picks, numbers, { compare, exported
     element("div.rows", {}, table([
       ["", (i) => element("input", { type: "checkbox", "data-pick": trials.number[i], "aria-label": `pick trial ${trials.number[i]}`, checked: picks.has(trials.number[i]), onchange: () => picks.toggle(trials.number[i]) })],
       ["trial", (i) => element("span", {}, `${trials.number[i]}`, trials.origin[i] === "uniform" ? element("small.uniform", {}, " uniform") : null)],
-      ["accuracy, %", (i) => percent(trials.accuracy[i]), true],
+      ["searched, %", (i) => percent(trials.accuracy[i]), true],
       ["ms", (i) => steady(trials.latency_ms[i]), true],
       ["faster", (i) => times(dense.latency_ms, trials.latency_ms[i]), true],
     ], rows.slice(0, ROWS), { classOf: (i) => (picks.has(trials.number[i]) ? "picked" : "") })),
