@@ -45,7 +45,7 @@ class Input(Table):
     name: Text = "input"
     shape: Annotated[tuple[Count, ...], Field(description="sizes of 1 or more, such as [3, 32, 32]")]
     dtype: Literal["float32", "int64", "int32", "bool"] = "float32"
-    high: Count = 2
+    high: Annotated[int, Field(ge=1, le=2**31, description="an integer from 1 to 2147483648")] = 2
 
 
 class Model(Table):
@@ -155,8 +155,8 @@ class DeviceChoice(Table):
         "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "synthetic", "tensorrt", "torch"
     ] = "onnxruntime"
     precision: Literal["fp32", "tf32", "fp16"] = "fp32"
-    batch: Count = 1
-    threads: Count = 1
+    batch: Annotated[int, Field(ge=1, le=65536, description="an integer from 1 to 65536")] = 1
+    threads: Annotated[int, Field(ge=1, le=1024, description="an integer from 1 to 1024")] = 1
     profile: str = ""
     latency_ms: Levels = ()
     latency: Levels = ()

@@ -208,6 +208,16 @@ def test_a_value_that_is_not_allowed_is_refused_with_what_is(
     assert sentence.startswith(f"{table}.{line} is not allowed; allowed: {allowed}")
 
 
+def test_numbers_that_no_machine_could_hold_are_refused(folder: Path) -> None:
+    text = job_with("model", "input = { shape = [3], high = 2147483649 }")
+    sentence = "high = 2147483649 is not allowed; allowed: an integer from 1 to 2147483648"
+    assert refusal(folder, text) == f"model.input.{sentence}"
+    for key, most in (("batch", 65536), ("threads", 1024)):
+        given = f"{key} = {most + 1}"
+        sentence = f"devices[0].{given} is not allowed; allowed: an integer from 1 to {most}"
+        assert refusal(folder, JOB + f"[[devices]]\n{given}") == sentence
+
+
 def test_values_inside_lists_are_named_by_their_place(folder: Path) -> None:
     text = job_with("model", "input = { shape = [3, 0, 32] }")
     assert refusal(folder, text).startswith("model.input.shape[1] = 0 is not allowed; allowed: sizes of 1 or")
