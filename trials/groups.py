@@ -65,8 +65,8 @@ class Coupling:
             if group.kind == BLOCK:
                 axes.append(Axis(name=group.name, size=1, lowest=0))
                 continue
-            divisors = [size for size in range(1, step + 1) if step % size == 0]
-            own = max((size for size in divisors if 2 * size <= group.size), default=1)
+            allowed = range(1, min(step, group.size // 2) + 1)
+            own = max((size for size in allowed if step % size == 0), default=1)
             own = 1 if group.kind == HEADS else own
             lowest = -(-max(1, round(lowest_keep * group.size)) // own) * own
             axes.append(Axis(name=group.name, size=group.size, step=own, lowest=lowest))

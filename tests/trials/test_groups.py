@@ -292,6 +292,11 @@ def test_a_group_of_less_than_two_steps_still_has_a_choice() -> None:
     assert [axis.step for axis in space.axes if axis.size == 8] == [4, 4, 4, 4]
 
 
+def test_a_step_beyond_all_groups_is_not_counted_up_to() -> None:
+    space = coupled("resnet_pad").space(step=2**62)
+    assert {axis.step for axis in space.axes if axis.size == 8} == {4}
+
+
 def test_evenly_kept_units_are_distinct_and_as_many_as_asked_for() -> None:
     coupling = coupled("vgg_flatten")
     kept = even_kept(coupling, Candidate((1, 17, 48)))
