@@ -18,8 +18,8 @@ from hwprofiles.errors import RequestError, near, nearest
 NESTED = "lists or tables lie in one another too deep to be a job; mend that first"
 
 # What a key may hold; the description is what a message says is allowed.
-Count = Annotated[int, Field(ge=1, description="an integer of 1 or more")]
-CountOrZero = Annotated[int, Field(ge=0, description="an integer of 0 or more")]
+Count = Annotated[int, Field(ge=1, lt=2**31, description="an integer of 1 or more, below 2147483648")]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31, description="an integer of 0 or more, below 2147483648")]
 Positive = Annotated[float, Field(gt=0, description="a number above 0")]
 Text = Annotated[str, Field(min_length=1, description="a text that is not empty")]
 

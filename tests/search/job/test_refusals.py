@@ -212,6 +212,9 @@ def test_numbers_that_no_machine_could_hold_are_refused(folder: Path) -> None:
     text = job_with("model", "input = { shape = [3], high = 2147483649 }")
     sentence = "high = 2147483649 is not allowed; allowed: an integer from 1 to 2147483648"
     assert refusal(folder, text) == f"model.input.{sentence}"
+    given = f"finalists = {2**31}"
+    sentence = f"search.{given} is not allowed; allowed: an integer of 1 or more, below 2147483648"
+    assert refusal(folder, job_with("search", given)) == sentence
     for key, most in (("batch", 65536), ("threads", 1024)):
         given = f"{key} = {most + 1}"
         sentence = f"devices[0].{given} is not allowed; allowed: an integer from 1 to {most}"
