@@ -56,7 +56,7 @@ def sense(prepared: Prepared, workers: Workers, listener: Listener) -> Sensitivi
         listener.note(f"group {probe.group!r} is not tried with {probe.kept} units or fewer: {reason}")
     _keep(path, key, measured)
     if todo:
-        listener.note(f"sensitivity of {len(measured)} groups measured, by {len(todo)} networks")
+        listener.note(f"sensitivity of {len(measured)} groups found, by {len(todo)} networks")
     return Sensitivity(measured)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("hwprofiles", "latency_models", "trials", "search")
@@ -60,3 +64,39 @@ def test_the_makefile_asks_for_the_torch_that_is_locked() -> None:
     (torch,) = (line for line in LOCKED if line.startswith("torch=="))
     assert torch in PYPROJECT["project"]["dependencies"]
     assert f"pip install --quiet --disable-pip-version-check {torch}\n" in (ROOT / "Makefile").read_text()
+
+
+SCRIPTS = sorted(path for folder in ("examples", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=[str(path.relative_to(ROOT)) for path in SCRIPTS])
+def test_what_examples_and_benchmarks_import_of_ours_is_there(path: Path) -> None:
+    """By reading, as some of what they import brings Ray, whose settings count from its import on."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        module = str(node.module) if isinstance(node, ast.ImportFrom) else ""
+        if isinstance(node, ast.ImportFrom) and module.split(".")[0] in (*PACKAGES, "benchmarks"):
+            wanted = {alias.name for alias in node.names if not _is_module(f"{module}.{alias.name}")}
+            assert wanted <= _names(module), module
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # what should hold it is no package
+        return False
+
+
+def _names(module: str) -> set[str]:
+    """What a module defines or imports."""
+    spec = find_spec(module)
+    assert spec is not None, module
+    assert spec.origin is not None, module
+    found = set()
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found

@@ -17,8 +17,9 @@ from typing import Any
 from search import controllers
 from search.job import Job
 from search.place import Place
-from search.plan import features, prepare
+from search.plan import prepare
 from search.progress import Silent
+from search.score import features
 from search.sensing import known
 from trials.answers import Evaluation
 from trials.bundle import Bundle
