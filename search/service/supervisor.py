@@ -26,7 +26,7 @@ from trials.service_jobs import ServiceJobs
 from trials.steering import Verb, Wish
 from trials.store import Store
 
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S, LOOK_AT_END_S = 0.5, 0.05
 STUCK_S = 120.0
 """A supervisor that has not looked for so long hangs: one look waits for a database, and not for jobs."""
 START_S = 300.0
@@ -116,11 +116,10 @@ class Supervisor:
             child.process.send_signal(signal.SIGTERM)
         end_s = time.monotonic() + DRAIN_S + KILL_S
         for child in self._children:
-            try:
-                child.process.wait(max(0.0, end_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _kill(child.process.pid)
-                child.process.wait()
+            while not _has_ended(child.process):
+                if time.monotonic() > end_s:
+                    _kill(child.process.pid)
+                time.sleep(LOOK_AT_END_S)
         self._reap()
 
     def step(self) -> None:
@@ -168,12 +167,8 @@ class Supervisor:
         self._children.append(_Child(lease, process))
 
     def _reap(self) -> None:
-        """Let go of the jobs whose processes have ended, and end what these left.
-
-        A process that ends while it starts Ray leaves Ray's agents, which would look for it a minute later.
-        """
-        for child in [each for each in self._children if each.process.poll() is not None]:
-            _kill(child.process.pid)
+        """Let go of the jobs whose processes have ended."""
+        for child in [each for each in self._children if _has_ended(each.process)]:
             with suppress(LostLeaseError, NotFoundError):  # it had let go itself, or the job is gone
                 self._let_go(child.lease, child.process.returncode)
             self._children.remove(child)
@@ -236,6 +231,16 @@ class Supervisor:
                     child.cancelled_from_s = child.cancelled_from_s or time.monotonic()
             if child.cancelled_from_s and time.monotonic() - child.cancelled_from_s > CANCEL_S:
                 _kill(child.process.pid)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a controller has ended; if so, what it left is ended, too, while its number is still its own.
+
+    One that ends while it starts Ray leaves Ray's agents, which would miss it only a minute later.
+    """
+    if process.returncode is None and os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        _kill(process.pid)
+    return process.poll() is not None
 
 
 def _kill(pid: int) -> None:
