@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
@@ -64,13 +64,28 @@ def threads_each(workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // workers)
 
 
+def threads_on(nodes: Sequence[Mapping[str, Any]], workers: int, wanted: int) -> int:
+    """Threads of each worker on a cluster, which reserves a core for each of them.
+
+    As many as wanted, but no more than lets all workers run at once on the nodes that are there, and never
+    more than the largest node has: such a worker would wait for ever.
+
+    Args:
+        nodes: as `ray.nodes()` tells of them.
+    """
+    cores = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    room = [each for each in range(1, wanted + 1) if sum(count // each for count in cores) >= workers]
+    return max(room, default=1)
+
+
 class Pool:
     """Workers that keep model and data loaded; one request at a time each, the rest waits here in order.
 
-    `factory` is called once in each worker as `factory(**shared)`. The values of `shared` are stored once a
-    machine: NumPy arrays in it are seen by all workers without a copy, and are read-only. A worker has
-    `threads` torch threads. After `recycle_after` requests (0: never) it is replaced by a fresh one, as is a
-    worker that dies. A fresh worker warms up while the others go on.
+    `factory` is called once in each worker as `factory(**shared)`. The values of `shared` are stored once
+    a machine: NumPy arrays in it are seen by all workers without a copy, and are read-only. A worker has
+    `threads` torch threads, on a cluster as many as `threads_on` its nodes. After `recycle_after`
+    requests (0: never) it is replaced by a fresh one, as is a worker that dies. A fresh worker warms up
+    while the others go on.
 
     Without an `address` (host:port of a cluster's head) Ray is started on this machine, reachable from this
     machine only, and ends with the pool or, should it be killed, with this process. One pool at a time; make
@@ -93,15 +108,16 @@ class Pool:
         recycle_after: int = 0,
         address: str = "",
     ) -> None:
-        self._factory, self._threads, self._recycle_after = factory, threads, recycle_after
-        # A cluster gives each worker its cores; on this machine Ray would start a process for each of them.
-        self._cpus_each = threads if address else 1
+        self._factory, self._recycle_after = factory, recycle_after
         self._queue: deque[tuple[Hashable, Any]] = deque()
         self._running: dict[Any, tuple[_Seat, Hashable]] = {}
         self._idle: deque[_Seat] = deque()
         self._busy_s, self._first_submit_s, self._last_finish_s = 0.0, 0.0, 0.0
         with ExitStack() as opening:
             self._ray = opening.enter_context(session(address, cpus=workers))
+            self._threads = threads_on(self._ray.nodes(), workers, threads) if address else threads
+            # A cluster gives each worker its cores; here Ray would start an idle process for each of them.
+            self._cpus_each = self._threads if address else 1
             self._shared = {name: self._ray.put(value) for name, value in shared.items()}
             self._idle.extend(self._fresh() for _ in range(workers))
             self._workers = workers

@@ -128,7 +128,7 @@ def test_a_job_on_a_cluster_ends_with_all_trials_though_a_link_is_cut_and_healed
             return "2.0 CPU" in (tmp_path / "status.log").read_text()
 
         wait(joined)
-        search = head.run(sys.executable, "-m", "search.cli", "resume", runs / "small",
+        search = head.run(sys.executable, "-m", "search.cli", "resume", runs / "small", "--workers", "2",
                           output=tmp_path / "search.log")  # fmt: skip
         opened.callback(lambda: [kill(each) for each in descendants(search.pid)])
 

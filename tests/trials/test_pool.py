@@ -15,11 +15,9 @@ import numpy as np
 import pytest
 
 from hwprofiles.errors import InvariantError, NoRoomError, TrialError
-from trials.pool import Finished, Pool
+from trials.pool import Finished, Pool, threads_on
 
 WORKERS = 2
-
-
 RECYCLE_AFTER = 20
 
 
@@ -234,3 +232,23 @@ def test_one_pool_at_a_time(pool: Pool) -> None:
     with pytest.raises(InvariantError, match="close the other pool"):
         Pool(Calls, {}, workers=1, threads=1)
     assert answer(pool, pid).error == ""
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "wanted", "threads"),
+    [
+        ([8, 8], 2, 4, 4),
+        ([1, 1], 1, 2, 1),  # one of two threads would wait for ever for a node that has them
+        ([8, 4], 3, 8, 4),
+        ([4, 4], 8, 16, 1),
+        ([2], 8, 2, 1),
+        ([], 1, 2, 1),
+    ],
+)
+def test_workers_on_a_cluster_have_as_many_threads_as_its_nodes_have_room_for(
+    cores: list[int], workers: int, wanted: int, threads: int
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": float(count), "memory": 1e9}} for count in cores]
+    gone = {"Alive": False, "Resources": {"CPU": 64.0}}
+    without = {"Alive": True, "Resources": {"memory": 1e9}}
+    assert threads_on([*nodes, gone, without], workers, wanted) == threads
