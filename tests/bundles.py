@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tests.models import MODELS, VOCABULARY, build
 from trials.bundle import Bundle
@@ -45,3 +47,15 @@ def shapes(coupling: Coupling) -> dict[str, tuple[str, int, int]]:
 
 def frozen(coupling: Coupling) -> dict[str, str]:
     return {item.name: item.reason for item in coupling.frozen}
+
+
+class ConvolutionThen(nn.Module):
+    """A convolution and whatever `body` does with its output."""
+
+    def __init__(self, body: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Any:
+        return self.body(self.conv(x))

@@ -13,6 +13,11 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from hwprofiles.wire import API
+from search import devices
+from search.place import Place
+from tests.serving import served, token
+from trials.store import Store
+from trials.tokens import Role
 
 CHROMIUM = shutil.which("chromium")
 WAIT_MS = 60_000
@@ -22,6 +27,36 @@ REFUSED = "the server responded with a status of 422"
 """What the browser logs where a form is refused, which is for the form to say."""
 
 Opened = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def runs(planned_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with a job that was planned, and with profiles of two devices."""
+    runs = tmp_path_factory.mktemp("pages") / "runs"
+    shutil.copytree(planned_runs, runs)
+    (runs / "devices").mkdir(exist_ok=True)
+    for name in ("this-cpu", "elsewhere"):
+        shutil.copy(Place(runs, "small").profile, runs / "devices" / f"{name}.parquet")
+    return runs
+
+
+@pytest.fixture(scope="module")
+def store(runs: Path) -> Iterator[Store]:
+    with Store.open(runs / "prunefront.db") as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def address(store: Store, runs: Path) -> Iterator[str]:
+    """Of a service that works on no job."""
+    with pytest.MonkeyPatch.context() as patch, served(store, runs / ".service") as address:
+        patch.setattr(devices, "SHIPPED", runs / "nothing-shipped")  # validating one takes seconds
+        yield address
+
+
+@pytest.fixture
+def ann(store: Store) -> str:
+    return token(store, Role.SUBMITTER, "ann")
 
 
 @pytest.fixture(scope="module")

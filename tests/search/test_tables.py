@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search import device_tables, tables
-from tests.search.test_report import DENSE, FOUND, REPORT, UNIFORM
+from tests.search.reports import DENSE, FOUND, REPORT, UNIFORM
 
 LONG = "encoder.layers.encoder_layer_11.self_attention.out_projection.parametrized"
 FACTS = {"accuracy": 0.95, "accuracy_error": 0.01, "macs": 80_000_000, "parameters": 850_000}
